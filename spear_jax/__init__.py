@@ -1,0 +1,40 @@
+"""spear_jax: exact gradient inversion of whole batches, to audit what a federated-learning update leaks.
+
+SPEAR (Dimitrov, Baader, Mueller and Vechev, NeurIPS 2024) in JAX: the weight gradient of a fully connected layer
+followed by ReLU has rank b and hides b sparse directions, which give back the batch of b inputs exactly.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from spear_jax.bundle import Update as Update
+from spear_jax.bundle import UpdateError as UpdateError
+from spear_jax.bundle import load_update as load_update
+from spear_jax.bundle import save_update as save_update
+from spear_jax.client import simulate_update as simulate_update
+from spear_jax.config import ReconstructConfig as ReconstructConfig
+from spear_jax.data import Batch as Batch
+from spear_jax.data import DataError as DataError
+from spear_jax.data import demo_batch as demo_batch
+from spear_jax.data import load_batch as load_batch
+from spear_jax.devices import initialize_distributed as initialize_distributed
+from spear_jax.evaluate import Evaluation as Evaluation
+from spear_jax.evaluate import evaluate as evaluate
+from spear_jax.factorize import factorize as factorize
+from spear_jax.models import MLP as MLP
+from spear_jax.models import init_params as init_params
+from spear_jax.models import train as train
+from spear_jax.normalization import Normalization as Normalization
+from spear_jax.observation import LayerObservation as LayerObservation
+from spear_jax.reconstruct import reconstruct as reconstruct
+from spear_jax.status import Status as Status
+from spear_jax.truth import Truth as Truth
+from spear_jax.types import CandidatePool as CandidatePool
+from spear_jax.types import Certificate as Certificate
+from spear_jax.types import Factorization as Factorization
+from spear_jax.types import Result as Result
+from spear_jax.types import SearchStats as SearchStats
+
+try:
+    __version__ = version("spear-jax")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"

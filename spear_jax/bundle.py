@@ -1,0 +1,274 @@
+"""Update bundles: what a server holds of one client's round, and the layer observations that follow from it.
+
+A bundle holds ``global/<name>``, the tensors the server sent out, and what came back: ``grad/<name>`` for a gradient,
+``client/<name>`` for new weights or a weight change. Its string metadata (``kind``) say which.
+Nothing private is in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from spear_jax import files, layers
+from spear_jax.layers import DenseLayer
+from spear_jax.metadata import FORMAT_VERSION, metadata_problem, parse_shape
+from spear_jax.normalization import Normalization
+from spear_jax.observation import LayerObservation
+
+_PREFIX = {"gradient": "grad/", "weights": "client/", "delta": "client/"}
+
+
+class UpdateError(ValueError):
+    """An update that cannot be used; the message is one sentence that says what is wrong and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Update:
+    """One client's contribution to one round, as the server sees it.
+
+    Attributes:
+        global_tensors: the model the server sent, by tensor name.
+        client_tensors: what came back, by the same names: gradients, weights, or weight changes, as ``kind`` says.
+        metadata: strings: ``kind`` (gradient, weights or delta), and where known ``lr``, ``local_steps``,
+            ``num_examples``, ``framework``, ``layout``, ``normalization`` (JSON), ``image_shape`` (JSON).
+        layout: ``"out_in"`` or ``"in_out"`` to settle how square kernels are stored; overrides the metadata.
+
+    Raises:
+        UpdateError: unknown kind or version, metadata that are no numbers, tensors without counterpart, shapes that
+            disagree, a layout that contradicts the biases.
+    """
+
+    global_tensors: Mapping[str, np.ndarray]
+    client_tensors: Mapping[str, np.ndarray]
+    metadata: Mapping[str, str]
+    layout: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_metadata(self.metadata)
+        if not self.global_tensors or not self.client_tensors:
+            side = "global/" if not self.global_tensors else _PREFIX[self.kind]
+            raise UpdateError(f"the update has no tensors named {side}<name>; kind={self.kind} needs them.")
+        _check_counterparts(self)
+
+    @property
+    def kind(self) -> str:
+        """``"gradient"``, ``"weights"`` or ``"delta"``."""
+        return self.metadata["kind"]
+
+    @property
+    def layers(self) -> tuple[DenseLayer, ...]:
+        """The dense layers, first to last."""
+        return self._found[0]
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """``(name, reason)`` for each tensor of two or more dimensions that is not part of a dense layer."""
+        return self._found[1]
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """How the client normalized its pixels, where the bundle says so."""
+        text = self.metadata.get("normalization")
+        return Normalization.from_json(text) if text else None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(H, W, C) of the inputs, where the bundle says so."""
+        text = self.metadata.get("image_shape")
+        return parse_shape(text) if text else None
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Hash of tensors and metadata, the same for both file formats."""
+        digest = hashlib.sha256(json.dumps(sorted(self.metadata.items())).encode())
+        for side in (self.global_tensors, self.client_tensors):
+            for name in sorted(side):
+                array = np.asarray(side[name], order="C")
+                digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+                digest.update(array.reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
+
+    def observation(self, layer_name: str | None = None) -> LayerObservation:
+        """What the server sees of one dense layer.
+
+        Weights and weight changes of one local SGD step are turned into the gradient they came from; where the
+        learning rate is not known, into a multiple of it. Half precision is widened to float32, no other dtype changes.
+
+        Args:
+            layer_name: name of a layer or an ending that only one has; the first layer by default.
+
+        Returns:
+            Kernel and gradient as (out, in), whatever their layout.
+
+        Raises:
+            UpdateError: no such layer, several local steps, or numbers that cannot be used (NaN, all zero).
+        """
+        layer = self._resolve(layer_name)
+        weight, bias = self._tensors(layer, self.global_tensors)
+        weight_grad, bias_grad = self._tensors(layer, self._gradients(layer))
+        try:
+            # Damaged numbers are reported by the check in a sentence, not by NumPy in a warning.
+            with np.errstate(invalid="ignore", over="ignore"):
+                return LayerObservation(weight=weight, bias=bias, weight_grad=weight_grad, bias_grad=bias_grad)
+        except ValueError as error:
+            raise UpdateError(f"layer {layer.name}: {error}") from error
+
+    def network(self, layer_name: str | None = None) -> list[tuple[np.ndarray, np.ndarray]] | None:
+        """The dense layers above one layer, taken as joined by ReLU.
+
+        Args:
+            layer_name: as for `observation`.
+
+        Returns:
+            ``[(W (out, in), bias (out,)), ...]`` in order, or None where nothing lies above, where the shapes do not
+            chain, or where a 2-D tensor could not be read as a dense layer and may belong in between.
+
+        Raises:
+            UpdateError: no such layer.
+        """
+        index = self.layers.index(self._resolve(layer_name))
+        matrices_left_out = any(self.global_tensors[name].ndim == 2 for name, _ in self.skipped)
+        if index + 1 == len(self.layers) or matrices_left_out or not layers.is_chain(self.layers[index:]):
+            return None
+        return [self._tensors(layer, self.global_tensors) for layer in self.layers[index + 1 :]]
+
+    @functools.cached_property
+    def _found(self) -> tuple[tuple[DenseLayer, ...], tuple[tuple[str, str], ...]]:
+        floating = {n: t.shape for n, t in self.global_tensors.items() if jnp.issubdtype(t.dtype, np.floating)}
+        layout = self.layout or self.metadata.get("layout")
+        try:
+            found, skipped = layers.find_layers(floating, layout=layout, framework=self.metadata.get("framework"))
+        except ValueError as error:
+            raise UpdateError(str(error)) from error
+        others = [
+            (name, f"its dtype is {tensor.dtype}, not floating point.")
+            for name, tensor in self.global_tensors.items()
+            if name not in floating and tensor.ndim >= 2
+        ]
+        return found, (*skipped, *others)
+
+    def _resolve(self, name: str | None) -> DenseLayer:
+        if not self.layers:
+            reasons = "; ".join(f"{tensor}: {reason.rstrip('.')}" for tensor, reason in self.skipped)
+            raise UpdateError(f"the update has no dense layer with a bias{f' ({reasons})' if reasons else ''}.")
+        if name is None:
+            return self.layers[0]
+        exact = [layer for layer in self.layers if layer.name == name]
+        matches = exact or [layer for layer in self.layers if name and layer.name.endswith(name)]
+        if len(matches) != 1:
+            problem = "matches several layers" if matches else "is not a dense layer of this update"
+            known = ", ".join(layer.name for layer in matches or self.layers)
+            raise UpdateError(f"{name!r} {problem}; choose one of {known}.")
+        return matches[0]
+
+    def _tensors(self, layer: DenseLayer, tensors: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        kernel, bias = _widen(tensors[layer.kernel_name]), _widen(tensors[layer.bias_name])
+        return (kernel if layer.layout == "out_in" else kernel.T), bias
+
+    def _gradients(self, layer: DenseLayer) -> dict[str, np.ndarray]:
+        names = (layer.kernel_name, layer.bias_name)
+        if self.kind == "gradient":
+            return {name: self.client_tensors[name] for name in names}
+        steps = int(self.metadata.get("local_steps", "1"))
+        if steps != 1:
+            raise UpdateError(
+                f"the client took {steps} local steps and updates of more than one are not supported yet; "
+                "take a round with one local step over the whole batch, or its gradient."
+            )
+        lr = float(self.metadata.get("lr", "1"))
+        # A vanishing learning rate gives infinities, which the observation reports.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return {name: self._descent(name) / lr for name in names}
+
+    def _descent(self, name: str) -> np.ndarray:
+        client = _widen(self.client_tensors[name])
+        return -client if self.kind == "delta" else _widen(self.global_tensors[name]) - client
+
+
+def load_update(path: str | os.PathLike[str], *, layout: str | None = None) -> Update:
+    """Reads an update bundle.
+
+    Args:
+        path: a ``.safetensors`` or ``.npz`` file with ``global/<name>`` and ``grad/<name>`` or ``client/<name>``.
+            Metadata may be left out for a gradient; ``kind`` is needed for ``client/``.
+        layout: ``"out_in"`` (PyTorch) or ``"in_out"`` (Flax, Keras) where square kernels are stored unlike their name.
+
+    Returns:
+        The update, checked, tensors in their stored dtype.
+
+    Raises:
+        UpdateError: anything wrong with the file or its contents, in one sentence.
+    """
+    try:
+        tensors, metadata = files.read_tensors(path)
+        global_tensors = _under("global/", tensors)
+        if "kind" not in metadata:
+            metadata["kind"] = _infer_kind(tensors)
+        _check_metadata(metadata)
+        client_tensors = _under(_PREFIX[metadata["kind"]], tensors)
+        return Update(global_tensors, client_tensors, metadata, layout)
+    except files.TensorFileError as error:
+        raise UpdateError(str(error)) from error
+    except UpdateError as error:
+        raise UpdateError(f"{os.path.basename(path)}: {error}") from error
+
+
+def save_update(update: Update, path: str | os.PathLike[str]) -> None:
+    """Writes an update bundle to ``.safetensors`` or ``.npz``, atomically.
+
+    Raises:
+        UpdateError: another extension, or the folder cannot be written.
+    """
+    prefix = _PREFIX[update.kind]
+    tensors = {f"global/{name}": tensor for name, tensor in update.global_tensors.items()}
+    tensors |= {f"{prefix}{name}": tensor for name, tensor in update.client_tensors.items()}
+    try:
+        files.write_tensors(path, tensors, {"format_version": FORMAT_VERSION} | dict(update.metadata))
+    except files.TensorFileError as error:
+        raise UpdateError(str(error)) from error
+
+
+def _under(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _infer_kind(tensors: Mapping[str, np.ndarray]) -> str:
+    if any(name.startswith("grad/") for name in tensors):
+        return "gradient"
+    if any(name.startswith("client/") for name in tensors):
+        raise UpdateError("it holds client/ tensors but no metadata kind; say kind=weights or kind=delta.")
+    some = ", ".join(list(tensors)[:3]) or "nothing"
+    raise UpdateError(f"it holds {some}; expected tensors named global/<name> and grad/<name> or client/<name>.")
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    problem = metadata_problem(metadata)
+    if problem is not None:
+        raise UpdateError(problem)
+
+
+def _check_counterparts(update: Update) -> None:
+    for name, tensor in update.client_tensors.items():
+        sent = update.global_tensors.get(name)
+        if sent is None:
+            raise UpdateError(f"{name} came back but global/{name} is missing; bundle the model the server sent too.")
+        if sent.shape != tensor.shape:
+            raise UpdateError(f"{name} was sent with shape {sent.shape} but came back with shape {tensor.shape}.")
+    # A buffer without gradient (a batch-norm mean) is no fault; half a dense layer is.
+    for layer in update.layers:
+        for name in (layer.kernel_name, layer.bias_name):
+            if name not in update.client_tensors:
+                raise UpdateError(f"global/{name} has no counterpart {_PREFIX[update.kind]}{name}; both are needed.")
+
+
+def _widen(tensor: np.ndarray) -> np.ndarray:
+    """Half precision as float32; anything else as it is."""
+    return tensor.astype(np.float32) if tensor.dtype.itemsize < 4 else tensor

@@ -1,0 +1,159 @@
+"""What can be said of a reconstruction without the truth: the ReLU pattern (SPEAR, Sec. 4.2, the score lambda).
+
+With the inputs found, ``Z = W X + bias`` must be positive exactly where ``D = left @ Q`` is not zero. Neither was
+fitted to the other: Q comes from zeros of the gradient's column space, Z from weights that the gradient does not hold.
+An entry too close to zero for the noise to tell its sign counts for neither side; a certificate needs nearly all
+entries decided.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+from spear_jax import numerics
+from spear_jax.factorize import column_blocks
+from spear_jax.numerics import float64_namespace, to_float64
+from spear_jax.observation import LayerObservation
+from spear_jax.recover import disaggregation
+from spear_jax.types import Array, Certificate, Factorization
+
+# Share of the live entries of a sample whose pattern the noise must leave decided for a certificate to mean anything.
+MIN_DECIDED = 0.9
+# A true column has non-zero entries below the zero tolerance by chance; more than this tail probability is no chance.
+CHANCE = 1e-4
+
+
+class Evidence(NamedTuple):
+    """What a certificate needs of the observation, computed once.
+
+    Attributes:
+        response: (m, r) float64, ``weight @ right^T``: pre-activations are ``response @ Q^-T + bias``.
+        bias: (m,) float64.
+        bias_grad: (m,) float64.
+        weight_norms: (m,) float64 norms of the rows of ``weight``.
+        factorization: of the weight gradient.
+    """
+
+    response: Float[np.ndarray, "m r"]
+    bias: Float[np.ndarray, " m"]
+    bias_grad: Float[np.ndarray, " m"]
+    weight_norms: Float[np.ndarray, " m"]
+    factorization: Factorization
+
+
+def gather_evidence(observation: LayerObservation, factorization: Factorization) -> Evidence:
+    """Project the known weights on the row space of the gradient, in column blocks."""
+    right = to_float64(factorization.right)
+    blocks = list(column_blocks(observation.weight, lambda columns, block: block @ right[:, columns].T))
+    squares = column_blocks(observation.weight, lambda _, block: (block**2).sum(axis=1))
+    return Evidence(
+        response=np.asarray(sum(blocks)),
+        bias=np.asarray(observation.bias, np.float64),
+        bias_grad=np.asarray(observation.bias_grad, np.float64),
+        weight_norms=np.sqrt(np.asarray(sum(squares))),
+        factorization=factorization,
+    )
+
+
+def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certificate:
+    """Certificate of r directions, without the weight residual, which needs a pass over the gradient.
+
+    Args:
+        evidence: of the observation.
+        directions: (r, r) unit directions, one a row.
+
+    Returns:
+        per sample, in the order of the directions; nothing is exact where a scale vanishes.
+    """
+    factorization = evidence.factorization
+    mixing = disaggregation(factorization, evidence.bias_grad, directions)
+    grad_z = np.asarray(factorization.left) @ mixing
+    centred = evidence.response @ np.linalg.inv(mixing).T
+    scale = np.linalg.norm(mixing, axis=0)
+    slack = _pre_activation_slack(evidence, directions, mixing, centred)
+    agrees, decided = _compare(evidence, directions, scale, grad_z, centred + evidence.bias[:, None], slack)
+    live = np.asarray(factorization.live_mask)[:, None]
+    num_live = max(int(live.sum()), 1)
+    matching = 1 - np.sum(~agrees & live, axis=0) / num_live
+    enough = np.sum(decided & live, axis=0) >= MIN_DECIDED * num_live
+    residual = np.linalg.norm(evidence.bias_grad - grad_z.sum(axis=1)) / np.linalg.norm(evidence.bias_grad)
+    return Certificate(
+        exact=(matching == 1) & enough & (scale > 0) & np.isfinite(centred).all(axis=0),
+        matching=matching,
+        matching_score=float(matching.mean()),
+        weight_residual=float("nan"),
+        bias_residual=float(residual),
+        labels=None,
+    )
+
+
+def _compare(
+    evidence: Evidence,
+    directions: Float[np.ndarray, "r r"],
+    scale: Float[np.ndarray, " r"],
+    grad_z: Float[np.ndarray, "m r"],
+    pre_activation: Float[np.ndarray, "m r"],
+    slack: Float[np.ndarray, "m r"],
+) -> tuple[Bool[np.ndarray, "m r"], Bool[np.ndarray, "m r"]]:
+    """Entries where the patterns agree, and entries that the noise leaves decided."""
+    tolerance = numerics.zero_tolerance(evidence.factorization, directions) * scale
+    is_zero = np.abs(grad_z) <= tolerance
+    is_active, is_inactive = pre_activation > slack, pre_activation < -slack
+    missing = is_active & is_zero
+    agrees = ~(missing | (is_inactive & ~is_zero))
+    # Entries of a true column fall below the tolerance by chance, at the density its small entries show.
+    small = 0.1 * np.sqrt(np.mean(grad_z**2, axis=0))
+    density = np.sum((np.abs(grad_z) < small) & ~is_zero, axis=0) + 1
+    expected = density * np.max(tolerance, axis=0) / np.maximum(small, np.finfo(float).tiny)
+    by_chance = missing & (np.sum(missing, axis=0) <= stats.poisson.isf(CHANCE, np.minimum(expected, 1.0)))
+    return agrees | by_chance, is_active | is_inactive
+
+
+def _pre_activation_slack(
+    evidence: Evidence,
+    directions: Float[np.ndarray, "r r"],
+    mixing: Float[np.ndarray, "r r"],
+    centred: Float[np.ndarray, "m r"],
+) -> Float[np.ndarray, "m r"]:
+    """Bound on the error of each pre-activation: noise in ``right`` and in the directions, carried through Q^-1.
+
+    ``X^T = Q^-1 R``: noise of standard deviation sigma in R moves ``w . x_i`` by ``sigma |P_i| |w|``, P = Q^-1, and
+    an error dq_j of direction j moves x_i by ``(P_i . dq_j) x_j``.
+    """
+    factorization = evidence.factorization
+    dual = np.linalg.norm(np.linalg.inv(mixing), axis=1)
+    scale = np.linalg.norm(mixing, axis=0)
+    wobble = direction_error(factorization, directions) * scale
+    from_right = numerics.noise_std(factorization) * evidence.weight_norms
+    from_directions = np.sqrt((centred**2) @ (wobble**2))
+    return numerics.ZERO_SIGMAS * (from_right + from_directions)[:, None] * dual[None, :]
+
+
+def direction_error(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
+    """Expected angle between each direction and the true one: noise of its zero rows over their conditioning."""
+    left = np.asarray(factorization.left)
+    zero = numerics.zero_mask(factorization, directions).astype(np.float64)
+    gram = np.einsum("mk,mi,mj->kij", zero, left, left, optimize=True)
+    # The smallest eigenvalue belongs to the direction itself, the next one says how well the zero rows hold it.
+    held = np.linalg.eigvalsh(gram)[:, 1] if left.shape[1] > 1 else np.ones(len(directions))
+    noise = numerics.dual_noise(factorization, directions) * np.sqrt(left.shape[1])
+    return (noise + numerics.ROUNDING * numerics.EPS64) / np.sqrt(np.maximum(held, numerics.EPS64))
+
+
+def weight_residual(
+    observation: LayerObservation, factorization: Factorization, mixing: Float[np.ndarray, "r r"], inputs: Array
+) -> float:
+    """``|G - D X^T| / |G|`` in the Frobenius norm, in column blocks."""
+    xp: Any = float64_namespace()
+    grad_z = to_float64(factorization.left) @ to_float64(mixing)
+    batch = to_float64(inputs)
+    pairs = column_blocks(
+        observation.weight_grad,
+        lambda columns, block: xp.stack([xp.sum((block - grad_z @ batch[:, columns]) ** 2), xp.sum(block**2)]),
+    )
+    missing, total = np.asarray(sum(pairs))
+    return float(np.sqrt(missing / total))

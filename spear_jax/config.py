@@ -1,0 +1,79 @@
+"""The one static argument of a reconstruction: a frozen, checked configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+METHODS = ("auto", "sampling")
+MAPPERS = ("shard_map", "pmap")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReconstructConfig:
+    """How a reconstruction searches, when it gives up, and over which devices it runs.
+
+    Attributes:
+        method: how directions are proposed: ``"sampling"`` (SPEAR), or ``"auto"``, which picks one and says why.
+        rank: number of directions to look for; ``None`` reads it off the singular values of the weight gradient.
+        num_examples: batch size as the client reports it, if it does; only the status depends on it.
+        max_candidates: candidate budget over all rounds (for one shard: of that shard).
+        max_seconds: time budget of the search in seconds, ``None`` for no limit. Checked between rounds, so two
+            runs that stop on it need not stop at the same candidate.
+        round_size: candidates per compiled round over all devices, a power of two; ``None`` picks it from the
+            expected number of candidates.
+        chunk_size: candidates a device holds at once, a power of two; memory and speed only, never the result.
+        hits_capacity: candidates per round that may pass the float32 filter before the rest of the round's is dropped.
+        pool_capacity: survivors kept after duplicates are merged; ``None`` is ``8 * rank + 64``.
+        false_rejection: probability with which the zero-count threshold may reject a true direction.
+        zero_share: probability that an entry of the pre-activation gradient is zero, in the model behind the
+            threshold and the cost estimate. One half for centred inputs.
+        mapper: how a round is spread over devices, ``"shard_map"`` or ``"pmap"``. The candidates are the same.
+        num_devices: devices to use, ``None`` for all of them.
+        shard: ``(i, n)``: this run draws only rounds ``i, i + n, i + 2n, ...`` of the global sequence.
+    """
+
+    method: str = "auto"
+    rank: int | None = None
+    num_examples: int | None = None
+    max_candidates: int = 2**33
+    max_seconds: float | None = None
+    round_size: int | None = None
+    chunk_size: int = 2**12
+    hits_capacity: int = 1024
+    pool_capacity: int | None = None
+    false_rejection: float = 1e-5
+    zero_share: float = 0.5
+    mapper: str = "shard_map"
+    num_devices: int | None = None
+    shard: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
+        _require(self.mapper in MAPPERS, "mapper", self.mapper, f"one of {', '.join(MAPPERS)}")
+        _require(self.rank is None or self.rank >= 1, "rank", self.rank, "a positive integer or None")
+        _require(
+            self.num_examples is None or self.num_examples >= 1, "num_examples", self.num_examples, "positive or None"
+        )
+        for name in ("max_candidates", "hits_capacity"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "a positive integer")
+        _require(self.max_seconds is None or self.max_seconds > 0, "max_seconds", self.max_seconds, "positive or None")
+        for name in ("round_size", "chunk_size"):
+            size = getattr(self, name)
+            if size is not None:
+                _require(size >= 1 and size & (size - 1) == 0, name, size, "a power of two")
+        _require(self.pool_capacity is None or self.pool_capacity >= 1, "pool_capacity", self.pool_capacity, "positive")
+        _require(0 < self.false_rejection < 1, "false_rejection", self.false_rejection, "strictly between 0 and 1")
+        _require(0 < self.zero_share < 1, "zero_share", self.zero_share, "strictly between 0 and 1")
+        _require(self.num_devices is None or self.num_devices >= 1, "num_devices", self.num_devices, "positive or None")
+        index, count = self.shard
+        _require(0 <= index < count, "shard", self.shard, "(i, n) with 0 <= i < n")
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as a JSON-ready dictionary."""
+        return dataclasses.asdict(self) | {"shard": list(self.shard)}
+
+
+def _require(condition: bool, name: str, got: object, wanted: str) -> None:
+    if not condition:
+        raise ValueError(f"ReconstructConfig.{name} is {got!r}; expected {wanted}.")

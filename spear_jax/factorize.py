@@ -1,0 +1,142 @@
+"""The weight gradient as a thin product, and the batch size read off it (SPEAR, Thm. 3.1 and 3.2).
+
+``G = D X^T`` has rank at most b. A randomised range finder (Halko, Martinsson and Tropp 2011, Alg. 4.4, one subspace
+iteration with orthonormalisation in between) finds the rank without a full SVD: three passes over G in column blocks,
+so a float32 gradient of 2000 x 150528 is never copied whole. The sketch grows until it sees the noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from spear_jax.numerics import EPS64, MIN_GAP, NOISE_MARGIN, float64_namespace, to_float64
+from spear_jax.types import Array, Factorization
+
+# Columns of the sketch beyond the rank: these are what the noise floor is read from.
+OVERSAMPLING = 16
+FIRST_SKETCH = 128
+# A client's products add rounding of up to this many units in the last place (long sums, in any order).
+ROUNDING_MARGIN = 64.0
+# Entries of G converted to float64 at once (128 MiB).
+BLOCK_ENTRIES = 2**24
+# The sketch's random matrix is part of the algorithm, not of the experiment: the same for every run.
+SKETCH_SEED = 0
+
+
+def factorize(weight_grad: Array, *, rank: int | None = None) -> Factorization:
+    """Factorise the weight gradient and estimate its rank and noise floor.
+
+    Args:
+        weight_grad: (m, n) floating.
+        rank: take this many directions instead of the estimated number.
+
+    Returns:
+        the factorisation; `Factorization.is_full` where no trailing singular value shows the noise.
+
+    Raises:
+        ValueError: the rank asked for exceeds min(m, n), or nothing lies above the noise.
+    """
+    m, n = weight_grad.shape
+    limit = min(m, n)
+    if rank is not None and not 1 <= rank <= limit:
+        raise ValueError(f"rank is {rank}; expected 1 to {limit}, the smaller dimension of the gradient {(m, n)}.")
+    width = min(limit, max(FIRST_SKETCH, 2 * (rank or 0)))
+    while True:
+        left, spectrum, right = _thin_svd(weight_grad, width)
+        found = estimate_rank(spectrum, _rounding_floor(weight_grad, spectrum))
+        if width == limit or found <= width - OVERSAMPLING:
+            break
+        width = min(limit, 2 * width)
+    return _assemble(weight_grad, left, spectrum, right, found if rank is None else rank, is_complete=width == limit)
+
+
+def estimate_rank(spectrum: np.ndarray, rounding_floor: float) -> int:
+    """Number of singular values above the noise, which the trailing ones show where there are more than the rank.
+
+    Rounding of the gradient's own dtype is known beforehand: where the spectrum falls into its range, the rank is at
+    the widest gap there. Noise that was added shows as a tail that a gap separates. A tail that is neither is
+    signal, and everything above the rounding of float64 counts.
+
+    Args:
+        spectrum: (k,) singular values in falling order.
+        rounding_floor: largest singular value that rounding of the gradient's entries would explain.
+    """
+    arithmetic = EPS64 * float(spectrum[0]) * float(np.sqrt(len(spectrum)))
+    is_rounding = spectrum[1:] <= max(ROUNDING_MARGIN * rounding_floor, arithmetic)
+    if is_rounding.any():
+        gaps = np.maximum(spectrum[:-1], arithmetic) / np.maximum(spectrum[1:], arithmetic)
+        return 1 + int(np.argmax(np.where(is_rounding, gaps, 0)))
+    tail = float(np.median(spectrum[-min(OVERSAMPLING // 2, max(len(spectrum) // 4, 1)) :]))
+    rank = int(np.sum(spectrum > NOISE_MARGIN * tail))
+    if 0 < rank < len(spectrum) and spectrum[rank - 1] > MIN_GAP * spectrum[rank]:
+        return rank
+    return int(np.sum(spectrum > NOISE_MARGIN * arithmetic))
+
+
+def _rounding_floor(weight_grad: Array, spectrum: np.ndarray) -> float:
+    """Largest singular value of independent rounding errors of one unit in the last place of a typical entry."""
+    m, n = weight_grad.shape
+    eps = float(jnp.finfo(weight_grad.dtype).eps)
+    return eps * float(np.linalg.norm(spectrum)) * (1 / np.sqrt(m) + 1 / np.sqrt(n))
+
+
+def _assemble(
+    weight_grad: Array, left: Any, spectrum: np.ndarray, right: Any, rank: int, *, is_complete: bool
+) -> Factorization:
+    noise_floor = float(spectrum[rank]) if rank < len(spectrum) else 0.0
+    noise_floor = max(noise_floor, EPS64 * float(spectrum[0]))
+    gap = float(spectrum[rank - 1]) / noise_floor
+    row_noise = noise_floor / np.sqrt(max(weight_grad.shape)) * np.sqrt(weight_grad.shape[1])
+    return Factorization(
+        left=left[:, :rank],
+        right=right[:rank],
+        singular_values=spectrum,
+        rank=rank,
+        noise_floor=noise_floor,
+        gap=gap,
+        live_mask=_row_norms(weight_grad) > 2 * row_noise,
+        is_full=is_complete and (rank == len(spectrum) or gap < MIN_GAP),
+    )
+
+
+def _thin_svd(weight_grad: Array, width: int) -> tuple[Any, np.ndarray, Any]:
+    """Leading ``width`` singular triplets; exact where width is min(m, n), else by the range finder."""
+    xp = float64_namespace()
+    m, n = weight_grad.shape
+    if width == m <= n:
+        row_basis = xp.linalg.qr(to_float64(weight_grad).T)[0]
+    elif width == n:
+        row_basis = xp.eye(n)
+    else:
+        test = np.random.default_rng(SKETCH_SEED).standard_normal((n, width))
+        column_basis = xp.linalg.qr(_times(weight_grad, test))[0]
+        row_basis = xp.linalg.qr(_transpose_times(weight_grad, column_basis))[0]
+    left, spectrum, mix = xp.linalg.svd(_times(weight_grad, row_basis), full_matrices=False)
+    return left, np.asarray(spectrum), spectrum[:, None] * (mix @ row_basis.T)
+
+
+def column_blocks(matrix: Array, function: Callable[[slice, Any], Any]) -> Iterator[Any]:
+    """``function(columns, block)`` for each block of columns in float64, a bounded number of entries at a time."""
+    m, n = matrix.shape
+    step = max(1, BLOCK_ENTRIES // m)
+    for start in range(0, n, step):
+        columns = slice(start, min(start + step, n))
+        yield function(columns, to_float64(matrix[:, columns]))
+
+
+def _times(weight_grad: Array, matrix: Any) -> Any:
+    """``G @ matrix`` for (n, k) -> (m, k)."""
+    return sum(column_blocks(weight_grad, lambda columns, block: block @ to_float64(matrix[columns])))
+
+
+def _transpose_times(weight_grad: Array, matrix: Any) -> Any:
+    """``G^T @ matrix`` for (m, k) -> (n, k)."""
+    return float64_namespace().concatenate(list(column_blocks(weight_grad, lambda _, block: block.T @ matrix)))
+
+
+def _row_norms(weight_grad: Array) -> np.ndarray:
+    return np.sqrt(np.asarray(sum(column_blocks(weight_grad, lambda _, block: (block**2).sum(axis=1)))))

@@ -1,0 +1,159 @@
+"""Which tensors of a model are dense layers: pairing kernels with biases, orientation and order.
+
+Only names and shapes are looked at. A dense layer is a 2-D ``<prefix>/kernel`` or ``<prefix>.weight`` with the 1-D
+``bias`` of the same prefix. Flax and Keras store kernels as (in, out) under the name ``kernel``, PyTorch as (out, in)
+under ``weight``; the length of the bias decides which it is, and the name only where the kernel is square.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+LAYOUTS = ("out_in", "in_out")
+# A transformer has hundreds of layers and no chain; the search for one must end soon.
+_MAX_REORDERED, _MAX_DEAD_ENDS = 256, 10_000
+_KERNEL = re.compile(r"(?:(?P<prefix>.*)(?P<separator>[/.]))?(?P<leaf>kernel|weight)")
+_FRAMEWORK_LAYOUT = {
+    "pytorch": "out_in",
+    "torch": "out_in",
+    "equinox": "out_in",
+    "flax": "in_out",
+    "jax": "in_out",
+    "haiku": "in_out",
+    "keras": "in_out",
+    "tensorflow": "in_out",
+}
+_LEAF_LAYOUT = {"weight": "out_in", "kernel": "in_out"}
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseLayer:
+    """A dense layer as it lies in a bundle.
+
+    Attributes:
+        name: common prefix of its tensors, such as ``dense_0``.
+        kernel_name: name of the 2-D tensor.
+        bias_name: name of the 1-D tensor.
+        in_features: n, inputs of the layer.
+        out_features: m, its neurons.
+        layout: ``"out_in"`` when the kernel is stored (m, n), ``"in_out"`` when it is stored (n, m).
+    """
+
+    name: str
+    kernel_name: str
+    bias_name: str
+    in_features: int
+    out_features: int
+    layout: str
+
+
+def find_layers(
+    shapes: Mapping[str, tuple[int, ...]], *, layout: str | None = None, framework: str | None = None
+) -> tuple[tuple[DenseLayer, ...], tuple[tuple[str, str], ...]]:
+    """Pairs kernels with biases and puts the layers in the order data flow through them.
+
+    Args:
+        shapes: shape of every tensor by name.
+        layout: ``"out_in"`` or ``"in_out"`` when known; must agree with the bias length where that is telling.
+        framework: where the model comes from, for square kernels; unknown names count for nothing.
+
+    Returns:
+        The dense layers, first to last, and ``(name, reason)`` for every tensor of two or more dimensions that is none.
+
+    Raises:
+        ValueError: ``layout`` is no layout, or contradicts the length of a bias.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}.")
+    layers, skipped = [], []
+    for name, shape in shapes.items():
+        if len(shape) > 2:
+            skipped.append((name, f"it has {len(shape)} dimensions: a convolution or another layer that is not dense."))
+        elif len(shape) == 2:
+            found = _pair(name, shapes, layout, _FRAMEWORK_LAYOUT.get((framework or "").lower()))
+            if isinstance(found, DenseLayer):
+                layers.append(found)
+            else:
+                skipped.append((name, found))
+    return _in_order(layers), tuple(sorted(skipped, key=lambda item: natural_key(item[0])))
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which ``dense_2`` comes before ``dense_10``."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def is_chain(layers: Sequence[DenseLayer]) -> bool:
+    """Whether each layer takes as many inputs as the one before it has neurons."""
+    return all(lower.out_features == upper.in_features for lower, upper in zip(layers, layers[1:], strict=False))
+
+
+def _pair(
+    name: str, shapes: Mapping[str, tuple[int, ...]], told: str | None, framework_layout: str | None
+) -> DenseLayer | str:
+    """The dense layer whose kernel is ``name``, or why it is none."""
+    match = _KERNEL.fullmatch(name)
+    if match is None:
+        return "it is called neither kernel nor weight, so no bias can be paired with it."
+    prefix, separator, leaf = match["prefix"] or "", match["separator"] or "", match["leaf"]
+    bias_name = f"{prefix}{separator}bias"
+    bias_shape = shapes.get(bias_name)
+    if bias_shape is None or len(bias_shape) != 1:
+        return f"it has no 1-D {bias_name} beside it: a layer without bias cannot be inverted."
+    rows, columns = shapes[name]
+    fitting = [layout for layout, size in zip(LAYOUTS, (rows, columns), strict=True) if bias_shape == (size,)]
+    if not fitting:
+        return f"its shape {(rows, columns)} does not fit {bias_name} of length {bias_shape[0]}."
+    if told is not None and told not in fitting:
+        raise ValueError(
+            f"layout={told} contradicts {name} of shape {(rows, columns)} with a bias of length {bias_shape[0]}; "
+            f"it is {fitting[0]}, so leave the layout out."
+        )
+    layout = fitting[0] if len(fitting) == 1 else told or framework_layout or _LEAF_LAYOUT[leaf]
+    out_features, in_features = (rows, columns) if layout == "out_in" else (columns, rows)
+    return DenseLayer(prefix or leaf, name, bias_name, in_features, out_features, layout)
+
+
+def _in_order(layers: list[DenseLayer]) -> tuple[DenseLayer, ...]:
+    """Natural order of the names, or where that does not chain, the nearest order that does.
+
+    Numbers are believed: layers whose names differ only in digits keep their order. What may move is one group of
+    such names against another, as in ``classifier`` and ``encoder``. Without a chain the natural order stands.
+    """
+    layers = sorted(layers, key=lambda layer: natural_key(layer.name))
+    if is_chain(layers) or len(layers) > _MAX_REORDERED:
+        return tuple(layers)
+    groups: dict[str, list[DenseLayer]] = {}
+    for layer in layers:
+        groups.setdefault(re.sub(r"\d+", "#", layer.name), []).append(layer)
+    return tuple(_chain(list(groups.values())) or layers)
+
+
+def _chain(groups: list[list[DenseLayer]]) -> list[DenseLayer] | None:
+    """Merges ordered groups into one chain by depth-first search; None where there is none or it takes too long."""
+    dead_ends: set[tuple[int, ...]] = set()
+    taken = [0] * len(groups)
+    path: list[DenseLayer] = []
+
+    def advance() -> bool:
+        if all(count == len(group) for count, group in zip(taken, groups, strict=True)):
+            return True
+        state = (*taken, path[-1].out_features if path else -1)
+        if state in dead_ends or len(dead_ends) >= _MAX_DEAD_ENDS:
+            return False
+        for index, group in enumerate(groups):
+            if taken[index] == len(group) or (path and path[-1].out_features != group[taken[index]].in_features):
+                continue
+            path.append(group[taken[index]])
+            taken[index] += 1
+            if advance():
+                return True
+            taken[index] -= 1
+            path.pop()
+        dead_ends.add(state)
+        return False
+
+    return path if advance() else None

@@ -1,0 +1,78 @@
+"""The string metadata of an update bundle: which keys there are and what their values must look like."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+
+from spear_jax.layers import LAYOUTS
+from spear_jax.normalization import Normalization
+
+FORMAT_VERSION = "1"
+KINDS = ("gradient", "weights", "delta")
+_LONGEST_COUNT = 18
+
+
+def metadata_problem(metadata: Mapping[str, str]) -> str | None:
+    """What is wrong with the metadata of an update, in one sentence, or None.
+
+    Args:
+        metadata: ``kind`` is required; of the other keys, those present are checked and unknown ones are left alone.
+    """
+    version = metadata.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        return f"format_version is {version!r}; this release reads {FORMAT_VERSION}: upgrade spear-jax."
+    if metadata.get("kind") not in KINDS:
+        return f"metadata kind is {metadata.get('kind')!r}; expected one of {', '.join(KINDS)}."
+    for key, (is_valid, wanted) in _CHECKS.items():
+        if key in metadata and not is_valid(metadata[key]):
+            return f"metadata {key} is {metadata[key]!r}; expected {wanted}."
+    return None
+
+
+def parse_shape(text: str) -> tuple[int, int, int]:
+    """(H, W, C) from its JSON list.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    try:
+        shape = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(shape, list) or len(shape) != 3 or not all(type(size) is int and size >= 1 for size in shape):
+        raise ValueError(f"{text!r} is not [height, width, channels]")
+    return shape[0], shape[1], shape[2]
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _LONGEST_COUNT and int(text) >= 1
+
+
+def _parses(parse: Callable[[str], object]) -> Callable[[str], bool]:
+    def is_valid(text: str) -> bool:
+        try:
+            parse(text)
+        except ValueError:
+            return False
+        return True
+
+    return is_valid
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{text} is not positive")
+    return value
+
+
+_CHECKS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "lr": (_parses(_positive), "a positive number"),
+    "local_steps": (_is_count, "a positive integer"),
+    "num_examples": (_is_count, "a positive integer"),
+    "layout": (LAYOUTS.__contains__, f"one of {', '.join(LAYOUTS)}"),
+    "normalization": (_parses(Normalization.from_json), 'JSON {"mean": [...], "std": [...]}'),
+    "image_shape": (_parses(parse_shape), "JSON [height, width, channels]"),
+}

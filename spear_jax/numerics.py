@@ -1,0 +1,102 @@
+"""Every tolerance of the library, and the choice of who computes in float64.
+
+The noise model behind all of them: the observed gradient is ``G + N`` with independent entries of standard deviation
+sigma (rounding of the client's dtype, or noise added on purpose). To first order the entry of ``left @ q`` in a row
+where the true column is zero is then Gaussian with standard deviation ``sigma |S^-1 q|``, S being the singular values.
+Nothing is a literal threshold on the data: sigma is read off the trailing singular values (`factorize`).
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from spear_jax.types import Array, Factorization
+
+EPS64 = float(np.finfo(np.float64).eps)
+
+# A Gaussian exceeds 8 sigma once in 1e15 entries: a larger one is not zero.
+ZERO_SIGMAS = 8.0
+# Rounding of a float64 dot product of a few hundred terms, in units of eps times the row norm.
+ROUNDING = 64.0
+# Singular values below this multiple of the trailing ones are noise: these vary by up to (sqrt m + sqrt n) / sqrt n.
+NOISE_MARGIN = 5.0
+# A drop between rank and rank + 1 below this is no gap: the noise has swallowed the smallest samples.
+MIN_GAP = 10.0
+# The float32 search calls an entry zero below this share of a typical one (row normalised, unit direction). It is far
+# above the rounding of float32 elimination and lets one generic entry in a thousand through; float64 decides later.
+SEARCH_ZERO = 1e-3
+# Two unit directions closer than this angle are one: true ones are farther apart, float32 noise moves them by less.
+SAME_DIRECTION_ANGLE = 1e-3
+# A new direction must stand out of the span of the others by this much to be called independent.
+MIN_INDEPENDENT = 1e-6
+
+
+def has_x64() -> bool:
+    """Whether the process has 64-bit JAX arrays."""
+    return bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def float64_namespace() -> ModuleType:
+    """``jax.numpy`` where the process has x64 enabled, NumPy on the host otherwise: the stages' float64 arithmetic."""
+    return jnp if has_x64() else np
+
+
+def float64_backend() -> str:
+    """``"jax"`` or ``"numpy"``: which of the two `float64_namespace` gives."""
+    return "jax" if has_x64() else "numpy"
+
+
+def to_float64(array: Any) -> Any:
+    """The array in float64, in the namespace that `float64_namespace` gives."""
+    xp = float64_namespace()
+    return xp.asarray(array if xp is jnp else np.asarray(array), dtype=np.float64)
+
+
+def search_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Matrix product at full float32 precision: TF32 would put 1e-3 where a zero is."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def noise_std(factorization: Factorization) -> float:
+    """Standard deviation sigma of one entry of the noise in the weight gradient, estimated from its noise floor."""
+    m, n = factorization.left.shape[0], factorization.right.shape[1]
+    return factorization.noise_floor / float(np.sqrt(max(m, n)))
+
+
+def dual_noise(factorization: Factorization, directions: Float[Array, "k r"]) -> Float[np.ndarray, " k"]:
+    """``sigma |S^-1 q|``: standard deviation of ``left @ q`` where the true column is zero, for unit directions."""
+    spectrum = np.asarray(factorization.singular_values[: factorization.rank])
+    return noise_std(factorization) * np.linalg.norm(np.asarray(directions) / spectrum, axis=1)
+
+
+def zero_tolerance(factorization: Factorization, directions: Float[Array, "k r"]) -> Float[np.ndarray, "m k"]:
+    """Largest magnitude at which an entry of ``left @ directions.T`` counts as zero: noise plus rounding."""
+    row_norms = np.linalg.norm(np.asarray(factorization.left), axis=1)
+    return ZERO_SIGMAS * dual_noise(factorization, directions)[None, :] + ROUNDING * EPS64 * row_norms[:, None]
+
+
+def zero_mask(factorization: Factorization, directions: Float[Array, "k r"]) -> Bool[np.ndarray, "m k"]:
+    """Which entries of ``left @ directions.T`` are zero within `zero_tolerance`; dead rows are never counted."""
+    entries = np.abs(np.asarray(factorization.left) @ np.asarray(directions).T)
+    live = np.asarray(factorization.live_mask)[:, None]
+    return (entries <= zero_tolerance(factorization, directions)) & live
+
+
+def search_tolerance(factorization: Factorization) -> float:
+    """Zero test of the float32 search on row-normalised ``left``: a share of a typical entry, or the noise's."""
+    rank = factorization.rank
+    row_norm = np.sqrt(rank / max(int(np.sum(np.asarray(factorization.live_mask))), 1))
+    noise = noise_std(factorization) / float(factorization.singular_values[rank - 1]) / row_norm
+    return float(max(SEARCH_ZERO / np.sqrt(rank), ZERO_SIGMAS * noise))
+
+
+def canonical_sign(directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k r"]:
+    """The directions with the sign that makes the entry of largest magnitude positive."""
+    peak = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
+    return directions * np.where(peak < 0, -1.0, 1.0)

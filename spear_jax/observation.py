@@ -1,0 +1,124 @@
+"""What the server sees of one layer, and the sentences that say what is wrong with it."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Float
+
+from spear_jax.types import Array, pytree_dataclass
+
+
+@pytree_dataclass
+class LayerObservation:
+    """What an honest-but-curious server sees of one linear layer followed by ReLU: ``Z = W X + bias``.
+
+    The gradients are needed only up to one common factor, so sums, means and signed multiples all serve.
+
+    Attributes:
+        weight: (m, n) floating, the layer's kernel as (out_features, in_features).
+        bias: (m,) floating.
+        weight_grad: (m, n) floating, ``dL/dW = D X^T`` with ``D = dL/dZ`` (SPEAR, Thm. 3.1).
+        bias_grad: (m,) floating, ``dL/dbias = D 1``.
+
+    Raises:
+        ValueError: one sentence per mistake: a missing or non-floating array, shapes that disagree (a transposed
+            kernel is named as such), NaN or infinity with their count and first position, an all-zero gradient.
+    """
+
+    weight: Float[Array, "m n"]
+    bias: Float[Array, " m"]
+    weight_grad: Float[Array, "m n"]
+    bias_grad: Float[Array, " m"]
+
+    def __post_init__(self) -> None:
+        arrays = {name: getattr(self, name) for name in _NDIM}
+        for name, array in arrays.items():
+            if array is None:
+                raise ValueError(f"{name} is missing: {_WHY_MISSING[name]}")
+        # JAX rebuilds pytrees around tracers and placeholders, which have nothing to check.
+        if all(_is_concrete(array) for array in arrays.values()):
+            for name, array in arrays.items():
+                _check_array(name, array)
+            _check_shapes(arrays)
+            for name, array in arrays.items():
+                _check_finite(name, array)
+            for name in ("weight_grad", "bias_grad"):
+                if not _module(arrays[name]).any(arrays[name]):
+                    raise ValueError(
+                        f"{name} is zero everywhere: no sample reached this layer (every unit inactive, or the "
+                        "layer was frozen); take an update in which the layer was trained."
+                    )
+        elif any(isinstance(array, list | tuple) for array in arrays.values()):
+            names = ", ".join(name for name, array in arrays.items() if isinstance(array, list | tuple))
+            raise ValueError(f"{names} must be NumPy or JAX arrays, got Python sequences; convert with numpy.asarray.")
+
+    @property
+    def out_features(self) -> int:
+        """m, the number of neurons of the layer."""
+        return self.weight_grad.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        """n, the number of values in one input."""
+        return self.weight_grad.shape[1]
+
+
+_NDIM = {"weight": 2, "bias": 1, "weight_grad": 2, "bias_grad": 1}
+_WHY_MISSING = {
+    "weight": "the server's own kernel (m, n) is needed to check the ReLU pattern.",
+    "bias": "the server's own bias (m,) is needed to check the ReLU pattern; pass zeros for a layer that adds none.",
+    "weight_grad": "the gradient (m, n) of the kernel is what is inverted.",
+    "bias_grad": "the scale of every sample is read off the bias gradient (m,), so a layer without bias cannot "
+    "be inverted; choose a layer that has one.",
+}
+
+
+def _module(array: Array):
+    return jax.numpy if isinstance(array, jax.Array) else np
+
+
+def _is_concrete(array: object) -> bool:
+    return isinstance(array, np.ndarray) or (isinstance(array, jax.Array) and not isinstance(array, Tracer))
+
+
+def _check_array(name: str, array: Array) -> None:
+    if not jax.numpy.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{name} has dtype {array.dtype}; expected floating point (float32 or float64).")
+    if array.ndim != _NDIM[name]:
+        raise ValueError(f"{name} has shape {array.shape}; expected {_NDIM[name]} dimension(s).")
+    if array.size == 0:
+        raise ValueError(f"{name} has shape {array.shape}: it is empty.")
+
+
+def _check_shapes(arrays: dict[str, Array]) -> None:
+    weight, bias, weight_grad, bias_grad = arrays.values()
+    if weight.shape != weight_grad.shape:
+        hint = " (one of them is transposed)" if weight.shape == weight_grad.shape[::-1] else ""
+        raise ValueError(f"weight has shape {weight.shape} and weight_grad {weight_grad.shape}; they must agree{hint}.")
+    m, n = weight.shape
+    for name, array in (("bias", bias), ("bias_grad", bias_grad)):
+        if array.shape == (m,):
+            continue
+        if array.shape == (n,):
+            raise ValueError(
+                f"weight has shape {weight.shape} but {name} has length {n}: the kernel looks transposed; "
+                "pass it as (out_features, in_features), for a Flax or Keras kernel its .T."
+            )
+        raise ValueError(f"{name} has length {array.shape[0]}; expected {m}, the first dimension of weight {(m, n)}.")
+
+
+def _check_finite(name: str, array: Array) -> None:
+    xp = _module(array)
+    # A sum is finite wherever every entry is, up to overflow, and needs no mask the size of the kernel.
+    with np.errstate(all="ignore"):
+        if xp.isfinite(array.sum()):
+            return
+    bad = ~np.isfinite(np.asarray(array))
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"{name} holds {int(bad.sum())} NaN or infinite values of {array.size}, the first at {first}: "
+            "the update is corrupt or training diverged; take another round's."
+        )

@@ -1,0 +1,136 @@
+"""From hits to a pool of verified directions (SPEAR, Sec. 3: the sparsity filter).
+
+What the float32 search lets through is recomputed from its rows in float64, polished on all rows where it is zero,
+counted again on live rows and merged up to sign and scale. Nothing in the pool rests on float32 arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from spear_jax import numerics
+from spear_jax.sampling import null_vectors_float64
+from spear_jax.types import CandidatePool, Factorization
+
+# Widths of the reweighted least-squares ladder, relative to the rms entry: from the search's zero test to rounding.
+# Stopping at 1e-8 left directions whose smallest true entry (1e-5 of the rms) pulled the zeros to 1e-13.
+POLISH_LADDER = (1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
+# A hit's null vector lies this close to the polished direction that explains it.
+LOOSE_ANGLE = 1e-2
+
+
+def empty_pool(capacity: int, rank: int) -> CandidatePool:
+    """A pool with every place unused."""
+    return CandidatePool(
+        directions=np.zeros((capacity, rank)),
+        zero_count=np.full(capacity, CandidatePool.EMPTY),
+        hits=np.zeros(capacity, np.int64),
+    )
+
+
+class Verified(NamedTuple):
+    """Directions that hits turned out to be.
+
+    Attributes:
+        directions: (k, r) float64 unit directions, polished, none twice.
+        zero_count: (k,) their zeros on live rows.
+        hits: (k,) hits that each explains; the other hits were no sparse directions.
+    """
+
+    directions: Float[np.ndarray, "k r"]
+    zero_count: Int[np.ndarray, " k"]
+    hits: Int[np.ndarray, " k"]
+
+
+def verify(factorization: Factorization, rows: Int[np.ndarray, "hits k"], zero_threshold: int) -> Verified:
+    """Recompute hits from their rows in float64 and keep the distinct directions that are sparse.
+
+    Args:
+        factorization: its ``left`` is what the rows index.
+        rows: (hits, r - 1) rows of each hit.
+        zero_threshold: zeros on live rows that a direction must have. A submatrix without a unique null vector gives
+            an arbitrary vector of its null space, with too few zeros.
+    """
+    raw = null_vectors_float64(np.asarray(factorization.left)[rows])
+    sparse = raw[_loose_zero_count(factorization, raw) >= zero_threshold]
+    polished = polish(factorization, sparse[first_of_each(sparse)])
+    zeros = zero_count(factorization, polished)
+    kept = np.flatnonzero(zeros >= zero_threshold)
+    kept = kept[first_of_each(polished[kept])]
+    directions = polished[kept]
+    likeness = np.abs(sparse @ directions.T)
+    explained = likeness.max(axis=1, initial=0) > np.cos(LOOSE_ANGLE)
+    hits = np.bincount(likeness[explained].argmax(axis=1), minlength=len(kept)) if len(kept) else np.zeros(0, np.int64)
+    return Verified(directions, zeros[kept], hits.astype(np.int64))
+
+
+def polish(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k r"]:
+    """Fit each direction to all rows where it is zero: inverse iteration with weights 1 / (y^2 + eps^2), eps falling.
+
+    Rows that are zero by accident in the first steps lose their weight as eps falls to the noise (solver.md, Sec. 2).
+    """
+    left = np.asarray(factorization.left)[np.asarray(factorization.live_mask)]
+    if left.shape[1] == 1 or len(directions) == 0:
+        return directions
+    left = left / np.linalg.norm(left, axis=1, keepdims=True)
+    floor = numerics.dual_noise(factorization, directions) * np.sqrt(left.shape[0])
+    for width in POLISH_LADDER:
+        entries = directions @ left.T
+        rms = np.sqrt(np.mean(entries**2, axis=1, keepdims=True))
+        weights = 1 / ((entries / rms) ** 2 + np.maximum(width, floor[:, None]) ** 2)
+        weights = weights / weights.max(axis=1, keepdims=True)
+        gram = np.einsum("km,mi,mj->kij", weights, left, left, optimize=True)
+        ridge = numerics.EPS64 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(left.shape[1])
+        directions = np.linalg.solve(gram + ridge, directions[..., None])[..., 0]
+        directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    return numerics.canonical_sign(directions)
+
+
+def zero_count(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Int[np.ndarray, " k"]:
+    """Zeros of ``left @ directions.T`` on live rows, within the noise."""
+    return np.sum(numerics.zero_mask(factorization, directions), axis=0)
+
+
+def merge(
+    pool: CandidatePool, directions: Float[np.ndarray, "k r"], zeros: Int[np.ndarray, " k"], hits: Int[np.ndarray, " k"]
+) -> CandidatePool:
+    """The pool with these directions: known ones gain their hits, new ones enter while they are among the sparsest."""
+    used = pool.zero_count != CandidatePool.EMPTY
+    everything = np.concatenate([pool.directions[used], directions])
+    zero_counts = np.concatenate([pool.zero_count[used], zeros])
+    all_hits = np.concatenate([pool.hits[used], hits]).astype(np.int64)
+    keep = first_of_each(everything)
+    twin = np.argmax(np.abs(everything @ everything[keep].T), axis=1)
+    total = np.bincount(twin, weights=all_hits, minlength=len(keep)).astype(np.int64)
+    # Stable: of two equally sparse directions the one found first stays in front.
+    order = np.argsort(-zero_counts[keep], kind="stable")[: len(pool.zero_count)]
+    merged = empty_pool(len(pool.zero_count), pool.directions.shape[1])
+    count = len(order)
+    merged.directions[:count] = everything[keep][order]
+    merged.zero_count[:count] = zero_counts[keep][order]
+    merged.hits[:count] = total[order]
+    return merged
+
+
+def first_of_each(directions: Float[np.ndarray, "k r"]) -> Int[np.ndarray, " distinct"]:
+    """Indices of the directions that are no multiple of an earlier kept one (`numerics.SAME_DIRECTION_ANGLE`)."""
+    same = _is_same(directions)
+    kept: list[int] = []
+    for index in range(len(directions)):
+        if not same[index, kept].any():
+            kept.append(index)
+    return np.asarray(kept, dtype=np.int64)
+
+
+def _is_same(directions: Float[np.ndarray, "k r"]) -> Bool[np.ndarray, "k k"]:
+    return np.abs(directions @ directions.T) > np.cos(numerics.SAME_DIRECTION_ANGLE)
+
+
+def _loose_zero_count(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Int[np.ndarray, " k"]:
+    """Zeros by the search's own test: unpolished null vectors of noisy rows are not exact yet."""
+    left = np.asarray(factorization.left)[np.asarray(factorization.live_mask)]
+    left = left / np.linalg.norm(left, axis=1, keepdims=True)
+    return np.sum(np.abs(left @ directions.T) < numerics.search_tolerance(factorization), axis=0)

@@ -1,0 +1,169 @@
+"""The attack from one end to the other: the only module that knows the order of the stages (SPEAR, Alg. 1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from spear_jax import certify, numerics
+from spear_jax.config import ReconstructConfig
+from spear_jax.factorize import factorize
+from spear_jax.observation import LayerObservation
+from spear_jax.recover import disaggregation, recover_inputs
+from spear_jax.search import Outcome, Progress, SearchState, expected_remaining, plan_search, search
+from spear_jax.status import Status
+from spear_jax.types import Array, Certificate, Factorization, Result, SearchStats
+
+Network = list[tuple[Array, Array]]
+
+
+def reconstruct(
+    observation: LayerObservation,
+    key: jax.Array,
+    config: ReconstructConfig = ReconstructConfig(),
+    *,
+    model: Network | None = None,
+    state: SearchState | None = None,
+    on_round: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Reconstruct the batch behind one layer's gradient, with a certificate that needs no ground truth.
+
+    Args:
+        observation: what the server sees of the layer.
+        key: a JAX key; the same key and config give the same result on any number of devices.
+        config: method, budgets, devices.
+        model: the dense layers above as ``[(W2, b2), ...]``; reserved for the network certificate.
+        state: state of a search to go on with (`checkpoint.load_state`).
+        on_round: called after each round of the search.
+
+    Returns:
+        the reconstruction; ``result.status`` says how it ended and what to do. A batch that cannot be
+        inverted is a status, not an error.
+
+    Raises:
+        ValueError: the rank or the number of devices asked for does not exist.
+    """
+    del model
+    started = time.perf_counter()
+    factorization = factorize(observation.weight_grad, rank=config.rank)
+    if factorization.is_full and config.rank is None:
+        return _refused(factorization, config, time.perf_counter() - started)
+    evidence = certify.gather_evidence(observation, factorization)
+    factorize_seconds = time.perf_counter() - started
+    judge = lambda directions: certify.certify(evidence, directions)
+    outcome = search(factorization, judge, key, config, state=state, on_round=on_round)
+    started = time.perf_counter()
+    inputs, certificate = _solve(observation, factorization, outcome)
+    seconds = {
+        "factorize": factorize_seconds,
+        "compile": outcome.compile_seconds,
+        "search": outcome.search_seconds,
+        "solve": outcome.solve_seconds + time.perf_counter() - started,
+    }
+    return Result(
+        inputs=_as_result(inputs),
+        batch_size=factorization.rank,
+        certificate=certificate,
+        directions=outcome.directions,
+        directions_found=len(outcome.directions),
+        noise_floor=factorization.noise_floor,
+        gap=factorization.gap,
+        status=_final_status(outcome.status, certificate, factorization.rank, config),
+        stats=_stats(factorization, config, outcome, seconds),
+    )
+
+
+def _solve(
+    observation: LayerObservation, factorization: Factorization, outcome: Outcome
+) -> tuple[Float[np.ndarray, "r n"], Certificate]:
+    """Inputs and full certificate of the directions chosen, or NaN while some are missing."""
+    if outcome.certificate is None:
+        return _nothing(factorization)
+    mixing = disaggregation(factorization, np.asarray(observation.bias_grad), outcome.directions)
+    inputs = recover_inputs(factorization, mixing)
+    residual = certify.weight_residual(observation, factorization, mixing, inputs)
+    return inputs, dataclasses.replace(outcome.certificate, weight_residual=residual)
+
+
+def _nothing(factorization: Factorization) -> tuple[Float[np.ndarray, "r n"], Certificate]:
+    rank, in_features = factorization.right.shape
+    return np.full((rank, in_features), np.nan), Certificate(
+        exact=np.zeros(rank, bool),
+        matching=np.zeros(rank),
+        matching_score=0.0,
+        weight_residual=float("nan"),
+        bias_residual=float("nan"),
+        labels=None,
+    )
+
+
+def _final_status(status: Status, certificate: Certificate, rank: int, config: ReconstructConfig) -> Status:
+    if status is Status.EXACT and config.num_examples is not None and rank < config.num_examples:
+        return Status.EXACT_VISIBLE
+    return Status.PARTIAL if not status.is_complete and certificate.exact.any() else status
+
+
+def _refused(factorization: Factorization, config: ReconstructConfig, seconds: float) -> Result:
+    """The result for a gradient that hides nothing in its column space."""
+    nothing = Outcome(
+        state=SearchState(pool=None),  # pyright: ignore[reportArgumentType]
+        directions=np.zeros((0, factorization.rank)),
+        certificate=None,
+        status=Status.RANK_FULL,
+    )
+    inputs, certificate = _nothing(factorization)
+    return Result(
+        inputs=_as_result(inputs),
+        batch_size=factorization.rank,
+        certificate=certificate,
+        directions=nothing.directions,
+        directions_found=0,
+        noise_floor=factorization.noise_floor,
+        gap=factorization.gap,
+        status=Status.RANK_FULL,
+        stats=_stats(factorization, config, nothing, {"factorize": seconds}),
+    )
+
+
+def _stats(
+    factorization: Factorization, config: ReconstructConfig, outcome: Outcome, seconds: dict[str, float]
+) -> SearchStats:
+    plan = plan_search(factorization, config)
+    found, candidates = len(outcome.directions), outcome.state.candidates
+    is_full = outcome.status is Status.RANK_FULL
+    return SearchStats(
+        method="sampling",
+        reason=_reason(factorization, config, plan.expected),
+        candidates=candidates,
+        rounds=outcome.state.next_round,
+        expected_candidates=plan.expected,
+        expected_remaining=np.inf
+        if is_full
+        else expected_remaining(factorization.rank, found, plan, candidates, config),
+        hits=outcome.state.hits,
+        hits_dropped=outcome.state.hits_dropped,
+        false_hits=outcome.state.false_hits,
+        zero_threshold=plan.zero_threshold(factorization.rank, candidates, config),
+        live_rows=len(plan.live_rows),
+        devices=outcome.devices[0],
+        device_kind=outcome.devices[1],
+        float64=numerics.float64_backend(),
+        seconds={name: seconds.get(name, 0.0) for name in ("factorize", "compile", "search", "solve")},
+    )
+
+
+def _reason(factorization: Factorization, config: ReconstructConfig, expected: float) -> str:
+    asked = "asked for" if config.method == "sampling" else "the method for small batches"
+    return (
+        f"sampling, {asked}: {factorization.rank} directions in {factorization.left.shape[0]} rows need about "
+        f"{expected:.3g} candidates"
+    )
+
+
+def _as_result(inputs: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r n"]:
+    return inputs if numerics.has_x64() else inputs.astype(np.float32)

@@ -1,0 +1,38 @@
+"""Scale and inputs from r directions: ``X^T = Q^-1 R`` with ``Q = Qbar diag(s)`` (SPEAR, Thm. 3.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from spear_jax.numerics import float64_namespace, to_float64
+from spear_jax.types import Array, Factorization
+
+
+def recover_scale(
+    factorization: Factorization, bias_grad: Float[Array, " m"], directions: Float[np.ndarray, "r r"]
+) -> Float[np.ndarray, " r"]:
+    """The scales s with ``Qbar s = left^T bias_grad``, as ``bias_grad = D 1 = left Q 1``.
+
+    Args:
+        factorization: with orthonormal ``left``.
+        bias_grad: (m,).
+        directions: (r, r) unit directions, one a row: the columns of Qbar.
+    """
+    target = np.asarray(factorization.left).T @ np.asarray(bias_grad, dtype=np.float64)
+    return np.linalg.solve(directions.T, target)
+
+
+def disaggregation(
+    factorization: Factorization, bias_grad: Float[Array, " m"], directions: Float[np.ndarray, "r r"]
+) -> Float[np.ndarray, "r r"]:
+    """Q, one direction a column, scaled so that ``D = left @ Q``."""
+    return directions.T * recover_scale(factorization, bias_grad, directions)
+
+
+def recover_inputs(factorization: Factorization, disaggregation: Float[np.ndarray, "r r"]) -> Float[np.ndarray, "r n"]:
+    """The batch: ``Q X^T = right``, one sample a row, solved in float64."""
+    xp: Any = float64_namespace()
+    return np.asarray(xp.linalg.solve(to_float64(disaggregation), to_float64(factorization.right)))

@@ -1,0 +1,201 @@
+"""SPEAR's proposer: null vectors of random submatrices, thousands at a time (SPEAR, Thm. 3.3 and Alg. 1).
+
+A candidate is a set of r - 1 distinct rows of ``left``. If all of them are rows where column i of ``D = dL/dZ`` is
+zero, their null vector is column i of Q up to scale, and ``left @ q`` is zero on about half of the rows; any other
+set gives a vector that is zero on its own r - 1 rows only. Candidate i draws its key as ``fold_in(key, i)``, i being
+its global index, so the set of candidates depends on (key, count) alone.
+
+The functions describe one candidate. `null_vector` also takes trailing batch axes and is written for them: the batch
+in the minor dimension makes every step of the elimination one fused loop over contiguous candidates, where `vmap`
+over a leading axis would leave a loop over matrices of a few hundred entries. Unlike the paper, the search
+returns indices of candidates only; `verify` recomputes what passed in float64 from its rows.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float, Int
+
+from spear_jax.numerics import search_matmul
+
+# Residual of a null vector (unit vector, unit rows) above which elimination is repeated by QR, and the share of a
+# chunk that may be: with column pivoting fewer than one in a thousand are that bad, all of them nearly singular.
+MAX_RESIDUAL = 1e-5
+QR_SHARE = 64
+
+
+class Hits(NamedTuple):
+    """Candidates of a round that passed the float32 filter, in order of their index.
+
+    Attributes:
+        offset: (capacity,) int32 index within the round, the first ``count`` of them in use.
+        zero_count: (capacity,) int32 zeros among the live rows.
+        count: () int32 hits of the round, those that did not fit included.
+    """
+
+    offset: jax.Array
+    zero_count: jax.Array
+    count: jax.Array
+
+
+def draw_rows(key: jax.Array, num_rows: int, count: int) -> Int[Array, " count"]:
+    """A uniformly random set of distinct rows by Floyd's algorithm, one random number per row.
+
+    Args:
+        key: consumed.
+        num_rows: rows to draw from.
+        count: rows to draw.
+
+    Returns:
+        (count,) int32, distinct, in no particular order.
+
+    References:
+        Bentley and Floyd, "A sample of brilliance", Communications of the ACM 30(9), 1987.
+    """
+    # 24 bits per draw: a set's probability is off by at most num_rows / 2^24 of itself.
+    uniform = (jax.random.bits(key, (count,), jnp.uint32) >> 8).astype(jnp.float32) * 2.0**-24
+    rows: list[jax.Array] = []
+    for place in range(count):
+        last = num_rows - count + place
+        row = jnp.minimum((uniform[place] * (last + 1)).astype(jnp.int32), last)
+        taken = jnp.zeros((), bool)
+        for earlier in rows:
+            taken |= earlier == row
+        rows.append(jnp.where(taken, last, row))
+    return jnp.stack(rows) if rows else jnp.zeros((0,), jnp.int32)
+
+
+def null_vector(rows: Float[Array, "k r *batch"]) -> Float[Array, " r *batch"]:
+    """Unit vector orthogonal to k = r - 1 rows: elimination with column pivoting, then back substitution.
+
+    Args:
+        rows: (r - 1, r, *batch); the matrices may be a batch in trailing axes.
+
+    Returns:
+        (r, *batch), of arbitrary sign; not finite where a matrix is exactly singular.
+    """
+    upper, pivots = [], []
+    for _ in range(rows.shape[0]):
+        first = rows[0]
+        is_pivot = lax.broadcasted_iota(jnp.int32, first.shape, 0) == jnp.argmax(jnp.abs(first), axis=0)
+        pivot = jnp.sum(jnp.where(is_pivot, first, 0), axis=0)
+        column = jnp.sum(jnp.where(is_pivot, rows[1:], 0), axis=1)
+        # Column 0 takes the pivot's place, then both are dropped: the matrix shrinks by one row and one column.
+        rest = jnp.where(is_pivot[1:], first[:1], first[1:]) / pivot
+        rows = jnp.where(is_pivot[1:], rows[1:, :1], rows[1:, 1:]) - column[:, None] * rest[None]
+        upper.append(rest)
+        pivots.append(is_pivot)
+    vector = jnp.ones_like(rows, shape=(1, *rows.shape[2:]))
+    for rest, is_pivot in zip(reversed(upper), reversed(pivots), strict=True):
+        entry = -jnp.sum(rest * vector, axis=0)
+        swapped = jnp.sum(jnp.where(is_pivot[1:], vector, 0), axis=0)
+        first = jnp.where(is_pivot[0], entry, swapped)
+        vector = jnp.concatenate([first[None], jnp.where(is_pivot[1:], entry, vector)])
+    return vector / jnp.sqrt(jnp.sum(vector**2, axis=0))
+
+
+def null_vector_qr(rows: Float[Array, "k r"]) -> Float[Array, " r"]:
+    """Unit vector orthogonal to k = r - 1 rows by Householder QR of their transpose: slower, backward stable."""
+    return jnp.linalg.qr(rows.T, mode="complete")[0][:, -1]
+
+
+def candidate_rows(key: jax.Array, index: jax.Array, num_rows: int, count: int) -> Int[Array, " count"]:
+    """Rows of the candidate with this global index."""
+    return draw_rows(jax.random.fold_in(key, index), num_rows, count)
+
+
+def propose(
+    left: Float[Array, "m r"], key: jax.Array, index: Int[Array, " chunk"], tolerance: jax.Array
+) -> tuple[Float[Array, "r chunk"], Int[Array, " chunk"]]:
+    """Directions and zero counts of a chunk of candidates.
+
+    Args:
+        left: (m, r) float32 rows of the left factor, each of unit norm.
+        key: the search's key.
+        index: (chunk,) global indices.
+        tolerance: magnitude below which an entry of ``left @ q`` is zero.
+
+    Returns:
+        (r, chunk) unit directions and (chunk,) their zero counts over all m rows.
+    """
+    m, rank = left.shape
+    rows = jax.vmap(lambda i: candidate_rows(key, i, m, rank - 1), out_axes=1)(index)
+    matrices = jnp.moveaxis(left[rows], -1, 1)
+    directions = _repair(matrices, null_vector(matrices))
+    # A singular matrix gives NaN, which compares false with everything: no zeros, never a hit.
+    zero_count = jnp.sum(jnp.abs(search_matmul(left, directions)) < tolerance, axis=0, dtype=jnp.int32)
+    return directions, zero_count
+
+
+def _repair(matrices: Float[Array, "k r chunk"], directions: Float[Array, "r chunk"]) -> Float[Array, "r chunk"]:
+    """Redo by QR the candidates with the largest residuals, as many as a chunk may have."""
+    residual = jnp.max(jnp.abs(jnp.sum(matrices * directions[None], axis=1)), axis=0, initial=0)
+    residual = jnp.where(jnp.isfinite(residual), residual, jnp.inf)
+    worst, place = lax.top_k(residual, max(1, residual.shape[0] // QR_SHARE))
+    redone = jax.vmap(null_vector_qr, in_axes=2, out_axes=1)(matrices[:, :, place])
+    kept = jnp.where(worst > MAX_RESIDUAL, redone, directions[:, place])
+    return directions.at[:, place].set(kept)
+
+
+def search_range(
+    left: Float[Array, "m r"],
+    key: jax.Array,
+    first: jax.Array,
+    offset: jax.Array,
+    end: jax.Array,
+    tolerance: jax.Array,
+    threshold: jax.Array,
+    *,
+    num_chunks: int,
+    chunk_size: int,
+    capacity: int,
+) -> Hits:
+    """Hits among ``num_chunks`` chunks of candidates from ``first + offset`` on, the last of them before ``end``.
+
+    Args:
+        left: (m, r) float32, rows of unit norm.
+        key: the search's key.
+        first: () uint32 global index of the round's first candidate.
+        offset: () int32 place within the round where this range starts.
+        end: () int32 place within the round where the round ends; candidates from there on are ignored.
+        tolerance: () float32 magnitude below which an entry is zero.
+        threshold: () int32 zeros that make a hit.
+        num_chunks, chunk_size, capacity: shape of the loop and of the buffer.
+    """
+    places = jnp.arange(chunk_size, dtype=jnp.int32)
+
+    def one_chunk(hits: Hits, start: jax.Array) -> tuple[Hits, None]:
+        inside = start + places
+        _, zero_count = propose(left, key, first + inside.astype(jnp.uint32), tolerance)
+        is_hit = (zero_count >= threshold) & (inside < end)
+        place = jnp.where(is_hit, hits.count + jnp.cumsum(is_hit, dtype=jnp.int32) - 1, capacity)
+        return Hits(
+            offset=hits.offset.at[place].set(inside, mode="drop"),
+            zero_count=hits.zero_count.at[place].set(zero_count, mode="drop"),
+            count=hits.count + jnp.sum(is_hit, dtype=jnp.int32),
+        ), None
+
+    empty = Hits(
+        offset=jnp.zeros((capacity,), jnp.int32),
+        zero_count=jnp.zeros((capacity,), jnp.int32),
+        count=jnp.zeros((), jnp.int32),
+    )
+    starts = offset + jnp.arange(num_chunks, dtype=jnp.int32) * chunk_size
+    return lax.scan(one_chunk, empty, starts)[0]
+
+
+@partial(jax.jit, static_argnames=("num_rows", "count"))
+def hit_rows(key: jax.Array, index: Int[Array, " hits"], *, num_rows: int, count: int) -> Int[Array, "hits count"]:
+    """Rows of the candidates with these global indices: what a hit is verified from."""
+    return jax.vmap(lambda i: candidate_rows(key, i, num_rows, count))(index)
+
+
+def null_vectors_float64(rows: Float[np.ndarray, "hits k r"]) -> Float[np.ndarray, "hits r"]:
+    """Null vectors of hits on the host in float64, by SVD: the reference for `null_vector`."""
+    return np.linalg.svd(rows)[2][:, -1]

@@ -1,0 +1,13 @@
+"""Strict switches for the whole suite: eight CPU devices, x64, no silent broadcasting, promotion or key reuse.
+
+The package is imported inside tests and fixtures of each file after this one ran, so that the type-checking hook
+(``--jaxtyping-packages``) comes first.
+"""
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_debug_key_reuse", True)

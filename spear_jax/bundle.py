@@ -96,6 +96,25 @@ class Update:
                 digest.update(array.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
+    def layer(self, name: str | None = None) -> DenseLayer:
+        """The dense layer of this name, or the only one that ends in it; the first by default.
+
+        Raises:
+            UpdateError: no such layer, or several.
+        """
+        if not self.layers:
+            reasons = "; ".join(f"{tensor}: {reason.rstrip('.')}" for tensor, reason in self.skipped)
+            raise UpdateError(f"the update has no dense layer with a bias{f' ({reasons})' if reasons else ''}.")
+        if name is None:
+            return self.layers[0]
+        exact = [layer for layer in self.layers if layer.name == name]
+        matches = exact or [layer for layer in self.layers if name and layer.name.endswith(name)]
+        if len(matches) != 1:
+            problem = "matches several layers" if matches else "is not a dense layer of this update"
+            known = ", ".join(layer.name for layer in matches or self.layers)
+            raise UpdateError(f"{name!r} {problem}; choose one of {known}.")
+        return matches[0]
+
     def observation(self, layer_name: str | None = None) -> LayerObservation:
         """What the server sees of one dense layer.
 
@@ -111,7 +130,7 @@ class Update:
         Raises:
             UpdateError: no such layer, several local steps, or numbers that cannot be used (NaN, all zero).
         """
-        layer = self._resolve(layer_name)
+        layer = self.layer(layer_name)
         weight, bias = self._tensors(layer, self.global_tensors)
         weight_grad, bias_grad = self._tensors(layer, self._gradients(layer))
         try:
@@ -134,7 +153,7 @@ class Update:
         Raises:
             UpdateError: no such layer.
         """
-        index = self.layers.index(self._resolve(layer_name))
+        index = self.layers.index(self.layer(layer_name))
         matrices_left_out = any(self.global_tensors[name].ndim == 2 for name, _ in self.skipped)
         if index + 1 == len(self.layers) or matrices_left_out or not layers.is_chain(self.layers[index:]):
             return None
@@ -154,20 +173,6 @@ class Update:
             if name not in floating and tensor.ndim >= 2
         ]
         return found, (*skipped, *others)
-
-    def _resolve(self, name: str | None) -> DenseLayer:
-        if not self.layers:
-            reasons = "; ".join(f"{tensor}: {reason.rstrip('.')}" for tensor, reason in self.skipped)
-            raise UpdateError(f"the update has no dense layer with a bias{f' ({reasons})' if reasons else ''}.")
-        if name is None:
-            return self.layers[0]
-        exact = [layer for layer in self.layers if layer.name == name]
-        matches = exact or [layer for layer in self.layers if name and layer.name.endswith(name)]
-        if len(matches) != 1:
-            problem = "matches several layers" if matches else "is not a dense layer of this update"
-            known = ", ".join(layer.name for layer in matches or self.layers)
-            raise UpdateError(f"{name!r} {problem}; choose one of {known}.")
-        return matches[0]
 
     def _tensors(self, layer: DenseLayer, tensors: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         kernel, bias = _widen(tensors[layer.kernel_name]), _widen(tensors[layer.bias_name])

@@ -74,6 +74,15 @@ def decode_rows(inputs: Float[np.ndarray, "k n"], columns: Sequence[Column]) -> 
     return [{column.name: _decode(column, row) for column in columns} for row in inputs]
 
 
+def column_names(columns: Sequence[Column]) -> list[str]:
+    """One name per input value: the column's, with its category where the column is one-hot."""
+    return [
+        column.name if category is None else f"{column.name} = {category}"
+        for column in columns
+        for category in column.categories or (None,)
+    ]
+
+
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -1,0 +1,132 @@
+"""The state of a search on disk: what a killed run goes on from, and what shards are merged by.
+
+A state belongs to one observation, key and configuration; each of these is stored, so that a state of anything else is
+refused by name. It is replaced by a finished temporary file after each round and never half written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from spear_jax import pool
+from spear_jax.config import ReconstructConfig
+from spear_jax.files import TensorFileError, read_tensors, write_tensors
+from spear_jax.observation import LayerObservation
+from spear_jax.search import SearchState
+from spear_jax.types import CandidatePool
+
+FORMAT = "1"
+# Fields that change how long a search takes or when it stops, never what it finds.
+NEUTRAL_FIELDS = ("max_candidates", "max_seconds", "chunk_size", "mapper", "num_devices", "num_examples")
+_COUNTERS = ("next_round", "candidates", "hits", "hits_dropped", "false_hits")
+_MEANING = {"observation": "another update or layer", "key": "another seed", "format": "another version of the library"}
+
+
+class CheckpointError(ValueError):
+    """A state that cannot be gone on with; the message is one sentence for the user."""
+
+
+def identity(observation: LayerObservation, key: jax.Array, config: ReconstructConfig) -> dict[str, str]:
+    """What a state belongs to: hash of the observation, the key, and each field of the config that matters.
+
+    Args:
+        observation: hashed over dtype, shape and bytes of its arrays.
+        key: the search's key.
+        config: everything but `NEUTRAL_FIELDS`.
+    """
+    digest = hashlib.sha256()
+    for name in ("weight", "bias", "weight_grad", "bias_grad"):
+        array = np.ascontiguousarray(getattr(observation, name))
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(array.data)
+    fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in NEUTRAL_FIELDS}
+    return {
+        "format": FORMAT,
+        "observation": digest.hexdigest(),
+        "key": json.dumps(np.asarray(jax.random.key_data(key)).tolist()),
+        **{f"config.{name}": json.dumps(value) for name, value in fields.items()},
+    }
+
+
+def save_state(path: str | os.PathLike[str], state: SearchState, belongs_to: dict[str, str], *, finished: bool) -> None:
+    """Write a state; a reader sees the old one or the new one, whole.
+
+    Args:
+        path: a ``.safetensors`` file.
+        state: between two rounds.
+        belongs_to: `identity`.
+        finished: whether the search ended, by certificate or budget, rather than being under way.
+    """
+    counters = {name: str(getattr(state, name)) for name in _COUNTERS}
+    tensors = {field.name: getattr(state.pool, field.name) for field in dataclasses.fields(CandidatePool)}
+    write_tensors(path, tensors, belongs_to | counters | {"finished": json.dumps(finished)})
+
+
+def load_state(path: str | os.PathLike[str], belongs_to: dict[str, str]) -> SearchState:
+    """Read the state of the same observation, key and config.
+
+    Raises:
+        CheckpointError: no readable state, or one that belongs to something else, which is named.
+    """
+    state, found = _read(Path(path))
+    _refuse_other(Path(path), found, belongs_to)
+    return state
+
+
+def is_unfinished(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a state of a search that was cut short."""
+    return Path(path).exists() and not json.loads(_read(Path(path))[1].get("finished", "false"))
+
+
+def merge_states(paths: Sequence[str | os.PathLike[str]], belongs_to: dict[str, str]) -> SearchState:
+    """One state from those of several shards of the same search, whatever their number.
+
+    Raises:
+        CheckpointError: a state is unreadable or belongs to another search, or two are of the same shard.
+    """
+    states: list[SearchState] = []
+    shards: dict[str, Path] = {}
+    for path in map(Path, paths):
+        state, found = _read(path)
+        shard = found.get("config.shard", "")
+        if shard in shards:
+            raise CheckpointError(f"{path} and {shards[shard]} hold the same shard {shard}; give each shard once.")
+        shards[shard] = path
+        _refuse_other(path, found, belongs_to | {"config.shard": shard})
+        states.append(state)
+    merged = states[0].pool
+    for state in states[1:]:
+        used = slice(state.pool.size)
+        merged = pool.merge(merged, state.pool.directions[used], state.pool.zero_count[used], state.pool.hits[used])
+    totals = {name: sum(getattr(state, name) for state in states) for name in _COUNTERS}
+    return SearchState(pool=merged, **totals)
+
+
+def _read(path: Path) -> tuple[SearchState, dict[str, str]]:
+    try:
+        tensors, metadata = read_tensors(path)
+        counters = {name: int(metadata[name]) for name in _COUNTERS}
+        return SearchState(pool=CandidatePool(**tensors), **counters), metadata
+    except (TensorFileError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is no readable search state ({error}); start afresh without it.") from error
+
+
+def _refuse_other(path: Path, found: dict[str, str], wanted: dict[str, str]) -> None:
+    for name, value in wanted.items():
+        if found.get(name) == value:
+            continue
+        meaning = _MEANING.get(name)
+        if meaning is None:
+            meaning = f"{name.removeprefix('config.')} {found.get(name)} where this run has {value}"
+        raise CheckpointError(
+            f"{path} holds the state of another search ({name.removeprefix('config.')}: {meaning}); use the same "
+            "update, layer, seed and options, or start afresh in another folder."
+        )

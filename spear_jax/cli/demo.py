@@ -1,0 +1,72 @@
+"""``spear-jax demo``: private photos, one gradient, and the photos back, on a laptop and without a download."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spear_jax import record
+from spear_jax.bundle import load_update, save_update
+from spear_jax.cli import options
+from spear_jax.cli.evaluate import EVALUATION, score
+from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
+from spear_jax.cli.reconstruct import run
+from spear_jax.cli.report import make_report
+from spear_jax.cli.simulate import make_update
+from spear_jax.config import ReconstructConfig
+from spear_jax.data import demo_batch
+from spear_jax.truth import Truth
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("demo")(demo)
+
+
+def demo(
+    batch_size: options.BatchSize = 8,
+    image_size: options.ImageSize = 64,
+    width: options.Width = 200,
+    depth: options.Depth = 6,
+    dtype: Annotated[str, typer.Option(help="Precision of the client: float32 or float64.")] = "float32",
+    seed: options.Seed = 0,
+    max_seconds: Annotated[float | None, typer.Option(help="Time budget of the search.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("spear-demo"),
+    as_json: options.Json = False,
+) -> None:
+    """Reconstruct photos that scikit-image bundles from a single gradient, and show them side by side."""
+    started = time.monotonic()
+    say = (lambda _: None) if as_json else typer.echo
+    batch = demo_batch(batch_size, image_size or 64, seed=seed)
+    say(
+        f"client: {batch.size} private photos of {batch.inputs.shape[1]} values, {depth} hidden layers of width {width}"
+    )
+    update, truth = make_update(
+        batch, width=width, depth=depth, classes=None, dtype=dtype, initialization="pytorch",
+        train_steps=0, learning_rate=0.1, seed=seed,
+    )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    update_file, truth_file = out / "update.safetensors", out / "truth.safetensors"
+    save_update(update, update_file)
+    truth.save(truth_file)
+    say(f"server: sees {update_file} only, and starts to search")
+    config = ReconstructConfig(num_examples=batch.size, max_seconds=max_seconds)
+    result, content = run(load_update(update_file), update_file, out, config, seed=seed, fresh=True)
+    evaluation = score(record.read_reconstruction(out), Truth.load(truth_file))
+    record.write_json(out / EVALUATION, evaluation.to_json() | {"summary": evaluation.summary})
+    index, contact = make_report(out, truth_file)
+    seconds = time.monotonic() - started
+    content |= {
+        "evaluation": evaluation.to_json(),
+        "page": str(index),
+        "contact_sheet": None if contact is None else str(contact),
+        "total_seconds": seconds,
+    }
+    say(f"server: {content['certified']} of {content['batch_size']} samples certified. {content['message']}")
+    say(f"truth:  {evaluation.summary}")
+    pages = " or ".join(str(path) for path in (index, contact) if path)
+    emit(content, as_json, lambda: typer.echo(f"{seconds:.1f} seconds; open {pages}"))
+    raise typer.Exit(EXIT_COMPLETE if result.status.is_complete else EXIT_INCOMPLETE)

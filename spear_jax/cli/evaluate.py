@@ -1,0 +1,59 @@
+"""``spear-jax evaluate``: score a reconstruction against the truth that a simulation kept apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spear_jax import record
+from spear_jax.cli import options
+from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
+from spear_jax.evaluate import Evaluation
+from spear_jax.evaluate import evaluate as run_evaluate
+from spear_jax.truth import Truth, TruthError
+
+EVALUATION = "evaluation.json"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Folder that spear-jax reconstruct wrote.", show_default=False)],
+    truth: Annotated[Path, typer.Option(help="Truth file of spear-jax simulate.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help=f"JSON file to write; {EVALUATION} in the folder by default.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Match reconstructions to the true samples and score them: PSNR, SSIM, maximal error, pixel-exact images."""
+    found = record.read_reconstruction(folder)
+    evaluation = score(found, Truth.load(truth))
+    content: dict[str, Any] = evaluation.to_json() | {"summary": evaluation.summary}
+    record.write_json(folder / EVALUATION if out is None else out, content)
+    emit(content, as_json, lambda: typer.echo(evaluation.summary))
+    raise typer.Exit(EXIT_COMPLETE if evaluation.num_recovered == evaluation.num_samples else EXIT_INCOMPLETE)
+
+
+def score(found: record.Reconstruction, truth: Truth) -> Evaluation:
+    """Score a reconstruction against the inputs of the layer that was inverted.
+
+    Raises:
+        TruthError: the truth is of another model, without this layer.
+    """
+    layer = found.record["layer"]
+    if layer not in truth.layer_inputs:
+        raise TruthError(f"The truth holds the inputs of {', '.join(truth.layer_inputs)}, not of {layer}.")
+    is_image = found.image_shape is not None and found.normalization is not None
+    return run_evaluate(
+        found.inputs,
+        truth.layer_inputs[layer],
+        normalization=found.normalization if is_image else None,
+        image_shape=found.image_shape if is_image else None,
+        images=truth.images if is_image else None,
+        certified=found.exact,
+    )

@@ -1,0 +1,105 @@
+"""``spear-jax inspect``: what a bundle holds, and which of its layers can be inverted at what cost."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import typer
+
+from spear_jax.bundle import Update, load_update
+from spear_jax.cli import options
+from spear_jax.cli.output import emit, table
+from spear_jax.config import ReconstructConfig
+from spear_jax.factorize import factorize
+from spear_jax.layers import DenseLayer
+from spear_jax.search import plan_search
+from spear_jax.types import Factorization
+
+HEADER = ("layer", "m x n", "rank", "live rows", "noise floor", "gap", "expected candidates", "verdict")
+LARGE = 1e12  # candidates that no machine draws in a day
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    update_file: options.UpdateFile,
+    layer: options.Layer = None,
+    layout: options.Layout = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say what a bundle holds: layers, rank (the batch size a server sees), noise, cost, and what is in the way."""
+    update = load_update(update_file, layout=layout)
+    layers = update.layers if layer is None else (update.layer(layer),)
+    content: dict[str, Any] = {
+        "update": str(update_file),
+        "sha256": update.sha256,
+        "kind": update.kind,
+        "metadata": dict(update.metadata),
+        "layers": [describe(update, one) for one in layers],
+        "skipped": [{"name": name, "reason": reason} for name, reason in update.skipped],
+    }
+    emit(content, as_json, lambda: _tell(content))
+
+
+def describe(update: Update, layer: DenseLayer) -> dict[str, Any]:
+    """Facts and verdict of one layer."""
+    facts: dict[str, Any] = {"name": layer.name, "shape": [layer.out_features, layer.in_features]}
+    try:
+        observation = update.observation(layer.name)
+    except ValueError as error:
+        return facts | {"invertible": False, "verdict": str(error)}
+    factorization = factorize(observation.weight_grad)
+    plan = plan_search(factorization, ReconstructConfig())
+    facts |= {
+        "rank": factorization.rank,
+        "live_rows": len(plan.live_rows),
+        "noise_floor": factorization.noise_floor,
+        "gap": factorization.gap,
+        "expected_candidates": plan.expected if math.isfinite(plan.expected) else None,
+    }
+    problem = _problem(update, layer, factorization, plan.expected)
+    count = update.metadata.get("num_examples")
+    return facts | {"invertible": problem is None, "verdict": problem or _promise(factorization, count)}
+
+
+def _problem(update: Update, layer: DenseLayer, factorization: Factorization, expected: float) -> str | None:
+    if layer == update.layers[-1]:
+        return "no ReLU follows the last layer, so no entry of its pre-activation gradient is zero"
+    if factorization.is_full:
+        return "full rank: the batch is at least min(m, n), or noise covers the singular values"
+    if math.isinf(expected):
+        return "too few live rows for this rank: some column cannot be zero on rank - 1 of them"
+    if expected > LARGE:
+        return f"out of reach for sampling: about {expected:.1g} candidates"
+    return None
+
+
+def _promise(factorization: Factorization, num_examples: str | None) -> str:
+    seen = f"invertible, {factorization.rank} samples"
+    if num_examples is not None and int(num_examples) > factorization.rank:
+        return f"{seen} visible of {num_examples} reported (duplicates merge, zero gradients leave no trace)"
+    return seen
+
+
+def _tell(content: dict[str, Any]) -> None:
+    typer.echo(f"{content['update']}: {content['kind']}, sha256 {content['sha256'][:16]}")
+    for name, value in sorted(content["metadata"].items()):
+        typer.echo(f"  {name}: {value}")
+    rows = []
+    for facts in content["layers"]:
+        numbers = [facts.get(name) for name in ("rank", "live_rows", "noise_floor", "gap", "expected_candidates")]
+        shape = "{} x {}".format(*facts["shape"])
+        rows.append((facts["name"], shape, *map(_cell, numbers), facts["verdict"]))
+    table(rows, header=HEADER)
+    for entry in content["skipped"]:
+        typer.echo(f"not read: {entry['name']}: {entry['reason']}")
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.2g}"

@@ -1,0 +1,22 @@
+"""Options that several commands take, each spelled once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.", min=0)]
+UpdateFile = Annotated[Path, typer.Argument(help="Update bundle, .safetensors or .npz.", show_default=False)]
+Layer = Annotated[str | None, typer.Option(help="Name of the layer to invert; the first by default.")]
+Layout = Annotated[
+    str | None,
+    typer.Option(help="How kernels lie: in_out (Flax, Keras) or out_in (PyTorch); decided by the bias by default."),
+]
+BatchSize = Annotated[int, typer.Option(help="Samples in the private batch.", min=1)]
+Width = Annotated[int, typer.Option(help="Neurons per hidden layer, m.", min=1)]
+Depth = Annotated[int, typer.Option(help="Hidden layers.", min=1)]
+ImageSize = Annotated[int | None, typer.Option(help="Side that images are cropped and resized to.", min=1)]
+Truth = Annotated[Path | None, typer.Option(help="Truth file of spear-jax simulate, to score against.")]

@@ -1,0 +1,86 @@
+"""What commands share on the way out: JSON, sentences, progress and exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from spear_jax.search import Progress as SearchProgress
+
+EXIT_COMPLETE, EXIT_FAULT, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_STOPPED = 0, 1, 2, 3, 130
+PLAIN_INTERVAL = 10.0  # seconds between progress lines where the output is no terminal
+
+
+def emit(record: dict[str, Any], as_json: bool, sentences: Callable[[], None]) -> None:
+    """Print the record as one JSON object on stdout, or what a person reads."""
+    if as_json:
+        typer.echo(json.dumps(record))
+    else:
+        sentences()
+
+
+def fail(message: str, code: int, arguments: list[str]) -> NoReturn:
+    """One sentence on stderr, as JSON on stdout too where the command was asked for JSON, then exit."""
+    typer.echo(f"error: {message}", err=True)
+    if "--json" in arguments:
+        typer.echo(json.dumps({"error": message}))
+    sys.exit(code)
+
+
+def table(rows: list[tuple[str, ...]], *, header: tuple[str, ...] | None = None) -> None:
+    """Aligned columns on stdout."""
+    lines = ([header] if header else []) + rows
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+class SearchReporter:
+    """Progress of a search on stderr: a bar on a terminal, one plain line every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._last = time.monotonic()
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def __enter__(self) -> SearchReporter:
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TimeElapsedColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("compiling", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, progress: SearchProgress) -> None:
+        """Report one round."""
+        if self._bar is not None:
+            line = self._line(progress)
+            self._bar.update(self._task, description=line, total=progress.rank, completed=progress.found)
+        elif time.monotonic() - self._last >= PLAIN_INTERVAL:
+            self._last = time.monotonic()
+            typer.echo(self._line(progress), err=True)
+
+    @staticmethod
+    def _line(progress: SearchProgress) -> str:
+        rate = progress.candidates / max(progress.seconds, 1e-9)
+        return (
+            f"{progress.state.candidates:.3g} candidates, {rate:.3g} per second, "
+            f"{progress.found} of {progress.rank} directions, about {progress.expected_remaining:.3g} still needed"
+        )

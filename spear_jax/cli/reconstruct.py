@@ -1,0 +1,176 @@
+"""``spear-jax reconstruct``: from an update bundle to the batch, resumable, on one device or many hosts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import typer
+
+from spear_jax import checkpoint, record
+from spear_jax.bundle import Update, load_update
+from spear_jax.cli import options
+from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit
+from spear_jax.config import ReconstructConfig
+from spear_jax.devices import initialize_distributed
+from spear_jax.reconstruct import reconstruct as run_reconstruct
+from spear_jax.search import Progress, SearchState
+from spear_jax.types import Result
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("reconstruct")(reconstruct)
+
+
+def reconstruct(
+    update_file: options.UpdateFile,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("recon"),
+    layer: options.Layer = None,
+    layout: options.Layout = None,
+    method: Annotated[str, typer.Option(help="auto or sampling.")] = "auto",
+    seed: options.Seed = 0,
+    rank: Annotated[int | None, typer.Option(help="Directions to look for; read off the gradient by default.")] = None,
+    max_candidates: Annotated[int, typer.Option(help="Candidate budget.")] = ReconstructConfig.max_candidates,
+    max_seconds: Annotated[float | None, typer.Option(help="Time budget of the search.")] = None,
+    round_size: Annotated[int | None, typer.Option(help="Candidates per round, a power of two.")] = None,
+    chunk_size: Annotated[int, typer.Option(help="Candidates a device holds at once.")] = ReconstructConfig.chunk_size,
+    mapper: Annotated[str, typer.Option(help="shard_map or pmap.")] = "shard_map",
+    num_devices: Annotated[int | None, typer.Option(help="Devices to use; all by default.")] = None,
+    shard: Annotated[str, typer.Option(help="i/N: draw only every N-th round from round i on; see merge.")] = "0/1",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in --out, if there is one.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard an unfinished search in --out.")] = False,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Join the other processes of a SLURM or Open MPI job.")
+    ] = False,
+    coordinator: Annotated[str | None, typer.Option(help="host:port of process 0, for other clusters.")] = None,
+    num_processes: Annotated[int | None, typer.Option(help="Processes of the run, with --coordinator.")] = None,
+    process_id: Annotated[int | None, typer.Option(help="Index of this process, with --coordinator.")] = None,
+    local_device_ids: Annotated[str | None, typer.Option(help="Devices of this process, as 0,1.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Reconstruct the batch behind an update and certify it without ground truth."""
+    if distributed or coordinator or num_processes is not None or process_id is not None:
+        ids = None if local_device_ids is None else _parse_ids(local_device_ids)
+        initialize_distributed(coordinator, num_processes, process_id, ids)
+    update = load_update(update_file, layout=layout)
+    config = ReconstructConfig(
+        method=method, rank=rank, num_examples=_num_examples(update), max_candidates=max_candidates,
+        max_seconds=max_seconds, round_size=round_size, chunk_size=chunk_size, mapper=mapper, num_devices=num_devices,
+        shard=_parse_shard(shard),
+    )  # fmt: skip
+    result, content = run(update, update_file, out, config, layer=layer, seed=seed, resume=resume, fresh=fresh)
+    is_first_process = jax.process_index() == 0
+    if is_first_process:
+        emit(content, as_json, lambda: tell(content, out))
+    raise typer.Exit(EXIT_COMPLETE if result.status.is_complete else EXIT_INCOMPLETE)
+
+
+def run(
+    update: Update,
+    update_file: Path,
+    out: Path,
+    config: ReconstructConfig,
+    *,
+    layer: str | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    fresh: bool = False,
+    start: SearchState | None = None,
+) -> tuple[Result, dict[str, Any]]:
+    """Reconstruct one layer of an update into a folder; returns the result and its record.
+
+    Args:
+        update: as loaded.
+        update_file: where from.
+        out: folder for state, arrays and record.
+        config: of the search.
+        layer: name of the layer, the first by default.
+        seed: of the search's key.
+        resume: go on from the state in the folder, if there is one.
+        fresh: discard an unfinished state.
+        start: state to start from instead of the folder's.
+
+    Raises:
+        CheckpointError: the folder holds an unfinished search and neither resume nor fresh was given, or a state of
+            something else.
+    """
+    chosen = update.layer(layer)
+    observation = update.observation(chosen.name)
+    key = jax.random.key(seed)
+    state_file = out / record.STATE
+    belongs_to = checkpoint.identity(observation, key, config)
+    if start is None and resume and state_file.exists():
+        start = checkpoint.load_state(state_file, belongs_to)
+    elif start is None and not fresh and checkpoint.is_unfinished(state_file):
+        raise checkpoint.CheckpointError(
+            f"{out} holds an unfinished search; pass --resume to go on with it, or --fresh to discard it."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    with SearchReporter() as reporter:
+        last, on_round = _keeping(state_file, belongs_to, reporter)
+        result = run_reconstruct(observation, key, config, state=start, on_round=on_round)
+    content = record.make_record(result, update, chosen, update_file, config, seed)
+    if jax.process_index() == 0:
+        record.write_reconstruction(out, result, content)
+        state = last[0] if last else start
+        if state is not None:
+            checkpoint.save_state(state_file, state, belongs_to, finished=True)
+    return result, content
+
+
+def tell(content: dict[str, Any], out: Path) -> None:
+    """The outcome in sentences."""
+    stats, certificate = content["stats"], content["certificate"]
+    typer.echo(f"{content['certified']} of {content['batch_size']} samples reconstructed and certified.")
+    typer.echo(content["message"])
+    typer.echo(
+        f"{stats['candidates']:.3g} candidates drawn (expected {_number(stats['expected_candidates'])}), "
+        f"{content['directions_found']} of {content['batch_size']} directions, matching score "
+        f"{_number(certificate['matching_score'])}."
+    )
+    if content["certified"] < content["batch_size"]:
+        typer.echo(f"Expected candidates still needed: {_number(stats['expected_remaining'])}.")
+    seconds = ", ".join(f"{name} {value:.2f}" for name, value in stats["seconds"].items())
+    typer.echo(f"Seconds: {seconds}. Written to {out}; spear-jax report {out} makes a page of it.")
+
+
+def _number(value: float | None) -> str:
+    return "out of reach" if value is None else f"{value:.3g}"
+
+
+def _keeping(
+    state_file: Path, belongs_to: dict[str, str], reporter: SearchReporter
+) -> tuple[list[SearchState], Callable[[Progress], None]]:
+    """A callback that saves each round's state, on the first process, and the list it keeps the last one in."""
+    last: list[SearchState] = []
+
+    def on_round(progress: Progress) -> None:
+        last[:] = [progress.state]
+        if jax.process_index() == 0:
+            checkpoint.save_state(state_file, progress.state, belongs_to, finished=False)
+            reporter(progress)
+
+    return last, on_round
+
+
+def _num_examples(update: Update) -> int | None:
+    text = update.metadata.get("num_examples")
+    return None if text is None else int(text)
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise ValueError(f"--shard is {text!r}; expected i/N with 0 <= i < N, as 0/4, 1/4, 2/4 and 3/4.")
+    return int(match[1]), int(match[2])
+
+
+def _parse_ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--local-device-ids is {text!r}; expected numbers, as 0,1.") from error

@@ -1,0 +1,129 @@
+"""``spear-jax simulate``: the client's side, an update bundle and the truth kept apart."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import typer
+
+from spear_jax.batch import Batch, DataError
+from spear_jax.bundle import Update, save_update
+from spear_jax.cli import options
+from spear_jax.cli.output import emit
+from spear_jax.client import simulate_update
+from spear_jax.data import demo_batch, load_batch
+from spear_jax.models import MLP, init_params, train
+from spear_jax.normalization import Normalization
+from spear_jax.truth import Truth
+
+DATA_VARIABLE = "SPEAR_JAX_DATA"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("simulate")(simulate)
+
+
+def simulate(
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            "--data",
+            help="Image folder, MNIST idx data, CIFAR-10 .bin, .npz of images or .csv table; a relative path is also "
+            f"looked for under ${DATA_VARIABLE}. Photos bundled with scikit-image by default.",
+        ),
+    ] = None,
+    batch_size: options.BatchSize = 8,
+    width: options.Width = 200,
+    depth: options.Depth = 6,
+    classes: Annotated[
+        int | None, typer.Option(help="Classes of the model; those of the data by default.", min=2)
+    ] = None,
+    image_size: options.ImageSize = None,
+    normalize: Annotated[
+        str | None, typer.Option(help="imagenet, mnist, cifar10, none, or mean,std; the data's usual one by default.")
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="Label column of a table; the last by default.")] = None,
+    dtype: Annotated[str, typer.Option(help="Precision of the client: float32 or float64.")] = "float32",
+    initialization: Annotated[str, typer.Option(help="pytorch, flax or normal.")] = "pytorch",
+    train_steps: Annotated[int, typer.Option(help="SGD steps on the batch's data set before the update.", min=0)] = 0,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of these steps.")] = 0.1,
+    seed: options.Seed = 0,
+    out: Annotated[Path, typer.Option(help="Update bundle to write.")] = Path("update.safetensors"),
+    truth: Annotated[Path, typer.Option(help="Truth to write, for scoring only.")] = Path("truth.safetensors"),
+    as_json: options.Json = False,
+) -> None:
+    """Compute a client's gradient on private data; writes what the server sees and, apart from it, the truth."""
+    if out.resolve() == truth.resolve():
+        raise DataError(f"--out and --truth are both {out}; the truth must lie apart from what the server sees.")
+    normalization = None if normalize is None else Normalization.parse(normalize)
+    if images is None:
+        batch = demo_batch(batch_size, image_size or 64, seed=seed, normalization=normalization)
+    else:
+        batch = load_batch(
+            find_data(images),
+            batch_size=batch_size,
+            image_size=image_size,
+            seed=seed,
+            normalization=normalization,
+            label_column=label_column,
+        )
+    update, private = make_update(
+        batch, width=width, depth=depth, classes=classes, dtype=dtype, initialization=initialization,
+        train_steps=train_steps, learning_rate=learning_rate, seed=seed,
+    )  # fmt: skip
+    for path in (out, truth):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    save_update(update, out)
+    private.save(truth)
+    record: dict[str, Any] = {
+        "update": str(out),
+        "truth": str(truth),
+        "batch_size": batch.size,
+        "in_features": batch.inputs.shape[1],
+        "width": width,
+        "depth": depth,
+        "classes": classes or batch.num_classes,
+        "dtype": dtype,
+        "normalization": None if batch.normalization is None else batch.normalization.to_json(),
+        "layers": [layer.name for layer in update.layers],
+        "seed": seed,
+    }
+    sentence = f"{out}: gradient of {batch.size} samples; {truth}: the samples themselves."
+    emit(record, as_json, lambda: typer.echo(sentence))
+
+
+def make_update(
+    batch: Batch,
+    *,
+    width: int,
+    depth: int,
+    classes: int | None,
+    dtype: str,
+    initialization: str,
+    train_steps: int,
+    learning_rate: float,
+    seed: int,
+) -> tuple[Update, Truth]:
+    """A fully connected ReLU client's update on a batch, and its truth."""
+    model = MLP((width,) * depth, classes or batch.num_classes, initialization=initialization, param_dtype=dtype)
+    init_key, train_key = jax.random.split(jax.random.key(seed))
+    params = init_params(model, init_key, batch.inputs.shape[1])
+    if train_steps:
+        params, _ = train(
+            model, params, batch.inputs, batch.labels,
+            steps=train_steps, learning_rate=learning_rate, batch_size=batch.size, key=train_key,
+        )  # fmt: skip
+    return simulate_update(model, params, batch, dtype=dtype)
+
+
+def find_data(path: Path) -> Path:
+    """The path itself, or the same below the folder that the environment names."""
+    base = os.environ.get(DATA_VARIABLE)
+    if not path.exists() and not path.is_absolute() and base and (Path(base) / path).exists():
+        return Path(base) / path
+    return path

@@ -1,0 +1,157 @@
+"""The folder of one reconstruction: ``inputs.safetensors`` (arrays) and ``result.json`` (one record).
+
+The arrays file holds nothing that depends on time or machine, so equal searches give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from spear_jax.bundle import Update
+from spear_jax.config import ReconstructConfig
+from spear_jax.files import TensorFileError, atomic_path, read_tensors, write_tensors
+from spear_jax.layers import DenseLayer
+from spear_jax.normalization import Normalization
+from spear_jax.types import Result
+
+INPUTS, RECORD, STATE = "inputs.safetensors", "result.json", "state.safetensors"
+
+
+class RecordError(ValueError):
+    """A reconstruction folder that cannot be read; the message is one sentence for the user."""
+
+
+class Reconstruction(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        inputs: (r, n).
+        directions: (k, r).
+        exact: (r,) bool.
+        matching: (r,).
+        record: the JSON record.
+    """
+
+    inputs: np.ndarray
+    directions: np.ndarray
+    exact: np.ndarray
+    matching: np.ndarray
+    record: dict[str, Any]
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """How the client normalised its inputs, where the update says."""
+        text = self.record.get("normalization")
+        return None if text is None else Normalization.from_json(text)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(H, W, C) of an input that is an image, where the update says; None for hidden layers."""
+        shape = self.record.get("image_shape")
+        return None if shape is None else (shape[0], shape[1], shape[2])
+
+
+def make_record(
+    result: Result,
+    update: Update,
+    layer: DenseLayer,
+    update_path: str | os.PathLike[str],
+    config: ReconstructConfig,
+    seed: int,
+) -> dict[str, Any]:
+    """One JSON-ready record of a reconstruction: outcome, cost, configuration, versions."""
+    certificate, stats = result.certificate, result.stats
+    is_first = layer == update.layers[0]
+    normalization = update.normalization if is_first else None
+    return {
+        "status": result.status.name,
+        "message": result.status.value,
+        "batch_size": result.batch_size,
+        "num_examples": config.num_examples,
+        "directions_found": result.directions_found,
+        "certified": int(certificate.exact.sum()),
+        "layer": layer.name,
+        "shape": [layer.out_features, layer.in_features],
+        "noise_floor": _finite(result.noise_floor),
+        "gap": _finite(result.gap),
+        "certificate": {
+            "matching_score": _finite(certificate.matching_score),
+            "weight_residual": _finite(certificate.weight_residual),
+            "bias_residual": _finite(certificate.bias_residual),
+        },
+        "stats": {name: _finite(getattr(stats, name)) for name in stats.__dataclass_fields__},
+        "config": config.to_json(),
+        "seed": seed,
+        "update": str(update_path),
+        "update_sha256": update.sha256,
+        "normalization": None if normalization is None else normalization.to_json(),
+        "image_shape": None if update.image_shape is None or not is_first else list(update.image_shape),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, and the backend."""
+    found = {"python": platform.python_version(), "backend": jax.default_backend()}
+    for name in ("spear-jax", "jax", "jaxlib", "numpy", "scipy", "flax", "optax", "chex"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def write_reconstruction(folder: str | os.PathLike[str], result: Result, record: dict[str, Any]) -> None:
+    """Write both files, each whole or not at all, the record last."""
+    folder = Path(folder)
+    tensors = {
+        "inputs": np.asarray(result.inputs),
+        "directions": result.directions,
+        "exact": result.certificate.exact,
+        "matching": result.certificate.matching,
+    }
+    described = {name: json.dumps(record[name]) for name in ("layer", "image_shape", "normalization", "update_sha256")}
+    write_tensors(folder / INPUTS, tensors, described)
+    write_json(folder / RECORD, record)
+
+
+def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_reconstruction(folder: str | os.PathLike[str]) -> Reconstruction:
+    """Read a folder that `write_reconstruction` wrote.
+
+    Raises:
+        RecordError: no such folder, or one of its files is missing or damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RecordError(f"{folder} is no folder; give the --out folder of spear-jax reconstruct.")
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        tensors, _ = read_tensors(folder / INPUTS)
+        arrays = {name: tensors[name] for name in ("inputs", "directions", "exact", "matching")}
+        return Reconstruction(**arrays, record=record)
+    except (OSError, TensorFileError, KeyError, ValueError) as error:
+        raise RecordError(f"{folder} holds no finished reconstruction ({error}); run spear-jax reconstruct.") from error
+
+
+def _finite(value: Any) -> Any:
+    """The value with numbers that JSON has no name for replaced by null."""
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -23,8 +23,12 @@ from spear_jax.types import Array, Certificate, Factorization
 
 # Share of the live entries of a sample whose pattern the noise must leave decided for a certificate to mean anything.
 MIN_DECIDED = 0.9
+# A wrong sample agrees with a live entry by chance half of the time: with fewer entries than these, luck certifies.
+MIN_ENTRIES = 32
 # A true column has non-zero entries below the zero tolerance by chance; more than this tail probability is no chance.
 CHANCE = 1e-4
+# Steps of the power iteration behind the error of a direction; an estimate within a factor of two is enough.
+POWER_STEPS = 20
 
 
 class Evidence(NamedTuple):
@@ -78,8 +82,9 @@ def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certifi
     agrees, decided = _compare(evidence, directions, scale, grad_z, centred + evidence.bias[:, None], slack)
     live = np.asarray(factorization.live_mask)[:, None]
     num_live = max(int(live.sum()), 1)
-    matching = 1 - np.sum(~agrees & live, axis=0) / num_live
-    enough = np.sum(decided & live, axis=0) >= MIN_DECIDED * num_live
+    enough = np.sum(decided & live, axis=0) >= max(MIN_DECIDED * num_live, MIN_ENTRIES)
+    # Where the noise decides too little, nothing agrees: a wild guess must not score by being vague.
+    matching = np.sum(np.where(enough, agrees, agrees & decided) & live, axis=0) / num_live
     residual = np.linalg.norm(evidence.bias_grad - grad_z.sum(axis=1)) / np.linalg.norm(evidence.bias_grad)
     return Certificate(
         exact=(matching == 1) & enough & (scale > 0) & np.isfinite(centred).all(axis=0),
@@ -108,7 +113,7 @@ def _compare(
     # Entries of a true column fall below the tolerance by chance, at the density its small entries show.
     small = 0.1 * np.sqrt(np.mean(grad_z**2, axis=0))
     density = np.sum((np.abs(grad_z) < small) & ~is_zero, axis=0) + 1
-    expected = density * np.max(tolerance, axis=0) / np.maximum(small, np.finfo(float).tiny)
+    expected = density * tolerance / np.maximum(small, np.finfo(float).tiny)
     by_chance = missing & (np.sum(missing, axis=0) <= stats.poisson.isf(CHANCE, np.minimum(expected, 1.0)))
     return agrees | by_chance, is_active | is_inactive
 
@@ -121,27 +126,56 @@ def _pre_activation_slack(
 ) -> Float[np.ndarray, "m r"]:
     """Bound on the error of each pre-activation: noise in ``right`` and in the directions, carried through Q^-1.
 
-    ``X^T = Q^-1 R``: noise of standard deviation sigma in R moves ``w . x_i`` by ``sigma |P_i| |w|``, P = Q^-1, and
-    an error dq_j of direction j moves x_i by ``(P_i . dq_j) x_j``.
+    ``X^T = Q^-1 R``: noise of norm ``|N|`` in R moves ``w . x_i`` by at most ``|N| |P_i| |w|``, P = Q^-1, and an error
+    dq_j of direction j moves x_i by ``(P_i . dq_j) x_j``.
     """
     factorization = evidence.factorization
     dual = np.linalg.norm(np.linalg.inv(mixing), axis=1)
     scale = np.linalg.norm(mixing, axis=0)
     wobble = direction_error(factorization, directions) * scale
-    from_right = numerics.noise_std(factorization) * evidence.weight_norms
+    from_right = factorization.noise_floor / numerics.ZERO_SIGMAS * evidence.weight_norms
     from_directions = np.sqrt((centred**2) @ (wobble**2))
-    return numerics.ZERO_SIGMAS * (from_right + from_directions)[:, None] * dual[None, :]
+    from_noise = (from_right + from_directions)[:, None] * dual[None, :]
+    return numerics.ZERO_SIGMAS * (from_noise + np.abs(centred) * scale_error(evidence, directions)[None, :])
+
+
+def scale_error(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Float[np.ndarray, " r"]:
+    """Expected relative error of each sample's scale, from the part of the bias gradient that no batch explains."""
+    left = np.asarray(evidence.factorization.left)
+    rows, rank = left.shape
+    shares = left.T @ evidence.bias_grad
+    noise = np.linalg.norm(evidence.bias_grad - left @ shares) / np.sqrt(max(rows - rank, 1))
+    inverse = np.linalg.inv(directions.T)
+    return noise * np.linalg.norm(inverse, axis=1) / np.maximum(np.abs(inverse @ shares), np.finfo(float).tiny)
 
 
 def direction_error(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
     """Expected angle between each direction and the true one: noise of its zero rows over their conditioning."""
     left = np.asarray(factorization.left)
-    zero = numerics.zero_mask(factorization, directions).astype(np.float64)
-    gram = np.einsum("mk,mi,mj->kij", zero, left, left, optimize=True)
-    # The smallest eigenvalue belongs to the direction itself, the next one says how well the zero rows hold it.
-    held = np.linalg.eigvalsh(gram)[:, 1] if left.shape[1] > 1 else np.ones(len(directions))
-    noise = numerics.dual_noise(factorization, directions) * np.sqrt(left.shape[1])
+    zero = numerics.zero_mask(factorization, directions)
+    noise = np.linalg.norm(left @ directions.T * zero, axis=0)
+    held = 1 - _strongest_rival(left, ~zero, directions)
     return (noise + numerics.ROUNDING * numerics.EPS64) / np.sqrt(np.maximum(held, numerics.EPS64))
+
+
+def _strongest_rival(
+    left: Float[np.ndarray, "m r"], active: Bool[np.ndarray, "m k"], directions: Float[np.ndarray, "k r"]
+) -> Float[np.ndarray, " k"]:
+    """Largest ``|left v|^2`` over the active rows of each direction among unit v orthogonal to it, by power iteration.
+
+    As ``left`` has orthonormal columns, one less this is what the zero rows hold every other direction with.
+    """
+    if left.shape[1] == 1:
+        return np.zeros(len(directions))
+    vectors = np.random.default_rng(0).standard_normal(directions.T.shape)
+    rayleigh = np.zeros(len(directions))
+    for _ in range(POWER_STEPS):
+        vectors -= directions.T * np.sum(directions.T * vectors, axis=0)
+        vectors /= np.linalg.norm(vectors, axis=0)
+        rows = left @ vectors * active
+        rayleigh = np.sum(rows**2, axis=0)
+        vectors = left.T @ rows
+    return np.minimum(rayleigh, 1.0)
 
 
 def weight_residual(

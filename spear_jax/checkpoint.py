@@ -65,7 +65,7 @@ def save_state(path: str | os.PathLike[str], state: SearchState, belongs_to: dic
         belongs_to: `identity`.
         finished: whether the search ended, by certificate or budget, rather than being under way.
     """
-    counters = {name: str(getattr(state, name)) for name in _COUNTERS}
+    counters = {name: str(getattr(state, name)) for name in _COUNTERS} | {"method": state.method}
     tensors = {field.name: getattr(state.pool, field.name) for field in dataclasses.fields(CandidatePool)}
     write_tensors(path, tensors, belongs_to | counters | {"finished": json.dumps(finished)})
 
@@ -107,16 +107,18 @@ def merge_states(paths: Sequence[str | os.PathLike[str]], belongs_to: dict[str, 
         used = slice(state.pool.size)
         merged = pool.merge(merged, state.pool.directions[used], state.pool.zero_count[used], state.pool.hits[used])
     totals = {name: sum(getattr(state, name) for state in states) for name in _COUNTERS}
-    return SearchState(pool=merged, **totals)
+    return SearchState(pool=merged, method=states[0].method, **totals)
 
 
 def _read(path: Path) -> tuple[SearchState, dict[str, str]]:
     try:
         tensors, metadata = read_tensors(path)
         counters = {name: int(metadata[name]) for name in _COUNTERS}
-        return SearchState(pool=CandidatePool(**tensors), **counters), metadata
+        return SearchState(pool=CandidatePool(**tensors), method=metadata["method"], **counters), metadata
     except (TensorFileError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is no readable search state ({error}); start afresh without it.") from error
+        raise CheckpointError(
+            f"{path} is no readable search state ({error}); pass --fresh to start without it."
+        ) from error
 
 
 def _refuse_other(path: Path, found: dict[str, str], wanted: dict[str, str]) -> None:

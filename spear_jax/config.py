@@ -3,10 +3,60 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
-METHODS = ("auto", "sampling")
+METHODS = ("auto", "dictionary", "sampling")
 MAPPERS = ("shard_map", "pmap")
+
+
+class Schedule(NamedTuple):
+    """One way to run the EM from a random start.
+
+    Attributes:
+        is_adaptive: whether each column has its own rho, chosen by likelihood, or all follow one ramp.
+        data_share: weight of pre-activations regressed from the responsibilities against the tied ones.
+        sharpness: power of the column weights in the orthogonalisation.
+        rho_start, rho_end: the ramp, or the cap's in the adaptive mode.
+    """
+
+    is_adaptive: bool
+    data_share: float
+    sharpness: float
+    rho_start: float = 0.5
+    rho_end: float = 0.97
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DictionaryConfig:
+    """The dictionary method's schedule; every default is from the measurements in experiments/README.md.
+
+    Attributes:
+        iterations: EM steps of a full round; 400 and 500 gave no clear gain over 150 to 200.
+        full_rounds: rounds in all dimensions before the search moves to the missing ones.
+        full_schedules: of the full rounds, in turn: starts that fail under one schedule succeed under another.
+        starts: random starts of a subspace round, a batch dimension.
+        subspace_iterations: EM steps of a subspace round, which has fewer unknowns.
+        subspace_schedules: of the subspace rounds, in turn.
+        max_rounds: rounds of both kinds before the search gives up.
+    """
+
+    iterations: int = 200
+    full_rounds: int = 3
+    full_schedules: tuple[Schedule, ...] = (
+        Schedule(False, 0.4, 2.0),
+        Schedule(True, 0.1, 1.0),
+        Schedule(True, 0.4, 1.0),
+        Schedule(False, 0.4, 1.0),
+    )
+    starts: int = 32
+    subspace_iterations: int = 120
+    subspace_schedules: tuple[Schedule, ...] = (
+        Schedule(False, 0.4, 1.0, 0.5, 0.95),
+        Schedule(True, 0.7, 1.0, 0.5, 0.9),
+        Schedule(False, 0.7, 1.0, 0.5, 0.9),
+        Schedule(False, 0.2, 2.0, 0.5, 0.95),
+    )
+    max_rounds: int = 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +81,7 @@ class ReconstructConfig:
         mapper: how a round is spread over devices, ``"shard_map"`` or ``"pmap"``. The candidates are the same.
         num_devices: devices to use, ``None`` for all of them.
         shard: ``(i, n)``: this run draws only rounds ``i, i + n, i + 2n, ...`` of the global sequence.
+        dictionary: schedule of the dictionary method.
     """
 
     method: str = "auto"
@@ -47,6 +98,7 @@ class ReconstructConfig:
     mapper: str = "shard_map"
     num_devices: int | None = None
     shard: tuple[int, int] = (0, 1)
+    dictionary: DictionaryConfig = DictionaryConfig()
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
@@ -61,7 +113,7 @@ class ReconstructConfig:
         for name in ("round_size", "chunk_size"):
             size = getattr(self, name)
             if size is not None:
-                _require(size >= 1 and size & (size - 1) == 0, name, size, "a power of two")
+                _require(1 <= size <= 2**30 and size & (size - 1) == 0, name, size, "a power of two up to 2^30")
         _require(self.pool_capacity is None or self.pool_capacity >= 1, "pool_capacity", self.pool_capacity, "positive")
         _require(0 < self.false_rejection < 1, "false_rejection", self.false_rejection, "strictly between 0 and 1")
         _require(0 < self.zero_share < 1, "zero_share", self.zero_share, "strictly between 0 and 1")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -84,12 +84,13 @@ def compile_round(
     devices = select_devices(config.num_devices)
     chunk_size = min(config.chunk_size, round_size)
     num_chunks = -(-round_size // (len(devices) * chunk_size))
-    per_device = partial(_device_round, num_chunks=num_chunks, chunk_size=chunk_size, capacity=config.hits_capacity)
     zero = jnp.asarray(tolerance, jnp.float32)
     left = jnp.asarray(left, jnp.float32)
     started = time.perf_counter()
-    mapped = _map(per_device, devices, config.mapper)
-    program = mapped.lower(left, key, jnp.uint32(0), jnp.int32(round_size), zero, jnp.int32(0)).compile()
+    program = _program(
+        left.shape, key.dtype, devices, config.mapper,
+        num_chunks=num_chunks, chunk_size=chunk_size, capacity=config.hits_capacity,
+    )  # fmt: skip
     compile_seconds = time.perf_counter() - started
 
     def run(key: jax.Array, first: int, size: int, threshold: int) -> RoundHits:
@@ -123,6 +124,17 @@ def _device_round(
         num_chunks=num_chunks, chunk_size=chunk_size, capacity=capacity,
     )  # fmt: skip
     return jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS), hits)
+
+
+@lru_cache(maxsize=64)
+def _program(
+    shape: tuple[int, int], key_dtype: Any, devices: tuple[Device, ...], mapper: str, **sizes: int
+) -> Callable[..., Hits]:
+    """The compiled round for these shapes and devices, compiled once in a process."""
+    mapped = _map(partial(_device_round, **sizes), devices, mapper)
+    index, real = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
+    left, key = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((), key_dtype)
+    return mapped.lower(left, key, jax.ShapeDtypeStruct((), jnp.uint32), index, real, index).compile()
 
 
 def _map(per_device: Callable[..., Hits], devices: tuple[Device, ...], mapper: str) -> Any:

@@ -18,7 +18,7 @@ from spear_jax.types import Array, Factorization
 
 # Columns of the sketch beyond the rank: these are what the noise floor is read from.
 OVERSAMPLING = 16
-FIRST_SKETCH = 128
+FIRST_SKETCH = 64
 # A client's products add rounding of up to this many units in the last place (long sums, in any order).
 ROUNDING_MARGIN = 64.0
 # Entries of G converted to float64 at once (128 MiB).
@@ -44,14 +44,18 @@ def factorize(weight_grad: Array, *, rank: int | None = None) -> Factorization:
     limit = min(m, n)
     if rank is not None and not 1 <= rank <= limit:
         raise ValueError(f"rank is {rank}; expected 1 to {limit}, the smaller dimension of the gradient {(m, n)}.")
+    reach = _reach(weight_grad)
+    if reach == 0:
+        raise ValueError("The weight gradient is zero everywhere: no sample reached this layer.")
     width = min(limit, max(FIRST_SKETCH, 2 * (rank or 0)))
     while True:
         left, spectrum, right = _thin_svd(weight_grad, width)
-        found = estimate_rank(spectrum, _rounding_floor(weight_grad, spectrum))
-        if width == limit or found <= width - OVERSAMPLING:
+        # Rows and columns that are zero add singular values that are zero: these say nothing of the noise.
+        found = estimate_rank(spectrum[:reach], _rounding_floor(weight_grad, spectrum))
+        if width >= reach or found <= width - OVERSAMPLING:
             break
         width = min(limit, 2 * width)
-    return _assemble(weight_grad, left, spectrum, right, found if rank is None else rank, is_complete=width == limit)
+    return _assemble(weight_grad, left, spectrum, right, found if rank is None else rank, reach)
 
 
 def estimate_rank(spectrum: np.ndarray, rounding_floor: float) -> int:
@@ -70,11 +74,13 @@ def estimate_rank(spectrum: np.ndarray, rounding_floor: float) -> int:
     if is_rounding.any():
         gaps = np.maximum(spectrum[:-1], arithmetic) / np.maximum(spectrum[1:], arithmetic)
         return 1 + int(np.argmax(np.where(is_rounding, gaps, 0)))
-    tail = float(np.median(spectrum[-min(OVERSAMPLING // 2, max(len(spectrum) // 4, 1)) :]))
-    rank = int(np.sum(spectrum > NOISE_MARGIN * tail))
-    if 0 < rank < len(spectrum) and spectrum[rank - 1] > MIN_GAP * spectrum[rank]:
-        return rank
-    return int(np.sum(spectrum > NOISE_MARGIN * arithmetic))
+    # The smallest singular values of noise scatter down to zero: a gap in the last quarter means nothing, and after a
+    # gap that means something the tail is flat.
+    last = max(3 * len(spectrum) // 4, 1)
+    gaps = spectrum[:-1] / np.maximum(spectrum[1:], arithmetic)
+    is_flat = spectrum[1:] <= NOISE_MARGIN * spectrum[last - 1]
+    wide = np.flatnonzero((gaps > MIN_GAP)[:last] & is_flat[:last])
+    return 1 + int(wide[-1]) if len(wide) else int(np.sum(spectrum > NOISE_MARGIN * arithmetic))
 
 
 def _rounding_floor(weight_grad: Array, spectrum: np.ndarray) -> float:
@@ -84,23 +90,34 @@ def _rounding_floor(weight_grad: Array, spectrum: np.ndarray) -> float:
     return eps * float(np.linalg.norm(spectrum)) * (1 / np.sqrt(m) + 1 / np.sqrt(n))
 
 
-def _assemble(
-    weight_grad: Array, left: Any, spectrum: np.ndarray, right: Any, rank: int, *, is_complete: bool
-) -> Factorization:
+def _assemble(weight_grad: Array, left: Any, spectrum: np.ndarray, right: Any, rank: int, reach: int) -> Factorization:
     noise_floor = float(spectrum[rank]) if rank < len(spectrum) else 0.0
     noise_floor = max(noise_floor, EPS64 * float(spectrum[0]))
     gap = float(spectrum[rank - 1]) / noise_floor
-    row_noise = noise_floor / np.sqrt(max(weight_grad.shape)) * np.sqrt(weight_grad.shape[1])
+    left, right = left[:, :rank], right[:rank]
+    n = weight_grad.shape[1]
+    residual, size = _row_norms(weight_grad, left, right)
     return Factorization(
-        left=left[:, :rank],
-        right=right[:rank],
+        left=left,
+        right=right,
         singular_values=spectrum,
         rank=rank,
         noise_floor=noise_floor,
         gap=gap,
-        live_mask=_row_norms(weight_grad) > 2 * row_noise,
-        is_full=is_complete and (rank == len(spectrum) or gap < MIN_GAP),
+        noise_std=float(np.sqrt(np.mean(residual**2) / max(n - rank, 1))),
+        # A dead row is zero to the last bit, or holds nothing but its noise.
+        live_mask=size > np.maximum(2 * residual, EPS64 * size.max()),
+        is_full=reach <= len(spectrum) and (rank >= reach or gap < MIN_GAP),
     )
+
+
+def _reach(weight_grad: Array) -> int:
+    """The largest rank that the rows and columns which are not zero allow."""
+    pairs = list(
+        column_blocks(weight_grad, lambda _, block: ((block != 0).any(axis=1), (block != 0).any(axis=0).sum()))
+    )
+    rows = np.any([np.asarray(live) for live, _ in pairs], axis=0).sum()
+    return min(int(rows), sum(int(count) for _, count in pairs))
 
 
 def _thin_svd(weight_grad: Array, width: int) -> tuple[Any, np.ndarray, Any]:
@@ -138,5 +155,14 @@ def _transpose_times(weight_grad: Array, matrix: Any) -> Any:
     return float64_namespace().concatenate(list(column_blocks(weight_grad, lambda _, block: block.T @ matrix)))
 
 
-def _row_norms(weight_grad: Array) -> np.ndarray:
-    return np.sqrt(np.asarray(sum(column_blocks(weight_grad, lambda _, block: (block**2).sum(axis=1)))))
+def _row_norms(weight_grad: Array, left: Any, right: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Norms of the rows of ``G - left @ right`` and of G."""
+    xp = float64_namespace()
+    squares = column_blocks(
+        weight_grad,
+        lambda columns, block: xp.stack(
+            [((block - left @ right[:, columns]) ** 2).sum(axis=1), (block**2).sum(axis=1)]
+        ),
+    )
+    residual, size = np.sqrt(np.asarray(sum(squares)))
+    return residual, size

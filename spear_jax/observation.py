@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import numpy as np
 from jax.core import Tracer
@@ -32,28 +36,6 @@ class LayerObservation:
     weight_grad: Float[Array, "m n"]
     bias_grad: Float[Array, " m"]
 
-    def __post_init__(self) -> None:
-        arrays = {name: getattr(self, name) for name in _NDIM}
-        for name, array in arrays.items():
-            if array is None:
-                raise ValueError(f"{name} is missing: {_WHY_MISSING[name]}")
-        # JAX rebuilds pytrees around tracers and placeholders, which have nothing to check.
-        if all(_is_concrete(array) for array in arrays.values()):
-            for name, array in arrays.items():
-                _check_array(name, array)
-            _check_shapes(arrays)
-            for name, array in arrays.items():
-                _check_finite(name, array)
-            for name in ("weight_grad", "bias_grad"):
-                if not _module(arrays[name]).any(arrays[name]):
-                    raise ValueError(
-                        f"{name} is zero everywhere: no sample reached this layer (every unit inactive, or the "
-                        "layer was frozen); take an update in which the layer was trained."
-                    )
-        elif any(isinstance(array, list | tuple) for array in arrays.values()):
-            names = ", ".join(name for name, array in arrays.items() if isinstance(array, list | tuple))
-            raise ValueError(f"{names} must be NumPy or JAX arrays, got Python sequences; convert with numpy.asarray.")
-
     @property
     def out_features(self) -> int:
         """m, the number of neurons of the layer."""
@@ -63,6 +45,42 @@ class LayerObservation:
     def in_features(self) -> int:
         """n, the number of values in one input."""
         return self.weight_grad.shape[1]
+
+
+def _checking(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor with the check before it; pytrees are rebuilt without it, around anything JAX may put there."""
+
+    @functools.wraps(init)
+    def checked(self: Any, *, weight: Any, bias: Any, weight_grad: Any, bias_grad: Any) -> None:
+        arrays = {"weight": weight, "bias": bias, "weight_grad": weight_grad, "bias_grad": bias_grad}
+        if not any(isinstance(array, Tracer | jax.ShapeDtypeStruct) for array in arrays.values()):
+            _check(arrays)
+        init(self, **arrays)
+
+    return checked
+
+
+LayerObservation.__init__ = _checking(LayerObservation.__init__)
+
+
+def _check(arrays: dict[str, Any]) -> None:
+    for name, array in arrays.items():
+        if array is None:
+            raise ValueError(f"{name} is missing: {_WHY_MISSING[name]}")
+        if not isinstance(array, np.ndarray | jax.Array):
+            raise ValueError(
+                f"{name} is a {type(array).__name__}; expected a NumPy or JAX array: convert it with numpy.asarray."
+            )
+        _check_array(name, array)
+    _check_shapes(arrays)
+    for name, array in arrays.items():
+        _check_finite(name, array)
+    for name in ("weight_grad", "bias_grad"):
+        if not _module(arrays[name]).any(arrays[name]):
+            raise ValueError(
+                f"{name} is zero everywhere: no sample reached this layer (every unit inactive, or the layer was "
+                "frozen); take an update in which the layer was trained."
+            )
 
 
 _NDIM = {"weight": 2, "bias": 1, "weight_grad": 2, "bias_grad": 1}
@@ -77,10 +95,6 @@ _WHY_MISSING = {
 
 def _module(array: Array):
     return jax.numpy if isinstance(array, jax.Array) else np
-
-
-def _is_concrete(array: object) -> bool:
-    return isinstance(array, np.ndarray) or (isinstance(array, jax.Array) and not isinstance(array, Tracer))
 
 
 def _check_array(name: str, array: Array) -> None:

@@ -18,6 +18,8 @@ from spear_jax.types import CandidatePool, Factorization
 # Widths of the reweighted least-squares ladder, relative to the rms entry: from the search's zero test to rounding.
 # Stopping at 1e-8 left directions whose smallest true entry (1e-5 of the rms) pulled the zeros to 1e-13.
 POLISH_LADDER = (1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
+# All steps but the last fit only this many times r rows, those nearest zero.
+POLISH_ROWS = 3
 # A hit's null vector lies this close to the polished direction that explains it.
 LOOSE_ANGLE = 1e-2
 
@@ -75,18 +77,31 @@ def polish(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -
     left = np.asarray(factorization.left)[np.asarray(factorization.live_mask)]
     if left.shape[1] == 1 or len(directions) == 0:
         return directions
-    left = left / np.linalg.norm(left, axis=1, keepdims=True)
-    floor = numerics.dual_noise(factorization, directions) * np.sqrt(left.shape[0])
-    for width in POLISH_LADDER:
-        entries = directions @ left.T
-        rms = np.sqrt(np.mean(entries**2, axis=1, keepdims=True))
-        weights = 1 / ((entries / rms) ** 2 + np.maximum(width, floor[:, None]) ** 2)
-        weights = weights / weights.max(axis=1, keepdims=True)
-        gram = np.einsum("km,mi,mj->kij", weights, left, left, optimize=True)
-        ridge = numerics.EPS64 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(left.shape[1])
-        directions = np.linalg.solve(gram + ridge, directions[..., None])[..., 0]
+    norms = np.linalg.norm(left, axis=1)
+    left = left / norms[:, None]
+    # Noise and rounding are the same in every row, so dividing by a small norm makes them larger there.
+    noise = factorization.noise_std * numerics.noise_gain(factorization, directions) + numerics.EPS64
+    few = min(len(left), POLISH_ROWS * left.shape[1])
+    nearest = np.argpartition(np.abs(directions @ left.T), few - 1, axis=1)[:, :few]
+    for step, width in enumerate(POLISH_LADDER):
+        is_last = step == len(POLISH_LADDER) - 1
+        grams = np.empty((len(directions), left.shape[1], left.shape[1]))
+        for place, direction in enumerate(directions):
+            rows = slice(None) if is_last else nearest[place]
+            floor = np.maximum(width, noise[place] / norms[rows] * np.sqrt(left.shape[1]))
+            grams[place] = _weighted_gram(left[rows], direction, floor)
+        directions = np.linalg.solve(grams, directions[..., None])[..., 0]
         directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     return numerics.canonical_sign(directions)
+
+
+def _weighted_gram(
+    rows: Float[np.ndarray, "k r"], direction: Float[np.ndarray, " r"], width: Float[np.ndarray, " k"]
+) -> Float[np.ndarray, "r r"]:
+    """Gram matrix of unit rows weighted by 1 / (y^2 + width^2), y scaled to unit variance; a ridge at rounding."""
+    weights = 1 / ((rows @ direction) ** 2 * rows.shape[1] + width**2)
+    gram = (rows * (weights / weights.max())[:, None]).T @ rows
+    return gram + numerics.EPS64 * np.trace(gram) * np.eye(len(gram))
 
 
 def zero_count(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Int[np.ndarray, " k"]:
@@ -98,6 +113,8 @@ def merge(
     pool: CandidatePool, directions: Float[np.ndarray, "k r"], zeros: Int[np.ndarray, " k"], hits: Int[np.ndarray, " k"]
 ) -> CandidatePool:
     """The pool with these directions: known ones gain their hits, new ones enter while they are among the sparsest."""
+    if len(directions) == 0:
+        return pool
     used = pool.zero_count != CandidatePool.EMPTY
     everything = np.concatenate([pool.directions[used], directions])
     zero_counts = np.concatenate([pool.zero_count[used], zeros])

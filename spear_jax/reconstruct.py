@@ -12,14 +12,18 @@ from jaxtyping import Float
 
 from spear_jax import certify, numerics
 from spear_jax.config import ReconstructConfig
+from spear_jax.dictionary import dictionary_search
 from spear_jax.factorize import factorize
 from spear_jax.observation import LayerObservation
 from spear_jax.recover import disaggregation, recover_inputs
 from spear_jax.search import Outcome, Progress, SearchState, expected_remaining, plan_search, search
+from spear_jax.select import Judge
 from spear_jax.status import Status
 from spear_jax.types import Array, Certificate, Factorization, Result, SearchStats
 
 Network = list[tuple[Array, Array]]
+# Expected candidates up to which ``auto`` samples: seconds on two CPU cores, less than the dictionary method compiles.
+AUTO_SAMPLING = 1e6
 
 
 def reconstruct(
@@ -56,7 +60,8 @@ def reconstruct(
     evidence = certify.gather_evidence(observation, factorization)
     factorize_seconds = time.perf_counter() - started
     judge = lambda directions: certify.certify(evidence, directions)
-    outcome = search(factorization, judge, key, config, state=state, on_round=on_round)
+    method, reason = choose_method(factorization, config)
+    outcome = _propose(method, factorization, evidence, judge, key, config, state, on_round)
     started = time.perf_counter()
     inputs, certificate = _solve(observation, factorization, outcome)
     seconds = {
@@ -74,8 +79,40 @@ def reconstruct(
         noise_floor=factorization.noise_floor,
         gap=factorization.gap,
         status=_final_status(outcome.status, certificate, factorization.rank, config),
-        stats=_stats(factorization, config, outcome, seconds),
+        stats=_stats(factorization, config, outcome, seconds, reason),
     )
+
+
+def choose_method(factorization: Factorization, config: ReconstructConfig) -> tuple[str, str]:
+    """The proposer to start with and why, in a sentence: ``auto`` samples what sampling finds at once."""
+    expected = plan_search(factorization, config).expected
+    cost = f"{factorization.rank} directions in {factorization.left.shape[0]} rows need about {expected:.3g} candidates"
+    if config.method != "auto":
+        return config.method, f"{config.method}, as asked; by sampling {cost}"
+    if factorization.rank == 1 or expected <= AUTO_SAMPLING:
+        return "sampling", f"sampling: {cost}"
+    return "dictionary", f"dictionary, and sampling for what it leaves: by sampling alone {cost}"
+
+
+def _propose(
+    method: str,
+    factorization: Factorization,
+    evidence: certify.Evidence,
+    judge: Judge,
+    key: jax.Array,
+    config: ReconstructConfig,
+    state: SearchState | None,
+    on_round: Callable[[Progress], None] | None,
+) -> Outcome:
+    """Run the proposer; under ``auto`` sampling takes over the pool that the dictionary method leaves incomplete."""
+    if method == "sampling" or (state is not None and state.method == "sampling"):
+        return search(factorization, judge, key, config, state=state, on_round=on_round)
+    outcome = dictionary_search(factorization, evidence, judge, key, config, state=state, on_round=on_round)
+    expected = plan_search(factorization, config).expected
+    if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET or expected > config.max_candidates:
+        return outcome
+    rest = SearchState(pool=outcome.state.pool)
+    return search(factorization, judge, key, config, state=rest, on_round=on_round)
 
 
 def _solve(
@@ -126,19 +163,19 @@ def _refused(factorization: Factorization, config: ReconstructConfig, seconds: f
         noise_floor=factorization.noise_floor,
         gap=factorization.gap,
         status=Status.RANK_FULL,
-        stats=_stats(factorization, config, nothing, {"factorize": seconds}),
+        stats=_stats(factorization, config, nothing, {"factorize": seconds}, "no search: the gradient has full rank"),
     )
 
 
 def _stats(
-    factorization: Factorization, config: ReconstructConfig, outcome: Outcome, seconds: dict[str, float]
+    factorization: Factorization, config: ReconstructConfig, outcome: Outcome, seconds: dict[str, float], reason: str
 ) -> SearchStats:
     plan = plan_search(factorization, config)
     found, candidates = len(outcome.directions), outcome.state.candidates
     is_full = outcome.status is Status.RANK_FULL
     return SearchStats(
-        method="sampling",
-        reason=_reason(factorization, config, plan.expected),
+        method=outcome.state.method,
+        reason=reason,
         candidates=candidates,
         rounds=outcome.state.next_round,
         expected_candidates=plan.expected,
@@ -154,14 +191,6 @@ def _stats(
         device_kind=outcome.devices[1],
         float64=numerics.float64_backend(),
         seconds={name: seconds.get(name, 0.0) for name in ("factorize", "compile", "search", "solve")},
-    )
-
-
-def _reason(factorization: Factorization, config: ReconstructConfig, expected: float) -> str:
-    asked = "asked for" if config.method == "sampling" else "the method for small batches"
-    return (
-        f"sampling, {asked}: {factorization.rank} directions in {factorization.left.shape[0]} rows need about "
-        f"{expected:.3g} candidates"
     )
 
 

@@ -23,6 +23,7 @@ from spear_jax.layers import DenseLayer
 from spear_jax.normalization import Normalization
 from spear_jax.types import Result
 
+_NEEDED = ("layer", "config", "seed", "update", "image_shape", "normalization")  # by other commands
 INPUTS, RECORD, STATE = "inputs.safetensors", "result.json", "state.safetensors"
 
 
@@ -81,18 +82,19 @@ def make_record(
         "certified": int(certificate.exact.sum()),
         "layer": layer.name,
         "shape": [layer.out_features, layer.in_features],
-        "noise_floor": _finite(result.noise_floor),
-        "gap": _finite(result.gap),
+        "noise_floor": finite(result.noise_floor),
+        "gap": finite(result.gap),
         "certificate": {
-            "matching_score": _finite(certificate.matching_score),
-            "weight_residual": _finite(certificate.weight_residual),
-            "bias_residual": _finite(certificate.bias_residual),
+            "matching_score": finite(certificate.matching_score),
+            "weight_residual": finite(certificate.weight_residual),
+            "bias_residual": finite(certificate.bias_residual),
         },
-        "stats": {name: _finite(getattr(stats, name)) for name in stats.__dataclass_fields__},
+        "stats": {name: finite(getattr(stats, name)) for name in stats.__dataclass_fields__},
         "config": config.to_json(),
         "seed": seed,
         "update": str(update_path),
         "update_sha256": update.sha256,
+        "layout": update.layout,
         "normalization": None if normalization is None else normalization.to_json(),
         "image_shape": None if update.image_shape is None or not is_first else list(update.image_shape),
         "versions": versions(),
@@ -119,8 +121,9 @@ def write_reconstruction(folder: str | os.PathLike[str], result: Result, record:
         "exact": result.certificate.exact,
         "matching": result.certificate.matching,
     }
-    described = {name: json.dumps(record[name]) for name in ("layer", "image_shape", "normalization", "update_sha256")}
-    write_tensors(folder / INPUTS, tensors, described)
+    described = {name: record[name] for name in ("layer", "image_shape", "normalization", "update_sha256")}
+    # One entry: safetensors writes several in an order that changes from call to call.
+    write_tensors(folder / INPUTS, tensors, {"reconstruction": json.dumps(described)})
     write_json(folder / RECORD, record)
 
 
@@ -139,19 +142,33 @@ def read_reconstruction(folder: str | os.PathLike[str]) -> Reconstruction:
     folder = Path(folder)
     if not folder.is_dir():
         raise RecordError(f"{folder} is no folder; give the --out folder of spear-jax reconstruct.")
+    missing = [name for name in (RECORD, INPUTS) if not (folder / name).is_file()]
+    if missing:
+        raise RecordError(
+            f"{folder} holds no finished reconstruction (no {' and no '.join(missing)}); "
+            "give the --out folder of spear-jax reconstruct."
+        )
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = _read_record(folder / RECORD)
         tensors, _ = read_tensors(folder / INPUTS)
         arrays = {name: tensors[name] for name in ("inputs", "directions", "exact", "matching")}
         return Reconstruction(**arrays, record=record)
     except (OSError, TensorFileError, KeyError, ValueError) as error:
-        raise RecordError(f"{folder} holds no finished reconstruction ({error}); run spear-jax reconstruct.") from error
+        raise RecordError(f"{folder} holds a damaged reconstruction ({error}); run spear-jax reconstruct.") from error
 
 
-def _finite(value: Any) -> Any:
+def _read_record(path: Path) -> dict[str, Any]:
+    record = json.loads(path.read_text())
+    missing = [name for name in _NEEDED if name not in record] if isinstance(record, dict) else list(_NEEDED)
+    if missing:
+        raise ValueError(f"{path.name} lacks {', '.join(missing)}")
+    return record
+
+
+def finite(value: Any) -> Any:
     """The value with numbers that JSON has no name for replaced by null."""
     if isinstance(value, dict):
-        return {name: _finite(entry) for name, entry in value.items()}
+        return {name: finite(entry) for name, entry in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

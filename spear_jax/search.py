@@ -40,12 +40,14 @@ class SearchState(NamedTuple):
 
     Attributes:
         pool: verified directions.
-        next_round: rounds of this shard that are done.
+        method: the proposer that is at work, ``"sampling"`` or ``"dictionary"``.
+        next_round: rounds of it that are done, for sampling those of this shard.
         candidates: candidates drawn in them.
         hits, hits_dropped, false_hits: see `SearchStats`.
     """
 
     pool: CandidatePool
+    method: str = "sampling"
     next_round: int = 0
     candidates: int = 0
     hits: int = 0
@@ -68,7 +70,7 @@ class Plan(NamedTuple):
 
     def zero_share(self, candidates: int, config: ReconstructConfig) -> float:
         """Zero share that the model assumes after this many candidates, `OVERRUN_SHARE` of it for each overrun."""
-        overruns = math.floor(math.log2(max(candidates / self.expected, 1.0)))
+        overruns = math.floor(math.log2(max(candidates * config.shard[1] / self.expected, 1.0)))
         return config.zero_share * OVERRUN_SHARE**overruns
 
     def zero_threshold(self, rank: int, candidates: int, config: ReconstructConfig) -> int:
@@ -135,7 +137,10 @@ def plan_search(factorization: Factorization, config: ReconstructConfig) -> Plan
 
 def initial_state(rank: int, config: ReconstructConfig) -> SearchState:
     """The state before the first round; the only direction of a batch of one is known from the start."""
-    start = pool.empty_pool(config.pool_capacity or 8 * rank + 64, rank)
+    capacity = config.pool_capacity or 8 * rank + 64
+    if capacity < rank:
+        raise ValueError(f"pool_capacity is {capacity}; expected at least {rank}, one place for each direction.")
+    start = pool.empty_pool(capacity, rank)
     if rank == 1:
         start = pool.merge(start, np.ones((1, 1)), np.zeros(1, np.int64), np.ones(1, np.int64))
     return SearchState(pool=start)
@@ -165,7 +170,7 @@ def search(
     chosen, certificate = select(state.pool, judge)
     if _is_done(certificate):
         return Outcome(state, state.pool.directions[chosen], certificate, Status.EXACT)
-    if factorization.rank == 1 or len(plan.live_rows) < factorization.rank:
+    if factorization.rank == 1 or math.isinf(plan.expected):
         status = Status.PARTIAL if factorization.rank == 1 else Status.UNREACHABLE
         return Outcome(state, state.pool.directions[chosen], certificate, status)
     left = np.asarray(factorization.left)[plan.live_rows]
@@ -229,9 +234,10 @@ def _absorb(
         verified = pool.verify(factorization, _rows_of(factorization, plan, hits), threshold)
         merged = pool.merge(before, *verified)
     explained = 0 if verified is None else int(verified.hits.sum())
-    return not np.array_equal(merged.directions, before.directions), SearchState(
+    return not np.array_equal(merged.directions, before.directions), state._replace(
         pool=merged,
-        next_round=state.next_round + 1,
+        # A round that the budget cut short is drawn again, whole, when the budget grows.
+        next_round=state.next_round + int(size == plan.round_size),
         candidates=state.candidates + size,
         hits=state.hits + hits.count,
         hits_dropped=state.hits_dropped + hits.count - len(hits.index),

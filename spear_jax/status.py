@@ -25,6 +25,10 @@ class Status(enum.Enum):
         "The time budget ran out before every direction was found: raise max_seconds (--max-seconds) and resume; "
         "the expected number still needed is in the statistics."
     )
+    ROUND_BUDGET = (
+        "The rounds of the dictionary method ran out before every direction was found: give the rest to sampling "
+        "(method auto), raise dictionary.max_rounds, or try another seed."
+    )
     RANK_FULL = (
         "The weight gradient has full rank, so its column space hides nothing: the batch is at least as large as "
         "min(out_features, in_features), or noise covers every singular value. It cannot be inverted this way."

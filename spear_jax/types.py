@@ -36,6 +36,7 @@ class Factorization:
         singular_values: (k,) float64 in falling order, k >= r: the ones computed, beyond the rank where there are any.
         rank: r, number of singular values above the noise.
         noise_floor: estimated largest singular value of the noise in ``weight_grad``, in its units.
+        noise_std: root mean square of one entry of that noise: what is left of the gradient beyond the rank.
         gap: singular value r divided by r + 1 (or by the noise floor where that is larger).
         live_mask: (m,) rows of ``weight_grad`` above the noise; the others are zero for every sample.
         is_full: whether the rank equals min(m, n), so that nothing is hidden in the column space.
@@ -46,6 +47,7 @@ class Factorization:
     singular_values: Float[Array, " k"]
     rank: int
     noise_floor: float
+    noise_std: float
     gap: float
     live_mask: Bool[Array, " m"]
     is_full: bool
@@ -102,7 +104,7 @@ class SearchStats:
         method: the proposer that ran.
         reason: why that one, in a sentence.
         candidates: submatrices drawn.
-        rounds: rounds run.
+        rounds: whole rounds run.
         expected_candidates: expected number in the hypergeometric model, infinite where a column is unreachable.
         expected_remaining: expected number still needed, from the zero counts seen so far.
         hits: candidates that passed the float32 filter.

@@ -66,8 +66,8 @@ MISTAKES = {
     "an infinite bias": ({"bias": spoilt(M, 3, np.inf)}, ["bias holds 1", "(3,)"]),
     "a frozen layer": ({"weight_grad": np.zeros((M, N))}, ["weight_grad is zero everywhere", "frozen"]),
     "a frozen bias": ({"bias_grad": np.zeros(M)}, ["bias_grad is zero everywhere"]),
-    "a list": ({"bias": [1.0, 2.0, 3.0, 4.0]}, ["bias must be NumPy or JAX arrays", "numpy.asarray"]),
-    "two lists": ({"bias": [1.0], "bias_grad": (2.0,)}, ["bias, bias_grad must be", "numpy.asarray"]),
+    "a list": ({"bias": [1.0, 2.0, 3.0, 4.0]}, ["bias is a list", "numpy.asarray"]),
+    "two lists": ({"bias": [1.0], "bias_grad": (2.0,)}, ["bias is a list", "numpy.asarray"]),
 }
 
 
@@ -90,22 +90,8 @@ def test_the_same_mistakes_are_found_in_jax_arrays():
 
 @pytest.mark.parametrize("stranger", [1.0, np.float64(2.0), "text", {"a": 1}], ids=["float", "scalar", "str", "dict"])
 def test_what_is_no_array_is_refused(stranger):
-    with pytest.raises((ValueError, TypeError)):  # TypeError: from the type checker of the test suite
+    with pytest.raises(ValueError, match=r"bias.*array"):
         LayerObservation(**arrays(bias=stranger))
-
-
-def test_what_is_no_array_is_refused_without_the_type_checker(run_python):
-    code = """
-import numpy as np
-from spear_jax.observation import LayerObservation
-try:
-    LayerObservation(weight=np.ones((2, 2)), bias=0.0, weight_grad=np.ones((2, 2)), bias_grad=np.ones(2))
-except ValueError as error:
-    assert "bias" in str(error) and "array" in str(error), error
-else:
-    raise SystemExit("a float was taken for the bias")
-"""
-    run_python(code)
 
 
 def test_values_that_overflow_a_sum_are_still_finite():

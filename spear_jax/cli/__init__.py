@@ -6,53 +6,78 @@ everything certified, 2 bad input or usage, 1 a fault of ours.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
+import traceback
+from typing import NoReturn
 
 import jax
+import numpy as np
 import typer
 
 from spear_jax.cli.output import EXIT_FAULT, EXIT_STOPPED, EXIT_USAGE, fail
 
 COMMANDS = ("demo", "simulate", "inspect", "reconstruct", "evaluate", "report", "merge", "bench")
 
-app = typer.Typer(
-    name="spear-jax",
-    help="Audit what a federated-learning update leaks: exact gradient inversion of whole batches (SPEAR) in JAX.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+# Typer keeps Click's exceptions in different places from release to release; this is Click's UsageError in any.
+_UsageError = typer.BadParameter.__bases__[0]
 
 
-def main(arguments: list[str] | None = None) -> None:
+@functools.cache
+def build_app() -> typer.Typer:
+    """The app with every command."""
+    app = typer.Typer(
+        name="spear-jax",
+        help="Audit what a federated-learning update leaks: exact gradient inversion of whole batches (SPEAR) in JAX.",
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for name in COMMANDS:
+        importlib.import_module(f"spear_jax.cli.{name}").register(app)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point: run a command and exit with its code; a user never sees a traceback.
 
     Set SPEAR_JAX_DEBUG=1 to have tracebacks after all.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     jax.config.update("jax_enable_x64", True)
-    for name in COMMANDS:
-        importlib.import_module(f"spear_jax.cli.{name}").register(app)
     try:
-        app(args=arguments, prog_name="spear-jax")
-    except KeyboardInterrupt:
-        fail("stopped; where a search was under way, --resume goes on from its last round.", EXIT_STOPPED, arguments)
-    except (ValueError, OSError) as error:
-        _reraise_if_debugging(error)
-        fail(" ".join(str(error).split()), EXIT_USAGE, arguments)
+        code = build_app()(args=arguments or ["--help"], prog_name="spear-jax", standalone_mode=False)
     except Exception as error:
-        _reraise_if_debugging(error)
-        fail(
-            f"a fault of spear-jax itself ({type(error).__name__}: {error}); set SPEAR_JAX_DEBUG=1 and run it again "
-            "for a traceback to report.",
-            EXIT_FAULT,
-            arguments,
-        )
+        if os.environ.get("SPEAR_JAX_DEBUG"):
+            raise
+        fail(*_explain(error), arguments)
+    if code == EXIT_STOPPED:  # Typer's answer to Ctrl-C
+        fail("stopped; where a search was under way, --resume goes on from its last round.", EXIT_STOPPED, arguments)
+    sys.exit(code or 0)
 
 
-def _reraise_if_debugging(error: Exception) -> None:
-    if os.environ.get("SPEAR_JAX_DEBUG"):
-        raise error
+def _explain(error: Exception) -> tuple[str, int]:
+    """The sentence and the exit code of an error."""
+    if isinstance(error, _UsageError):
+        command = error.ctx.command_path if error.ctx else "spear-jax"  # pyright: ignore[reportAttributeAccessIssue]
+        message = error.format_message().rstrip(".")  # pyright: ignore[reportAttributeAccessIssue]
+        return f"{message}; see {command} --help.", EXIT_USAGE
+    if isinstance(error, OSError) and error.filename is not None:
+        reason = (error.strerror or type(error).__name__).lower()
+        return f"{error.filename} cannot be used: {reason}; give another path.", EXIT_USAGE
+    if isinstance(error, OSError) or _is_ours(error):
+        return " ".join(str(error).split()), EXIT_USAGE
+    return (
+        f"a fault of spear-jax itself ({type(error).__name__}: {' '.join(str(error).split())}); "
+        "set SPEAR_JAX_DEBUG=1 and run it again for a traceback to report."
+    ), EXIT_FAULT
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether this is a sentence for the user: a ValueError that we raised, not NumPy or JAX deeper down."""
+    if not isinstance(error, ValueError) or isinstance(error, np.linalg.LinAlgError):
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("spear_jax.")

@@ -16,7 +16,7 @@ from spear_jax.cli.output import emit, table
 
 def register(app: typer.Typer) -> None:
     """Add the group of benchmarks to the app."""
-    group = typer.Typer(help="Measure rates on this machine.", no_args_is_help=True)
+    group = typer.Typer(help="Measure rates on this machine.")
     group.callback()(lambda: None)
     group.command("sampling")(sampling)
     app.add_typer(group, name="bench")
@@ -31,7 +31,10 @@ def sampling(
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Candidates per second of the flat kernel against batched SVD, LU and QR, in float32."""
+    """Measure candidates per second.
+
+    The flat kernel of the search against batched SVD, LU and QR, in float32.
+    """
     if rank > out_features:
         raise ValueError(f"--rank is {rank} but --width is {out_features}; a rank is at most the number of rows.")
     rates = bench_sampling(out_features, rank, chunk_size=chunk_size, repeats=repeats, seed=seed)

@@ -12,7 +12,7 @@ from spear_jax import record
 from spear_jax.bundle import load_update, save_update
 from spear_jax.cli import options
 from spear_jax.cli.evaluate import EVALUATION, score
-from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
+from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit, make_folder
 from spear_jax.cli.reconstruct import run
 from spear_jax.cli.report import make_report
 from spear_jax.cli.simulate import make_update
@@ -37,8 +37,12 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("spear-demo"),
     as_json: options.Json = False,
 ) -> None:
-    """Reconstruct photos that scikit-image bundles from a single gradient, and show them side by side."""
+    """Reconstruct photos from a single gradient.
+
+    The photos come with scikit-image; the page shows them side by side with what the server made of the gradient.
+    """
     started = time.monotonic()
+    make_folder(out)
     say = (lambda _: None) if as_json else typer.echo
     batch = demo_batch(batch_size, image_size or 64, seed=seed)
     say(
@@ -48,7 +52,6 @@ def demo(
         batch, width=width, depth=depth, classes=None, dtype=dtype, initialization="pytorch",
         train_steps=0, learning_rate=0.1, seed=seed,
     )  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
     update_file, truth_file = out / "update.safetensors", out / "truth.safetensors"
     save_update(update, update_file)
     truth.save(truth_file)

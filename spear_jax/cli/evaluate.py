@@ -23,14 +23,17 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="Folder that spear-jax reconstruct wrote.", show_default=False)],
+    folder: options.Folder,
     truth: Annotated[Path, typer.Option(help="Truth file of spear-jax simulate.", show_default=False)],
     out: Annotated[
         Path | None, typer.Option(help=f"JSON file to write; {EVALUATION} in the folder by default.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Match reconstructions to the true samples and score them: PSNR, SSIM, maximal error, pixel-exact images."""
+    """Score a reconstruction against the truth.
+
+    Reconstructions are matched to the true samples, then measured: PSNR, SSIM, maximal error, pixel-exact images.
+    """
     found = record.read_reconstruction(folder)
     evaluation = score(found, Truth.load(truth))
     content: dict[str, Any] = evaluation.to_json() | {"summary": evaluation.summary}
@@ -43,11 +46,17 @@ def score(found: record.Reconstruction, truth: Truth) -> Evaluation:
     """Score a reconstruction against the inputs of the layer that was inverted.
 
     Raises:
-        TruthError: the truth is of another model, without this layer.
+        TruthError: the truth is of another model, without this layer or with samples of another size.
     """
     layer = found.record["layer"]
     if layer not in truth.layer_inputs:
-        raise TruthError(f"The truth holds the inputs of {', '.join(truth.layer_inputs)}, not of {layer}.")
+        raise TruthError(f"the truth holds the inputs of {', '.join(truth.layer_inputs)}, not of {layer}.")
+    num_found, num_true = found.inputs.shape[1], truth.layer_inputs[layer].shape[1]
+    if num_found != num_true:
+        raise TruthError(
+            f"the truth's samples have {num_true} values at {layer} and the reconstruction's {num_found}; pass the "
+            "truth that belongs to this update."
+        )
     is_image = found.image_shape is not None and found.normalization is not None
     return run_evaluate(
         found.inputs,

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from spear_jax import record
 from spear_jax.bundle import Update, load_update
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, table
@@ -31,7 +32,10 @@ def inspect(
     layout: options.Layout = None,
     as_json: options.Json = False,
 ) -> None:
-    """Say what a bundle holds: layers, rank (the batch size a server sees), noise, cost, and what is in the way."""
+    """Say what an update shows and what it would cost.
+
+    For every layer: its rank (the batch size a server sees), the noise, the expected search, and what is in the way.
+    """
     update = load_update(update_file, layout=layout)
     layers = update.layers if layer is None else (update.layer(layer),)
     content: dict[str, Any] = {
@@ -57,9 +61,9 @@ def describe(update: Update, layer: DenseLayer) -> dict[str, Any]:
     facts |= {
         "rank": factorization.rank,
         "live_rows": len(plan.live_rows),
-        "noise_floor": factorization.noise_floor,
-        "gap": factorization.gap,
-        "expected_candidates": plan.expected if math.isfinite(plan.expected) else None,
+        "noise_floor": record.finite(factorization.noise_floor),
+        "gap": record.finite(factorization.gap),
+        "expected_candidates": record.finite(plan.expected),
     }
     problem = _problem(update, layer, factorization, plan.expected)
     count = update.metadata.get("num_examples")
@@ -99,7 +103,7 @@ def _tell(content: dict[str, Any]) -> None:
         typer.echo(f"not read: {entry['name']}: {entry['reason']}")
 
 
-def _cell(value: float | None) -> str:
+def _cell(value: int | float | None) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.2g}"

@@ -16,6 +16,9 @@ from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
 from spear_jax.cli.reconstruct import run, tell
 from spear_jax.config import ReconstructConfig
 
+# Of the shards' options, those that decide what they found; devices and budgets are this machine's own.
+CHOSEN = ("method", "rank", "num_examples", "round_size")
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -24,7 +27,8 @@ def register(app: typer.Typer) -> None:
 
 def merge(
     shards: Annotated[
-        list[Path], typer.Argument(help="Folders that reconstruct --shard i/N wrote.", show_default=False)
+        list[Path],
+        typer.Argument(help="Folders that reconstruct --shard i/N wrote.", metavar="FOLDERS", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("recon"),
     update_file: Annotated[
@@ -32,14 +36,18 @@ def merge(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Pool the directions that the shards of one search found, select, reconstruct and certify; draws nothing."""
-    if out in shards:
+    """Make one reconstruction of the shards of a search.
+
+    Pools the directions that they found, selects, reconstructs and certifies; nothing new is drawn.
+    """
+    if out.resolve() in [shard.resolve() for shard in shards]:
         raise checkpoint.CheckpointError(f"--out {out} is one of the shards; give another folder.")
     first = record.read_reconstruction(shards[0]).record
     path = Path(first["update"]) if update_file is None else update_file
-    update = load_update(path)
-    fields = {field.name for field in dataclasses.fields(ReconstructConfig)}
-    config = ReconstructConfig(**{name: value for name, value in first["config"].items() if name in fields - {"shard"}})
+    if update_file is None and not path.exists():
+        raise checkpoint.CheckpointError(f"{path}, the update of {shards[0]}, is not there; say where by --update.")
+    update = load_update(path, layout=first.get("layout"))
+    config = ReconstructConfig(**{name: first["config"][name] for name in CHOSEN})
     observation = update.observation(first["layer"])
     key = jax.random.key(first["seed"])
     state = checkpoint.merge_states(

@@ -9,7 +9,12 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.", min=0)]
-UpdateFile = Annotated[Path, typer.Argument(help="Update bundle, .safetensors or .npz.", show_default=False)]
+UpdateFile = Annotated[
+    Path, typer.Argument(help="Update bundle, .safetensors or .npz.", metavar="UPDATE", show_default=False)
+]
+Folder = Annotated[
+    Path, typer.Argument(help="Folder that spear-jax reconstruct wrote.", metavar="FOLDER", show_default=False)
+]
 Layer = Annotated[str | None, typer.Option(help="Name of the layer to invert; the first by default.")]
 Layout = Annotated[
     str | None,

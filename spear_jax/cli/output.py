@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -24,6 +27,27 @@ def emit(record: dict[str, Any], as_json: bool, sentences: Callable[[], None]) -
         typer.echo(json.dumps(record))
     else:
         sentences()
+
+
+def keep_stdout_clean() -> None:
+    """Send to stderr what C++ libraries print on stdout (Gloo, when processes join), for the rest of the process."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(own, "w", encoding="utf-8")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for what a command writes, before anything is computed.
+
+    Raises:
+        ValueError: it is a file, or lies where nothing can be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = "is a file" if folder.is_file() else f"cannot be made ({(error.strerror or str(error)).lower()})"
+        raise ValueError(f"{folder} {problem}; expected a folder to write to: give another --out.") from error
 
 
 def fail(message: str, code: int, arguments: list[str]) -> NoReturn:
@@ -79,8 +103,15 @@ class SearchReporter:
 
     @staticmethod
     def _line(progress: SearchProgress) -> str:
+        if progress.state.method == "dictionary":
+            return f"round {progress.state.next_round}, {progress.found} of {progress.rank} directions"
         rate = progress.candidates / max(progress.seconds, 1e-9)
+        needed = f"about {progress.expected_remaining:.3g} still needed"
+        if progress.found == progress.rank:
+            needed = "to be certified"
+        elif math.isinf(progress.expected_remaining):
+            needed = "the rest out of reach"
         return (
             f"{progress.state.candidates:.3g} candidates, {rate:.3g} per second, "
-            f"{progress.found} of {progress.rank} directions, about {progress.expected_remaining:.3g} still needed"
+            f"{progress.found} of {progress.rank} directions, {needed}"
         )

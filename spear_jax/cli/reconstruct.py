@@ -13,7 +13,7 @@ import typer
 from spear_jax import checkpoint, record
 from spear_jax.bundle import Update, load_update
 from spear_jax.cli import options
-from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit
+from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean, make_folder
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import initialize_distributed
 from spear_jax.reconstruct import reconstruct as run_reconstruct
@@ -31,7 +31,7 @@ def reconstruct(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("recon"),
     layer: options.Layer = None,
     layout: options.Layout = None,
-    method: Annotated[str, typer.Option(help="auto or sampling.")] = "auto",
+    method: Annotated[str, typer.Option(help="auto, dictionary or sampling.")] = "auto",
     seed: options.Seed = 0,
     rank: Annotated[int | None, typer.Option(help="Directions to look for; read off the gradient by default.")] = None,
     max_candidates: Annotated[int, typer.Option(help="Candidate budget.")] = ReconstructConfig.max_candidates,
@@ -52,16 +52,25 @@ def reconstruct(
     local_device_ids: Annotated[str | None, typer.Option(help="Devices of this process, as 0,1.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Reconstruct the batch behind an update and certify it without ground truth."""
-    if distributed or coordinator or num_processes is not None or process_id is not None:
-        ids = None if local_device_ids is None else _parse_ids(local_device_ids)
-        initialize_distributed(coordinator, num_processes, process_id, ids)
+    """Reconstruct the batch behind an update.
+
+    Every sample is certified, or not, without ground truth.
+    """
+    if resume and fresh:
+        raise ValueError("--resume and --fresh exclude each other; give --resume to go on, --fresh to start again.")
+    is_joined = distributed or any(value is not None for value in (coordinator, num_processes, process_id))
+    ids = None if local_device_ids is None else _parse_ids(local_device_ids)
+    if ids is not None and not is_joined:
+        raise ValueError("--local-device-ids goes with --distributed or --coordinator; leave it out in one process.")
     update = load_update(update_file, layout=layout)
-    config = ReconstructConfig(
+    config = _config(
         method=method, rank=rank, num_examples=_num_examples(update), max_candidates=max_candidates,
         max_seconds=max_seconds, round_size=round_size, chunk_size=chunk_size, mapper=mapper, num_devices=num_devices,
         shard=_parse_shard(shard),
     )  # fmt: skip
+    if is_joined:
+        initialize_distributed(coordinator, num_processes, process_id, ids)
+        keep_stdout_clean()
     result, content = run(update, update_file, out, config, layer=layer, seed=seed, resume=resume, fresh=fresh)
     is_first_process = jax.process_index() == 0
     if is_first_process:
@@ -109,7 +118,7 @@ def run(
         raise checkpoint.CheckpointError(
             f"{out} holds an unfinished search; pass --resume to go on with it, or --fresh to discard it."
         )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with SearchReporter() as reporter:
         last, on_round = _keeping(state_file, belongs_to, reporter)
         result = run_reconstruct(observation, key, config, state=start, on_round=on_round)
@@ -155,6 +164,15 @@ def _keeping(
             reporter(progress)
 
     return last, on_round
+
+
+def _config(**options: Any) -> ReconstructConfig:
+    """The configuration; what is wrong with it is said in terms of the command line."""
+    try:
+        return ReconstructConfig(**options)
+    except ValueError as error:
+        as_option = lambda match: "--" + match[1].replace("_", "-")
+        raise ValueError(re.sub(r"ReconstructConfig\.(\w+)", as_option, str(error))) from error
 
 
 def _num_examples(update: Update) -> int | None:

@@ -10,7 +10,7 @@ import typer
 from spear_jax import record
 from spear_jax.cli import options
 from spear_jax.cli.evaluate import score
-from spear_jax.cli.output import emit
+from spear_jax.cli.output import emit, make_folder
 from spear_jax.report import write_report
 from spear_jax.tables import column_names
 from spear_jax.truth import Truth as TruthFile
@@ -22,14 +22,17 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder that spear-jax reconstruct wrote.", show_default=False)],
+    folder: options.Folder,
     truth: options.Truth = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for index.html and contact.png; the same by default.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write index.html and contact.png: what was reconstructed, how sure that is, what it cost, what stops it."""
+    """Make a page of a reconstruction.
+
+    index.html says what was reconstructed, how sure that is, what it cost and what stops it; contact.png shows it.
+    """
     index, contact = make_report(folder, truth, out)
     content = {"page": str(index), "contact_sheet": None if contact is None else str(contact)}
     emit(content, as_json, lambda: typer.echo("Written: " + ", ".join(str(p) for p in (index, contact) if p)))
@@ -38,6 +41,7 @@ def report(
 def make_report(folder: Path, truth: Path | None, out: Path | None = None) -> tuple[Path, Path | None]:
     """Report of a reconstruction folder, beside the originals where a truth is given."""
     found = record.read_reconstruction(folder)
+    make_folder(folder if out is None else out)
     private = None if truth is None else TruthFile.load(truth)
     evaluation = None if private is None else score(found, private).to_json()
     is_image = found.image_shape is not None

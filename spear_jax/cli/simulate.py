@@ -12,7 +12,7 @@ import typer
 from spear_jax.batch import Batch, DataError
 from spear_jax.bundle import Update, save_update
 from spear_jax.cli import options
-from spear_jax.cli.output import emit
+from spear_jax.cli.output import emit, make_folder
 from spear_jax.client import simulate_update
 from spear_jax.data import demo_batch, load_batch
 from spear_jax.models import MLP, init_params, train
@@ -51,15 +51,17 @@ def simulate(
     dtype: Annotated[str, typer.Option(help="Precision of the client: float32 or float64.")] = "float32",
     initialization: Annotated[str, typer.Option(help="pytorch, flax or normal.")] = "pytorch",
     train_steps: Annotated[int, typer.Option(help="SGD steps on the batch's data set before the update.", min=0)] = 0,
-    learning_rate: Annotated[float, typer.Option(help="Learning rate of these steps.")] = 0.1,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of these steps.", min=0)] = 0.1,
     seed: options.Seed = 0,
     out: Annotated[Path, typer.Option(help="Update bundle to write.")] = Path("update.safetensors"),
     truth: Annotated[Path, typer.Option(help="Truth to write, for scoring only.")] = Path("truth.safetensors"),
     as_json: options.Json = False,
 ) -> None:
-    """Compute a client's gradient on private data; writes what the server sees and, apart from it, the truth."""
-    if out.resolve() == truth.resolve():
-        raise DataError(f"--out and --truth are both {out}; the truth must lie apart from what the server sees.")
+    """Compute a client's gradient on private data.
+
+    Writes what the server sees and, apart from it, the truth, which only spear-jax evaluate and report read.
+    """
+    _check_targets(out, truth)
     normalization = None if normalize is None else Normalization.parse(normalize)
     if images is None:
         batch = demo_batch(batch_size, image_size or 64, seed=seed, normalization=normalization)
@@ -76,8 +78,6 @@ def simulate(
         batch, width=width, depth=depth, classes=classes, dtype=dtype, initialization=initialization,
         train_steps=train_steps, learning_rate=learning_rate, seed=seed,
     )  # fmt: skip
-    for path in (out, truth):
-        path.parent.mkdir(parents=True, exist_ok=True)
     save_update(update, out)
     private.save(truth)
     record: dict[str, Any] = {
@@ -119,6 +119,16 @@ def make_update(
             steps=train_steps, learning_rate=learning_rate, batch_size=batch.size, key=train_key,
         )  # fmt: skip
     return simulate_update(model, params, batch, dtype=dtype)
+
+
+def _check_targets(out: Path, truth: Path) -> None:
+    """Refuse targets that cannot be written, before anything is computed."""
+    if out.resolve() == truth.resolve():
+        raise DataError(f"--out and --truth are both {out}; the truth must lie apart from what the server sees.")
+    for option, path in (("--out", out), ("--truth", truth)):
+        if path.suffix not in (".safetensors", ".npz"):
+            raise DataError(f"{option} is {path}; expected the extension .safetensors or .npz.")
+        make_folder(path.parent)
 
 
 def find_data(path: Path) -> Path:

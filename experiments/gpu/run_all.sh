@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Everything worth knowing of a new device, in one call of under nine minutes: correctness first, then rates.
+# Usage, from the repository root, where jax with its CUDA plugin is installed:
+#     experiments/gpu/run_all.sh [OUT_DIR]
+# Writes OUT_DIR/gpu.jsonl, one JSON object per line; OUT_DIR is experiments/results by default.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+out=${1:-experiments/results}
+mkdir -p "$out"
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+log=$out/gpu.jsonl
+
+python3 -c 'import jax; print(jax.__version__, jax.devices())'
+timeout 150 python3 -m experiments.gpu.correctness | tee -a "$log"
+
+# Candidates per second of the flat kernel against batched SVD, LU and QR on the same device.
+for size in "200 20" "400 25" "2000 25"; do
+  read -r width rank <<<"$size"
+  timeout 100 python3 -m spear_jax bench sampling --width "$width" --rank "$rank" --chunk-size 65536 --json | tee -a "$log" ||
+    echo "{\"experiment\": \"bench sampling\", \"width\": $width, \"rank\": $rank, \"error\": \"failed or timed out\"}" | tee -a "$log"
+done
+echo "written: $log"

@@ -1,0 +1,105 @@
+"""The folder of a reconstruction: arrays without time or machine in them, and one valid JSON record."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from spear_jax import ReconstructConfig, reconstruct, record
+from spear_jax.bundle import Update
+from spear_jax.normalization import Normalization
+from spear_jax.record import RecordError
+from spear_jax.testing import planted_problem
+
+CONFIG = ReconstructConfig(num_devices=1, num_examples=2)
+
+
+def update_of(observation, **metadata):
+    sent = {"fc1.weight": observation.weight, "fc1.bias": observation.bias}
+    back = {"fc1.weight": observation.weight_grad, "fc1.bias": observation.bias_grad}
+    return Update(sent, back, {"kind": "gradient"} | metadata)
+
+
+@pytest.fixture(scope="module")
+def solved():
+    observation = planted_problem(2, 60, 12).observation
+    return update_of(observation), reconstruct(observation, jax.random.key(0), CONFIG)
+
+
+def described(solved, update=None):
+    update = update or solved[0]
+    return record.make_record(solved[1], update, update.layer(), "u.npz", CONFIG, 0)
+
+
+def strict(text):
+    return json.loads(text, parse_constant=lambda name: 1 / 0)
+
+
+def test_a_folder_comes_back_as_it_was_written(solved, tmp_path):
+    content = described(solved)
+    record.write_reconstruction(tmp_path, solved[1], content)
+    found = record.read_reconstruction(tmp_path)
+    np.testing.assert_array_equal(found.inputs, solved[1].inputs)
+    np.testing.assert_array_equal(found.directions, solved[1].directions)
+    np.testing.assert_array_equal(found.exact, solved[1].certificate.exact)
+    np.testing.assert_array_equal(found.matching, solved[1].certificate.matching)
+    assert found.record == json.loads(json.dumps(content))
+    assert (found.normalization, found.image_shape) == (None, None)
+
+
+def test_the_record_says_what_a_reader_needs(solved):
+    content = described(solved)
+    content = strict(json.dumps(content))
+    assert (content["status"], content["certified"], content["batch_size"]) == ("EXACT", 2, 2)
+    assert set(content["stats"]["seconds"]) == {"factorize", "compile", "search", "solve"}
+    assert content["config"]["num_examples"] == 2
+    assert {"jax", "numpy", "spear-jax", "backend"} <= set(content["versions"])
+
+
+def test_pixels_belong_to_the_first_layer(solved):
+    normalization = Normalization.parse("mnist")
+    update = update_of(
+        planted_problem(2, 60, 12).observation, image_shape="[3, 4, 1]", normalization=normalization.to_json()
+    )
+    content = described(solved, update)
+    found = record.Reconstruction(*[np.zeros(0)] * 4, record=content)
+    assert found.image_shape == (3, 4, 1)
+    assert found.normalization == normalization
+
+
+def test_equal_searches_give_equal_bytes_whatever_the_clock_says(solved, tmp_path):
+    for name, seconds in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / name).mkdir()
+        content = described(solved) | {"seconds": seconds}
+        record.write_reconstruction(tmp_path / name, solved[1], content)
+    first, second = ((tmp_path / name / record.INPUTS).read_bytes() for name in "ab")
+    assert first == second
+    assert (tmp_path / "a/result.json").read_bytes() != (tmp_path / "b/result.json").read_bytes()
+
+
+def test_a_search_that_found_nothing_makes_valid_json(tmp_path):
+    observation = planted_problem(8, 8, 20).observation
+    result = reconstruct(observation, jax.random.key(0), CONFIG)
+    update = update_of(observation)
+    content = record.make_record(result, update, update.layer(), "u.npz", CONFIG, 0)
+    assert content["status"] == "RANK_FULL"
+    assert content["certificate"]["weight_residual"] is None
+    record.write_reconstruction(tmp_path, result, content)
+    assert strict((tmp_path / "result.json").read_text()) == json.loads(json.dumps(content))
+    assert np.isnan(record.read_reconstruction(tmp_path).inputs).all()
+
+
+@pytest.mark.parametrize("missing", [record.RECORD, record.INPUTS])
+def test_half_a_folder_is_no_reconstruction(solved, tmp_path, missing):
+    record.write_reconstruction(tmp_path, solved[1], described(solved))
+    (tmp_path / missing).unlink()
+    with pytest.raises(RecordError, match=f"no finished reconstruction .no {missing}."):
+        record.read_reconstruction(tmp_path)
+
+
+def test_numbers_that_json_lacks_become_null():
+    assert record.finite({"a": {"b": float("inf"), "c": float("nan")}, "d": 1.5}) == {
+        "a": {"b": None, "c": None},
+        "d": 1.5,
+    }

@@ -1,0 +1,139 @@
+"""The search: resumable, sharded and bounded; its states depend on key and configuration alone."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from spear_jax import certify, search
+from spear_jax.config import ReconstructConfig
+from spear_jax.factorize import factorize
+from spear_jax.status import Status
+from spear_jax.testing import planted_problem
+
+CONFIG = ReconstructConfig(round_size=256, chunk_size=128, num_devices=1)
+
+
+def planted(batch_size=4, m=100, seed=3):
+    problem = planted_problem(batch_size, m, 60, seed=seed)
+    factorization = factorize(problem.observation.weight_grad)
+    evidence = certify.gather_evidence(problem.observation, factorization)
+    return problem, factorization, lambda directions: certify.certify(evidence, directions)
+
+
+def never(directions):
+    """A judge that is never satisfied."""
+    r = len(directions)
+    return certify.Certificate(
+        exact=np.zeros(r, bool),
+        matching=np.zeros(r),
+        matching_score=0.0,
+        weight_residual=0.0,
+        bias_residual=0.0,
+        labels=None,
+    )
+
+
+def run(judge, factorization, config=CONFIG, **options):
+    return search.search(factorization, judge, jax.random.key(0), config, **options)
+
+
+def assert_same_state(one, other):
+    for name in ("next_round", "candidates", "hits", "hits_dropped", "false_hits"):
+        assert getattr(one, name) == getattr(other, name), name
+    np.testing.assert_array_equal(one.pool.directions, other.pool.directions)
+    np.testing.assert_array_equal(one.pool.zero_count, other.pool.zero_count)
+    np.testing.assert_array_equal(one.pool.hits, other.pool.hits)
+
+
+def test_a_search_resumed_from_any_state_ends_like_one_that_never_stopped():
+    _, factorization, _ = planted()
+    whole, states = dataclasses.replace(CONFIG, max_candidates=1024), []
+    reference = run(never, factorization, whole, on_round=lambda progress: states.append(progress.state))
+    assert len(states) == 4
+    assert reference.status is Status.CANDIDATE_BUDGET
+    for state in states[:3]:
+        assert_same_state(run(never, factorization, whole, state=state).state, reference.state)
+
+
+def test_devices_and_mapper_leave_the_state_alone():
+    _, factorization, judge = planted()
+    reference = run(judge, factorization)
+    assert reference.status is Status.EXACT
+    for options in ({"num_devices": 2}, {"num_devices": 8, "mapper": "pmap"}, {"num_devices": 3, "chunk_size": 32}):
+        assert_same_state(run(judge, factorization, dataclasses.replace(CONFIG, **options)).state, reference.state)
+
+
+def test_on_round_is_called_after_each_round_with_what_is_left():
+    _, factorization, judge = planted()
+    seen = []
+    outcome = run(judge, factorization, on_round=seen.append)
+    assert [progress.state.next_round for progress in seen] == list(range(1, len(seen) + 1))
+    assert [progress.candidates for progress in seen] == [256 * k for k in range(1, len(seen) + 1)]
+    assert seen[-1].found == seen[-1].rank == 4
+    assert seen[-1].expected_remaining == 0
+    assert seen[-1].state.candidates == outcome.state.candidates
+
+
+def test_shards_take_the_rounds_in_turn_and_together_draw_the_whole(monkeypatch):
+    """At one threshold: otherwise it follows what each shard has drawn itself."""
+    _, factorization, _ = planted()
+    monkeypatch.setattr(search.Plan, "zero_threshold", lambda *_: 30)
+    whole = run(never, factorization, dataclasses.replace(CONFIG, max_candidates=1024)).state
+    parts = [
+        run(never, factorization, dataclasses.replace(CONFIG, max_candidates=512, shard=(i, 2))).state for i in range(2)
+    ]
+    plan = search.plan_search(factorization, CONFIG)
+    firsts = [
+        search._first_candidate(
+            search.SearchState(pool=whole.pool, next_round=k), plan, dataclasses.replace(CONFIG, shard=(i, 2))
+        )
+        for k in range(2)
+        for i in range(2)
+    ]
+    assert firsts == [0, 256, 512, 768]
+    assert sum(part.hits for part in parts) == whole.hits
+    assert not np.array_equal(parts[0].pool.hits, parts[1].pool.hits)
+
+
+def test_a_spent_candidate_budget_is_a_status_with_a_finite_forecast():
+    _, factorization, judge = planted(batch_size=8, m=120)
+    outcome = run(judge, factorization, dataclasses.replace(CONFIG, max_candidates=16, round_size=16, chunk_size=16))
+    assert outcome.status is Status.CANDIDATE_BUDGET
+    assert outcome.state.candidates == 16
+    assert outcome.certificate is None
+    plan = search.plan_search(factorization, CONFIG)
+    assert 0 < search.expected_remaining(8, len(outcome.directions), plan, 16, CONFIG) < math.inf
+
+
+def test_a_spent_time_budget_is_a_status():
+    _, factorization, _ = planted()
+    outcome = run(never, factorization, dataclasses.replace(CONFIG, max_seconds=1e-9))
+    assert outcome.status is Status.TIME_BUDGET
+    assert outcome.state.next_round == 1
+
+
+def test_a_round_of_false_hits_alone_is_survived(monkeypatch):
+    """Nothing verified and an empty pool: the search must go on."""
+    _, factorization, judge = planted()
+    monkeypatch.setattr(search.Plan, "zero_threshold", lambda *_: 10)
+    monkeypatch.setattr(search.pool, "zero_count", lambda _, directions: np.zeros(len(directions), np.int64))
+    outcome = run(judge, factorization, dataclasses.replace(CONFIG, max_candidates=256))
+    assert outcome.status is Status.CANDIDATE_BUDGET
+    assert outcome.state.false_hits == outcome.state.hits > 0
+
+
+def test_more_directions_than_live_rows_are_unreachable():
+    problem = planted_problem(3, 40, 60, dead_rows=34)
+    factorization = factorize(problem.observation.weight_grad, rank=8)
+    assert run(never, factorization).status is Status.UNREACHABLE
+
+
+@pytest.mark.parametrize("capacity", [1, 3])
+def test_a_pool_too_small_for_the_rank_is_refused(capacity):
+    """It could never hold a whole choice, and the search would run to its budget for nothing."""
+    _, factorization, judge = planted()
+    with pytest.raises(ValueError, match="pool_capacity"):
+        run(judge, factorization, dataclasses.replace(CONFIG, pool_capacity=capacity, max_candidates=256))

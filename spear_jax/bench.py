@@ -59,7 +59,7 @@ BASELINES: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def bench_sampling(
-    out_features: int, rank: int, *, chunk_size: int = 4096, num_chunks: int = 4, repeats: int = 5, seed: int = 0
+    out_features: int, rank: int, *, chunk_size: int = 2048, num_chunks: int = 8, repeats: int = 5, seed: int = 0
 ) -> list[Rate]:
     """Rates of the flat kernel and of the baselines, each drawing rows and counting all zeros.
 

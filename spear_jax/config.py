@@ -90,7 +90,7 @@ class ReconstructConfig:
     max_candidates: int = 2**33
     max_seconds: float | None = None
     round_size: int | None = None
-    chunk_size: int = 2**12
+    chunk_size: int = 2**11
     hits_capacity: int = 1024
     pool_capacity: int | None = None
     false_rejection: float = 1e-5

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 from jaxtyping import Float, UInt32
 
@@ -173,6 +174,13 @@ def _merge(hits: Hits, key: jax.Array, first: int, capacity: int) -> RoundHits:
     kept = [offset[: min(int(count), capacity)] for offset, count in zip(hits.offset, hits.count, strict=True)]
     offset = np.concatenate(kept)[:capacity].astype(np.uint32)
     return RoundHits(index=np.uint32(first) + offset, key=key, count=int(hits.count.sum()))
+
+
+def agree(flag: bool) -> bool:
+    """The first process's flag on every process: hosts read different clocks but must stop at the same round."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
 
 
 def initialize_distributed(

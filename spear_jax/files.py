@@ -83,7 +83,14 @@ def write_tensors(
             else:
                 raise TensorFileError(f"cannot write {path.name}: expected the extension .safetensors or .npz.")
     except (OSError, SafetensorError) as error:
-        raise TensorFileError(f"cannot write {path}: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise TensorFileError(f"cannot write {path}: {reason}.") from error
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 @contextlib.contextmanager
@@ -97,6 +104,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
+        # safetensors writes for the owner alone; a result is as readable as any file of the user's.
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -123,13 +123,42 @@ def merge(
     twin = np.argmax(np.abs(everything @ everything[keep].T), axis=1)
     total = np.bincount(twin, weights=all_hits, minlength=len(keep)).astype(np.int64)
     # Stable: of two equally sparse directions the one found first stays in front.
-    order = np.argsort(-zero_counts[keep], kind="stable")[: len(pool.zero_count)]
+    order = np.argsort(-zero_counts[keep], kind="stable")
+    if len(order) > len(pool.zero_count):
+        order = order[_kept_places(everything[keep][order], len(pool.zero_count))]
     merged = empty_pool(len(pool.zero_count), pool.directions.shape[1])
     count = len(order)
     merged.directions[:count] = everything[keep][order]
     merged.zero_count[:count] = zero_counts[keep][order]
     merged.hits[:count] = total[order]
     return merged
+
+
+def independent(directions: Float[np.ndarray, "k r"]) -> Int[np.ndarray, " j"]:
+    """Indices of the directions that are no linear combination of earlier ones, at most r of them."""
+    rank = directions.shape[1]
+    basis = np.zeros((0, rank))
+    chosen: list[int] = []
+    for place, direction in enumerate(directions):
+        for _ in range(2):  # once more against the rounding of the first pass
+            direction = direction - (direction @ basis.T) @ basis
+        length = float(np.linalg.norm(direction))
+        if length > numerics.MIN_INDEPENDENT:
+            basis = np.concatenate([basis, direction[None] / length])
+            chosen.append(place)
+        if len(chosen) == rank:
+            break
+    return np.asarray(chosen, dtype=np.int64)
+
+
+def _kept_places(directions: Float[np.ndarray, "k r"], capacity: int) -> Int[np.ndarray, " c"]:
+    """Which of the directions, sparsest first, stay: the independent ones before all, then the sparsest.
+
+    Samples that fire alike have mixtures with more zeros than other samples' own columns, which must not be lost.
+    """
+    basis = independent(directions)
+    others = np.setdiff1d(np.arange(len(directions)), basis)
+    return np.sort(np.concatenate([basis, others])[:capacity])
 
 
 def first_of_each(directions: Float[np.ndarray, "k r"]) -> Int[np.ndarray, " distinct"]:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from spear_jax import numerics, planning, pool
 from spear_jax.config import ReconstructConfig
-from spear_jax.devices import INDEX_BITS, RoundHits, compile_round
+from spear_jax.devices import INDEX_BITS, RoundHits, agree, compile_round
 from spear_jax.sampling import hit_rows
 from spear_jax.select import Judge, select
 from spear_jax.status import Status
@@ -33,6 +33,10 @@ SPARE_ZEROS = 5
 # A search that overruns its expectation to twice, four times, ... takes the columns to have this share of the zeros
 # assumed so far: neurons of deep layers fire for most samples, and such columns fall short of the first threshold.
 OVERRUN_SHARE = 0.8
+# All directions found, not all certified, and this many times the expected candidates drawn: more will not mend it.
+OVERRUN_LIMIT = 1024
+# Elimination is unrolled, and 2^48 candidates are out of reach of any machine.
+MAX_RANK = 48
 
 
 class SearchState(NamedTuple):
@@ -170,9 +174,8 @@ def search(
     chosen, certificate = select(state.pool, judge)
     if _is_done(certificate):
         return Outcome(state, state.pool.directions[chosen], certificate, Status.EXACT)
-    if factorization.rank == 1 or math.isinf(plan.expected):
-        status = Status.PARTIAL if factorization.rank == 1 else Status.UNREACHABLE
-        return Outcome(state, state.pool.directions[chosen], certificate, status)
+    if (stop := _no_search(factorization.rank, plan, state, config)) is not None:
+        return Outcome(state, state.pool.directions[chosen], certificate, stop)
     left = np.asarray(factorization.left)[plan.live_rows]
     left = left / np.linalg.norm(left, axis=1, keepdims=True)
     tolerance = numerics.search_tolerance(factorization)
@@ -180,10 +183,7 @@ def search(
     started, solving, drawn_before = time.perf_counter(), 0.0, state.candidates
     status = None
     while status is None:
-        size = min(plan.round_size, config.max_candidates - state.candidates)
-        if size <= 0 or (size < plan.round_size and state.candidates):
-            status = Status.CANDIDATE_BUDGET
-            break
+        size = _next_size(plan, state, config)
         threshold = plan.zero_threshold(factorization.rank, state.candidates, config)
         hits = runner.run(key, _first_candidate(state, plan, config), size, threshold)
         solve_started = time.perf_counter()
@@ -197,10 +197,15 @@ def search(
             on_round(
                 Progress(state, len(chosen), factorization.rank, remaining, elapsed, state.candidates - drawn_before)
             )
+        is_late = config.max_seconds is not None and time.perf_counter() - started > config.max_seconds
         if _is_done(certificate):
             status = Status.EXACT
-        elif config.max_seconds is not None and time.perf_counter() - started > config.max_seconds:
+        elif config.max_seconds is not None and agree(is_late):
             status = Status.TIME_BUDGET
+        elif _next_size(plan, state, config) == 0:
+            status = Status.CANDIDATE_BUDGET
+        elif certificate is not None and state.candidates * config.shard[1] > OVERRUN_LIMIT * plan.expected:
+            status = Status.PARTIAL
     return Outcome(
         state=state,
         directions=state.pool.directions[chosen],
@@ -211,6 +216,21 @@ def search(
         solve_seconds=solving,
         devices=(len(runner.devices), runner.devices[0].device_kind),
     )
+
+
+def _no_search(rank: int, plan: Plan, state: SearchState, config: ReconstructConfig) -> Status | None:
+    """Why nothing is to be drawn, before anything is compiled, or None."""
+    if rank == 1:
+        return Status.PARTIAL
+    if math.isinf(plan.expected) or rank > MAX_RANK:
+        return Status.UNREACHABLE
+    return Status.CANDIDATE_BUDGET if _next_size(plan, state, config) == 0 else None
+
+
+def _next_size(plan: Plan, state: SearchState, config: ReconstructConfig) -> int:
+    """Candidates of the next round: a whole one, or none without budget for it; only the first may be cut short."""
+    left = config.max_candidates - state.candidates
+    return plan.round_size if left >= plan.round_size else max(left, 0) * (state.candidates == 0)
 
 
 def expected_remaining(rank: int, found: int, plan: Plan, candidates: int, config: ReconstructConfig) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spear_jax.numerics import MIN_INDEPENDENT
+from spear_jax.pool import independent
 from spear_jax.types import CandidatePool, Certificate
 
 Judge = Callable[[Float[np.ndarray, "r r"]], Certificate]
@@ -20,20 +21,7 @@ Judge = Callable[[Float[np.ndarray, "r r"]], Certificate]
 
 def sparsest_independent(pool: CandidatePool) -> Int[np.ndarray, " k"]:
     """Places of the sparsest linearly independent directions, at most r of them, in falling order of zeros."""
-    rank = pool.directions.shape[1]
-    basis = np.zeros((0, rank))
-    chosen: list[int] = []
-    for place in range(pool.size):
-        residual = pool.directions[place]
-        for _ in range(2):  # once more against the rounding of the first pass
-            residual = residual - (residual @ basis.T) @ basis
-        length = float(np.linalg.norm(residual))
-        if length > MIN_INDEPENDENT:
-            basis = np.concatenate([basis, residual[None] / length])
-            chosen.append(place)
-        if len(chosen) == rank:
-            break
-    return np.asarray(chosen, dtype=np.int64)
+    return independent(pool.directions[: pool.size])
 
 
 def select(pool: CandidatePool, judge: Judge) -> tuple[Int[np.ndarray, " k"], Certificate | None]:

@@ -34,8 +34,8 @@ class Status(enum.Enum):
         "min(out_features, in_features), or noise covers every singular value. It cannot be inverted this way."
     )
     UNREACHABLE = (
-        "Too few rows of the gradient are live for so large a rank: no column can be zero on rank - 1 "
-        "independent rows, so sampling cannot find a direction."
+        "Sampling cannot find the directions: too few rows of the gradient are live for so large a rank, or the rank "
+        "is beyond 48. Use the dictionary method (--method dictionary)."
     )
 
     @property

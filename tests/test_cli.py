@@ -110,15 +110,16 @@ def test_npz_serves_as_well_as_safetensors(client, reconstructed, tmp_path):
 
 def test_a_table_comes_back_by_column(tmp_path):
     rng = np.random.default_rng(0)
-    rows = [f"{a:.4f},{b:.4f},{c:.4f},{d:.4f},{k}" for k, (a, b, c, d) in enumerate(rng.normal(size=(12, 4)))]
-    (tmp_path / "people.csv").write_text("\n".join(["age,income,height,weight,label", *rows]))
+    rows = [",".join([*(f"{value:.4f}" for value in row), str(k)]) for k, row in enumerate(rng.normal(size=(12, 12)))]
+    header = ",".join(["age", "income", *(f"answer {k}" for k in range(10)), "label"])
+    (tmp_path / "people.csv").write_text("\n".join([header, *rows]))
     update, truth = tmp_path / "u.npz", tmp_path / "t.npz"
     simulated = run(
         "simulate", "--data", tmp_path / "people.csv", "--batch-size", 3, "--width", 100, "--depth", 2,
         "--out", update, "--truth", truth, "--json",
     )  # fmt: skip
     assert simulated.code == 0, simulated
-    assert simulated.json["in_features"] == 4
+    assert simulated.json["in_features"] == 12
     assert run("reconstruct", update, "--out", tmp_path / "recon", *ONE).code == 0
     assert run("evaluate", tmp_path / "recon", "--truth", truth, "--json").json["num_recovered"] == 3
     assert run("report", tmp_path / "recon", "--truth", truth).code == 0

@@ -23,7 +23,7 @@ from spear_jax.certify import Evidence
 from spear_jax.config import DictionaryConfig, ReconstructConfig, Schedule
 from spear_jax.release import release
 from spear_jax.search import Outcome, Progress, SearchState, initial_state
-from spear_jax.select import Judge, select, sparsest_independent
+from spear_jax.select import Judge, select
 from spear_jax.status import Status
 from spear_jax.tied_em import RHO_GRID, Tie, log_likelihood, tied_em, unit_rms
 from spear_jax.types import Factorization
@@ -106,10 +106,12 @@ def dictionary_search(
         elif config.max_seconds is not None and time.perf_counter() - started > config.max_seconds:
             status = Status.TIME_BUDGET
         else:
-            known = state.pool.directions[sparsest_independent(state.pool)]
-            proposed = _round(
-                factorization, basis, known, jax.random.fold_in(key, state.next_round), state.next_round, options
-            )
+            known = state.pool.directions[chosen]
+            if certificate is not None:
+                # A full set that does not certify holds mixtures: only what certifies counts as known.
+                known = known[certificate.exact]
+            round_key = jax.random.fold_in(key, state.next_round)
+            proposed = _round(factorization, basis, known, round_key, state.next_round, options)
             merged = accept(factorization, state.pool, proposed)
             grown = not np.array_equal(merged.directions, state.pool.directions)
             state = state._replace(pool=merged, next_round=state.next_round + 1)
@@ -168,7 +170,7 @@ def full_round(
 ) -> Float[np.ndarray, "j r"]:
     """EM from one random start in all r dimensions, orthogonal to the known directions, then the releases."""
     rank, count = known.shape[1], len(known)
-    sought = np.arange(rank) < rank - count
+    sought = (np.arange(rank) < rank - count).astype(np.float32)[None]
     start = jax.random.normal(key, (rank, rank), jnp.float32) * sought
     span = np.zeros((rank, rank))
     span[:, :count] = np.linalg.qr(known.T)[0]
@@ -197,8 +199,8 @@ def subspace_round(
     small = _tie(basis.left @ null_space, response, response, np.ones(missing))
     size = -(-missing // COLUMN_BUCKET) * COLUMN_BUCKET
     tie = jax.tree.map(lambda part: jnp.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, size - missing)]), small)
-    inside = np.arange(size) < missing
-    starts = jax.random.normal(key, (options.starts, size, size), jnp.float32) * inside[:, None] * inside
+    inside = (np.arange(size) < missing).astype(np.float32)
+    starts = jax.random.normal(key, (options.starts, size, size), jnp.float32) * np.outer(inside, inside)[None]
     found = _run_em_batch(
         tie, starts, jnp.zeros((size, size), jnp.float32), _numbers(schedule),
         is_adaptive=schedule.is_adaptive, iterations=options.subspace_iterations,
@@ -249,7 +251,11 @@ def _best_distinct(tie: Tie, columns: Float[np.ndarray, "r s"]) -> Int[np.ndarra
     single = jnp.asarray(columns, jnp.float32)
     entries, pre_activation = tie.entries @ single, unit_rms(tie.response @ single)
     scores = np.max(
-        [np.asarray(log_likelihood(entries, pre_activation, jnp.float32(rho))) for rho in RHO_GRID[:6]], axis=0
+        [
+            np.asarray(log_likelihood(entries, pre_activation, jnp.full((1, 1), rho, jnp.float32)))
+            for rho in RHO_GRID[:6]
+        ],
+        axis=0,
     )
     order = np.argsort(-scores, kind="stable")
     unit = columns / np.linalg.norm(columns, axis=0)

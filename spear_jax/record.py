@@ -25,6 +25,7 @@ from spear_jax.types import Result
 
 _NEEDED = ("layer", "config", "seed", "update", "image_shape", "normalization")  # by other commands
 INPUTS, RECORD, STATE = "inputs.safetensors", "result.json", "state.safetensors"
+DERIVED = ("evaluation.json", "index.html", "contact.png")
 
 
 class RecordError(ValueError):

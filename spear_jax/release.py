@@ -43,7 +43,8 @@ def release(
     def one(column: tuple[Array, Array]) -> Array:
         direction, weight = column
         gram = (tie.entries * weight[:, None]).T @ tie.entries / rows
-        factor = jax.scipy.linalg.cho_factor(gram + RIDGE * jnp.trace(gram) / rank * jnp.eye(rank, dtype=gram.dtype))
+        ridge = RIDGE * jnp.trace(gram) / rank
+        factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(rank, dtype=gram.dtype))
         for _ in range(2):
             direction = jax.scipy.linalg.cho_solve(factor, direction)
             direction = direction / jnp.sqrt(jnp.sum(direction**2))

@@ -71,11 +71,11 @@ def tied_em(
     rows = tie.entries.shape[0]
     project = lambda q: q - known @ (known.T @ q)
     # A start may hold zero columns, so that one compiled shape serves any number of sought directions.
-    sought = jnp.any(start != 0, axis=0).astype(start.dtype)
+    sought = jnp.any(start != 0, axis=0, keepdims=True).astype(start.dtype)
 
-    def step(index, carry):
+    def step(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         directions, responsibilities, rho = carry
-        progress = index / iterations
+        progress = index.astype(start.dtype) / iterations
         entries = tie.entries @ directions
         pre_activation = _pre_activation(tie, directions, responsibilities, data_share)
         if is_adaptive:
@@ -83,26 +83,33 @@ def tied_em(
             best = _likeliest_rho(entries, pre_activation)
             rho = jnp.minimum(RHO_INERTIA * rho + (1 - RHO_INERTIA) * best, cap)
         else:
-            rho = jnp.full_like(rho, 1.0) * (rho_start * (1 - progress) + rho_end * progress)
+            rho = jnp.ones_like(rho) * (rho_start * (1 - progress) + rho_end * progress)
         off, on = 1 - rho**2, 1 + rho**2
         precision_gap = 1 / off - 1 / on
         on_probability = jax.nn.sigmoid(log_odds(entries, pre_activation, rho))
         # The gradient of the likelihood, less what it would be for entries that carry no signal (a Newton step).
         slope = on_probability + entries**2 * on_probability * (1 - on_probability) * precision_gap
-        update = project(tie.entries.T @ (entries * on_probability) / rows - directions * jnp.mean(slope, axis=0))
-        length = jnp.sqrt(jnp.sum(update**2, axis=0)) + TINY
+        update = project(tie.entries.T @ (entries * on_probability) / rows - directions * _mean(slope))
+        length = jnp.sqrt(jnp.sum(update**2, axis=0, keepdims=True)) + TINY
         gain = 2 * rho**2 / (1 - rho**4) if is_adaptive else jnp.ones_like(rho)
         weight = (length * gain) ** sharpness
         weight = jnp.maximum(weight / jnp.max(weight), MIN_WEIGHT)
         return polar(update / length * weight * sought) * sought, on_probability, rho
 
     off_everywhere = jnp.zeros((rows, start.shape[1]), start.dtype)
-    rho = jnp.full((start.shape[1],), 1.0, start.dtype) * rho_start
+    rho = jnp.ones((1, start.shape[1]), start.dtype) * rho_start
     return lax.fori_loop(0, iterations, step, (polar(project(start)) * sought, off_everywhere, rho))[0]
 
 
 def log_odds(
-    entries: Float[Array, "m k"], pre_activation: Float[Array, "m k"], rho: Float[Array, " k"] | Float[Array, ""]
+    entries: Float[Array, "m k"],
+    pre_activation: Float[Array, "m k"],
+    rho: Float[
+        Array,
+        (
+            1  # k
+        ),
+    ],
 ) -> Float[Array, "m k"]:
     """Log-odds that each neuron is on, from its pre-activation and its entry, both of unit variance."""
     off, on = 1 - rho**2, 1 + rho**2
@@ -110,7 +117,14 @@ def log_odds(
 
 
 def log_likelihood(
-    entries: Float[Array, "m k"], pre_activation: Float[Array, "m k"], rho: Float[Array, ""]
+    entries: Float[Array, "m k"],
+    pre_activation: Float[Array, "m k"],
+    rho: Float[
+        Array,
+        (
+            1  # k
+        ),
+    ],
 ) -> Float[Array, " k"]:
     """Mean log-likelihood of each column, up to a constant."""
     off = 1 - rho**2
@@ -120,7 +134,7 @@ def log_likelihood(
 
 def unit_rms(columns: Float[Array, "m k"]) -> Float[Array, "m k"]:
     """The columns scaled to unit mean square."""
-    return columns / jnp.sqrt(jnp.mean(columns**2, axis=0) + TINY)
+    return columns / jnp.sqrt(_mean(columns**2) + TINY)
 
 
 def polar(matrix: Float[Array, "r k"]) -> Float[Array, "r k"]:
@@ -131,10 +145,23 @@ def polar(matrix: Float[Array, "r k"]) -> Float[Array, "r k"]:
     wide = matrix.astype(jnp.result_type(float))
     values, vectors = jnp.linalg.eigh(wide.T @ wide)
     floor = jnp.finfo(wide.dtype).eps * values[-1]
-    return ((wide @ (vectors / jnp.sqrt(jnp.maximum(values, floor)))) @ vectors.T).astype(matrix.dtype)
+    scaled = vectors / jnp.sqrt(jnp.maximum(values, floor))[None]
+    return (wide @ scaled @ vectors.T).astype(matrix.dtype)
 
 
-def _prior(pre_activation: Float[Array, "m k"], rho: Float[Array, " k"] | Float[Array, ""]) -> Float[Array, "m k"]:
+def _mean(columns: Float[Array, "m k"]) -> Float[Array, "1 k"]:
+    return jnp.mean(columns, axis=0, keepdims=True)
+
+
+def _prior(
+    pre_activation: Float[Array, "m k"],
+    rho: Float[
+        Array,
+        (
+            1  # k
+        ),
+    ],
+) -> Float[Array, "m k"]:
     return PROBIT * rho / jnp.sqrt(1 - rho**2) * pre_activation
 
 
@@ -143,11 +170,12 @@ def _pre_activation(
 ) -> Float[Array, "m k"]:
     """Tied pre-activations mixed with those that the responsibilities themselves predict, by shrunk regression."""
     tied = unit_rms(tie.response @ directions)
-    centred = responsibilities - jnp.mean(responsibilities, axis=0)
+    centred = responsibilities - _mean(responsibilities)
     regressed = unit_rms(tie.regressors @ (tie.shrinkage[:, None] * (tie.regressors.T @ centred)))
     return unit_rms((1 - data_share) * tied + data_share * regressed)
 
 
-def _likeliest_rho(entries: Float[Array, "m k"], pre_activation: Float[Array, "m k"]) -> Float[Array, " k"]:
+def _likeliest_rho(entries: Float[Array, "m k"], pre_activation: Float[Array, "m k"]) -> Float[Array, "1 k"]:
     grid = jnp.asarray(RHO_GRID, entries.dtype)
-    return grid[jnp.argmax(lax.map(lambda rho: log_likelihood(entries, pre_activation, rho), grid), axis=0)]
+    scores = lax.map(lambda rho: log_likelihood(entries, pre_activation, rho[None, None]), grid)
+    return grid[lax.argmax(scores, 0, jnp.int32)][None]

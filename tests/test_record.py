@@ -103,3 +103,15 @@ def test_numbers_that_json_lacks_become_null():
         "a": {"b": None, "c": None},
         "d": 1.5,
     }
+
+
+def test_a_new_reconstruction_leaves_no_report_of_the_old_one(tmp_path):
+    from command_line import planted_update, run
+
+    update = planted_update(tmp_path / "u.safetensors", 3, 100, seed=1)
+    out = tmp_path / "recon"
+    assert run("reconstruct", update, "--out", out).code == 0
+    assert run("report", out).code == 0
+    assert (out / "index.html").exists()
+    assert run("reconstruct", update, "--out", out, "--seed", 1).code == 0
+    assert not (out / "index.html").exists()

@@ -124,6 +124,9 @@ def run(
         result = run_reconstruct(observation, key, config, state=start, on_round=on_round)
     content = record.make_record(result, update, chosen, update_file, config, seed)
     if jax.process_index() == 0:
+        # What was made of an earlier reconstruction in this folder is no longer true of it.
+        for stale in record.DERIVED:
+            (out / stale).unlink(missing_ok=True)
         record.write_reconstruction(out, result, content)
         state = last[0] if last else start
         if state is not None:

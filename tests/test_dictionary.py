@@ -1,0 +1,115 @@
+"""The dictionary proposer: its steps on planted problems, and whole batches that sampling cannot reach."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spear_jax import certify, dictionary
+from spear_jax.config import DictionaryConfig, ReconstructConfig
+from spear_jax.factorize import factorize
+from spear_jax.reconstruct import reconstruct
+from spear_jax.status import Status
+from spear_jax.testing import planted_problem
+from spear_jax.tied_em import polar
+
+B, M, N = 16, 200, 300
+CONFIG = ReconstructConfig(method="dictionary", dictionary=DictionaryConfig(max_rounds=8))
+
+
+@pytest.fixture(scope="module")
+def solved():
+    """A planted problem, what the method starts from, and the true directions as unit rows."""
+    problem = planted_problem(B, M, N, seed=3)
+    factorization = factorize(problem.observation.weight_grad)
+    evidence = certify.gather_evidence(problem.observation, factorization)
+    return factorization, evidence, problem.directions(np.asarray(factorization.left)).T
+
+
+def likeness(found, truth):
+    """Best absolute cosine of each found row with a true one."""
+    found = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return np.abs(found @ truth.T).max(axis=1, initial=0)
+
+
+def test_the_response_is_the_tie_of_directions_and_pre_activations(solved):
+    factorization, evidence, truth = solved
+    problem = planted_problem(B, M, N, seed=3)
+    mixing = np.asarray(factorization.left).T @ problem.grad_z
+    expected = problem.observation.weight @ problem.inputs.T
+    np.testing.assert_allclose(evidence.response @ np.linalg.inv(mixing).T, expected, atol=1e-9)
+
+
+def test_the_polar_factor_is_the_nearest_matrix_with_orthonormal_columns():
+    matrix = np.random.default_rng(0).normal(size=(9, 5))
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    np.testing.assert_allclose(polar(jnp.asarray(matrix)), left @ right, atol=1e-12)
+
+
+def test_the_dual_inverts_the_transpose_where_nothing_is_floored():
+    matrix = np.random.default_rng(1).normal(size=(6, 6))
+    np.testing.assert_allclose(dictionary.dual(matrix, 0.0), np.linalg.inv(matrix).T, atol=1e-9)
+
+
+def test_the_known_weights_carry_the_search_where_rows_are_few():
+    options, right, wrong = CONFIG.dictionary, 0, 0
+    for seed in range(3):
+        problem = planted_problem(32, 160, 300, seed=seed)
+        factorization = factorize(problem.observation.weight_grad)
+        evidence = certify.gather_evidence(problem.observation, factorization)
+        shuffled = evidence._replace(response=np.random.default_rng(seed).permutation(evidence.response))
+        truth = problem.directions(np.asarray(factorization.left)).T
+        propose = lambda given: dictionary.full_round(
+            dictionary.make_basis(given), np.zeros((0, 32)), jax.random.key(0), options.full_schedules[0], options
+        )
+        right += np.sum(likeness(propose(evidence), truth) > 0.99)
+        wrong += np.sum(likeness(propose(shuffled), truth) > 0.99)
+    assert right > 3 * 16
+    assert wrong < right / 4
+
+
+def test_the_missing_directions_are_found_in_the_null_space_of_the_known(solved):
+    factorization, evidence, truth = solved
+    options = dataclasses.replace(CONFIG.dictionary, starts=8)
+    basis = dictionary.make_basis(evidence)
+    proposed = dictionary.subspace_round(basis, truth[4:], jax.random.key(1), options.subspace_schedules[0], options)
+    assert (np.abs(proposed @ truth[:4].T).max(axis=0) > 0.99).all()
+
+
+def test_the_last_direction_is_free(solved):
+    _, evidence, truth = solved
+    proposed = dictionary.last_direction(dictionary.make_basis(evidence), truth[1:])
+    assert likeness(proposed, truth[:1]).max() > 1 - 1e-9
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_batch_out_of_reach_of_sampling_comes_back_certified(dtype):
+    problem = planted_problem(32, 320, 400, seed=5, dtype=dtype)
+    result = reconstruct(problem.observation, jax.random.key(0), ReconstructConfig())
+    assert (result.status, result.stats.method) == (Status.EXACT, "dictionary")
+    assert "sampling" in result.stats.reason
+    for sample in problem.inputs:
+        assert np.abs(result.inputs - sample).max(axis=1).min() < 1e-3
+
+
+def test_same_key_same_bits_and_a_resumed_run_ends_alike():
+    problem = planted_problem(24, 120, 200, seed=6)
+    states = []
+    run = lambda **more: reconstruct(problem.observation, jax.random.key(2), CONFIG, **more)
+    whole = run(on_round=lambda progress: states.append(progress.state))
+    resumed = run(state=states[0])
+    np.testing.assert_array_equal(whole.inputs, resumed.inputs)
+    np.testing.assert_array_equal(whole.directions, resumed.directions)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wrong_weights_certify_nothing(seed):
+    problem = planted_problem(12, 100, 150, seed=seed)
+    shuffled = np.random.default_rng(seed).permutation(problem.observation.weight)
+    observation = dataclasses.replace(problem.observation, weight=shuffled)
+    config = dataclasses.replace(CONFIG, dictionary=DictionaryConfig(max_rounds=3))
+    result = reconstruct(observation, jax.random.key(0), config)
+    assert not result.certificate.exact.any()
+    assert result.status in (Status.ROUND_BUDGET, Status.PARTIAL)

@@ -112,7 +112,7 @@ def dictionary_search(
                 known = known[certificate.exact]
             round_key = jax.random.fold_in(key, state.next_round)
             proposed = _round(factorization, basis, known, round_key, state.next_round, options)
-            merged = accept(factorization, state.pool, proposed)
+            merged = accept(factorization, state.pool, proposed, screen=len(known) < rank - 1)
             grown = not np.array_equal(merged.directions, state.pool.directions)
             state = state._replace(pool=merged, next_round=state.next_round + 1)
             if grown:
@@ -131,16 +131,22 @@ def dictionary_search(
 
 
 def accept(
-    factorization: Factorization, known: pool.CandidatePool, proposed: Float[np.ndarray, "k r"]
+    factorization: Factorization, known: pool.CandidatePool, proposed: Float[np.ndarray, "k r"], *, screen: bool
 ) -> pool.CandidatePool:
-    """The pool with those proposals that, polished, have more zeros than a generic null vector."""
+    """The pool with those proposals that, polished, have more zeros than a generic null vector.
+
+    Args:
+        factorization: of the weight gradient.
+        known: the pool.
+        proposed: (k, r) unit directions.
+        screen: whether to polish only proposals that are nearly sparse already; those of a hard mask are not yet.
+    """
     live = np.asarray(factorization.live_mask)
     rank = factorization.rank
-    if len(proposed) == 0:
-        return known
-    entries = np.abs(np.asarray(factorization.left)[live] @ proposed.T)
-    loose = np.sum(entries < LOOSE_ZERO * entries.max(axis=0), axis=0)
-    proposed = proposed[loose >= min(rank + SPARE_ZEROS - 1, LOOSE_SHARE * live.sum())]
+    if screen and len(proposed):
+        entries = np.abs(np.asarray(factorization.left)[live] @ proposed.T)
+        loose = np.sum(entries < LOOSE_ZERO * entries.max(axis=0), axis=0)
+        proposed = proposed[loose >= min(rank + SPARE_ZEROS - 1, LOOSE_SHARE * live.sum())]
     polished = pool.polish(factorization, proposed[pool.first_of_each(proposed)])
     zeros = pool.zero_count(factorization, polished)
     kept = zeros >= rank - 1 + SPARE_ZEROS

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy import linalg
 
 from spear_jax import numerics
 from spear_jax.sampling import null_vectors_float64
@@ -83,25 +84,41 @@ def polish(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -
     noise = factorization.noise_std * numerics.noise_gain(factorization, directions) + numerics.EPS64
     few = min(len(left), POLISH_ROWS * left.shape[1])
     nearest = np.argpartition(np.abs(directions @ left.T), few - 1, axis=1)[:, :few]
-    for step, width in enumerate(POLISH_LADDER):
-        is_last = step == len(POLISH_LADDER) - 1
+    floors = noise[:, None] / norms * np.sqrt(left.shape[1])
+    for width in POLISH_LADDER[:-1]:
         grams = np.empty((len(directions), left.shape[1], left.shape[1]))
-        for place, direction in enumerate(directions):
-            rows = slice(None) if is_last else nearest[place]
-            floor = np.maximum(width, noise[place] / norms[rows] * np.sqrt(left.shape[1]))
-            grams[place] = _weighted_gram(left[rows], direction, floor)
+        for place, (direction, rows) in enumerate(zip(directions, nearest, strict=True)):
+            weights = _weights(left[rows], direction, np.maximum(width, floors[place, rows]))
+            gram = (left[rows] * weights[:, None]).T @ left[rows]
+            grams[place] = gram + numerics.EPS64 * np.trace(gram) * np.eye(len(gram))
         directions = np.linalg.solve(grams, directions[..., None])[..., 0]
         directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    return numerics.canonical_sign(directions)
+    finished = [
+        _inverse_iteration(left, _weights(left, direction, np.maximum(POLISH_LADDER[-1], floor)), direction)
+        for direction, floor in zip(directions, floors, strict=True)
+    ]
+    return numerics.canonical_sign(np.stack(finished))
 
 
-def _weighted_gram(
+def _weights(
     rows: Float[np.ndarray, "k r"], direction: Float[np.ndarray, " r"], width: Float[np.ndarray, " k"]
-) -> Float[np.ndarray, "r r"]:
-    """Gram matrix of unit rows weighted by 1 / (y^2 + width^2), y scaled to unit variance; a ridge at rounding."""
+) -> Float[np.ndarray, " k"]:
+    """Weights 1 / (y^2 + width^2) of unit rows, at most 1, y scaled to unit variance."""
     weights = 1 / ((rows @ direction) ** 2 * rows.shape[1] + width**2)
-    gram = (rows * (weights / weights.max())[:, None]).T @ rows
-    return gram + numerics.EPS64 * np.trace(gram) * np.eye(len(gram))
+    return weights / weights.max()
+
+
+def _inverse_iteration(
+    rows: Float[np.ndarray, "m r"], weights: Float[np.ndarray, " m"], direction: Float[np.ndarray, " r"]
+) -> Float[np.ndarray, " r"]:
+    """Two steps towards the smallest weighted singular vector by QR: a Gram matrix would square the conditioning."""
+    triangle = np.linalg.qr(rows * np.sqrt(weights)[:, None], mode="r")
+    diagonal = np.abs(np.diag(triangle))
+    triangle = triangle + np.diag(np.where(diagonal < numerics.EPS64 * diagonal.max(), numerics.EPS64, 0))
+    for _ in range(2):
+        direction = linalg.solve_triangular(triangle, linalg.solve_triangular(triangle, direction, trans=1))
+        direction = direction / np.linalg.norm(direction)
+    return direction
 
 
 def zero_count(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Int[np.ndarray, " k"]:

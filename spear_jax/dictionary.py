@@ -22,7 +22,7 @@ from spear_jax import pool
 from spear_jax.certify import Evidence
 from spear_jax.config import DictionaryConfig, ReconstructConfig, Schedule
 from spear_jax.release import release
-from spear_jax.search import Outcome, Progress, SearchState, initial_state
+from spear_jax.search import Outcome, Progress, SearchState, initial_state, is_done, is_late
 from spear_jax.select import Judge, select
 from spear_jax.status import Status
 from spear_jax.tied_em import RHO_GRID, Tie, log_likelihood, tied_em, unit_rms
@@ -99,11 +99,11 @@ def dictionary_search(
     chosen, certificate = select(state.pool, judge)
     status = None
     while status is None:
-        if certificate is not None and certificate.exact.all():
+        if is_done(certificate):
             status = Status.EXACT
         elif state.next_round >= options.max_rounds:
             status = Status.ROUND_BUDGET
-        elif config.max_seconds is not None and time.perf_counter() - started > config.max_seconds:
+        elif is_late(started, config):
             status = Status.TIME_BUDGET
         else:
             known = state.pool.directions[chosen]

@@ -172,7 +172,7 @@ def search(
     plan = plan_search(factorization, config)
     state = initial_state(factorization.rank, config) if state is None else state
     chosen, certificate = select(state.pool, judge)
-    if _is_done(certificate):
+    if is_done(certificate):
         return Outcome(state, state.pool.directions[chosen], certificate, Status.EXACT)
     if (stop := _no_search(factorization.rank, plan, state, config)) is not None:
         return Outcome(state, state.pool.directions[chosen], certificate, stop)
@@ -197,10 +197,9 @@ def search(
             on_round(
                 Progress(state, len(chosen), factorization.rank, remaining, elapsed, state.candidates - drawn_before)
             )
-        is_late = config.max_seconds is not None and time.perf_counter() - started > config.max_seconds
-        if _is_done(certificate):
+        if is_done(certificate):
             status = Status.EXACT
-        elif config.max_seconds is not None and agree(is_late):
+        elif is_late(started, config):
             status = Status.TIME_BUDGET
         elif _next_size(plan, state, config) == 0:
             status = Status.CANDIDATE_BUDGET
@@ -286,5 +285,11 @@ def _round_size(expected: float) -> int:
     return size
 
 
-def _is_done(certificate: Certificate | None) -> bool:
+def is_late(started: float, config: ReconstructConfig) -> bool:
+    """Whether the time budget of a search that started at this `time.perf_counter` is spent, the same on every host."""
+    return config.max_seconds is not None and agree(time.perf_counter() - started > config.max_seconds)
+
+
+def is_done(certificate: Certificate | None) -> bool:
+    """Whether all directions are found and all samples certified."""
     return certificate is not None and bool(certificate.exact.all())

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from spear_jax import pool
 from spear_jax.certify import Evidence
 from spear_jax.config import DictionaryConfig, ReconstructConfig, Schedule
+from spear_jax.polish import polish
 from spear_jax.release import release
 from spear_jax.search import Outcome, Progress, SearchState, initial_state, is_done, is_late
 from spear_jax.select import Judge, select
@@ -147,7 +148,7 @@ def accept(
         entries = np.abs(np.asarray(factorization.left)[live] @ proposed.T)
         loose = np.sum(entries < LOOSE_ZERO * entries.max(axis=0), axis=0)
         proposed = proposed[loose >= min(rank + SPARE_ZEROS - 1, LOOSE_SHARE * live.sum())]
-    polished = pool.polish(factorization, proposed[pool.first_of_each(proposed)])
+    polished = polish(factorization, proposed[pool.first_of_each(proposed)])
     zeros = pool.zero_count(factorization, polished)
     kept = zeros >= rank - 1 + SPARE_ZEROS
     return pool.merge(known, polished[kept], zeros[kept], np.ones(int(kept.sum()), np.int64))

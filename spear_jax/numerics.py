@@ -43,13 +43,16 @@ def has_x64() -> bool:
 
 
 def float64_namespace() -> ModuleType:
-    """``jax.numpy`` where the process has x64 enabled, NumPy on the host otherwise: the stages' float64 arithmetic."""
-    return jnp if has_x64() else np
+    """The stages' float64 arithmetic: ``jax.numpy`` on an accelerator under x64, else NumPy on the host.
+
+    On the CPU both run the same LAPACK, and NumPy need not compile each new shape.
+    """
+    return jnp if has_x64() and jax.default_backend() != "cpu" else np
 
 
 def float64_backend() -> str:
     """``"jax"`` or ``"numpy"``: which of the two `float64_namespace` gives."""
-    return "jax" if has_x64() else "numpy"
+    return "jax" if float64_namespace() is jnp else "numpy"
 
 
 def to_float64(array: Any) -> Any:

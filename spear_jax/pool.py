@@ -10,17 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import linalg
 
 from spear_jax import numerics
+from spear_jax.polish import polish
 from spear_jax.sampling import null_vectors_float64
 from spear_jax.types import CandidatePool, Factorization
 
-# Widths of the reweighted least-squares ladder, relative to the rms entry: from the search's zero test to rounding.
-# Stopping at 1e-8 left directions whose smallest true entry (1e-5 of the rms) pulled the zeros to 1e-13.
-POLISH_LADDER = (1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
-# All steps but the last fit only this many times r rows, those nearest zero.
-POLISH_ROWS = 3
 # A hit's null vector lies this close to the polished direction that explains it.
 LOOSE_ANGLE = 1e-2
 
@@ -68,57 +63,6 @@ def verify(factorization: Factorization, rows: Int[np.ndarray, "hits k"], zero_t
     explained = likeness.max(axis=1, initial=0) > np.cos(LOOSE_ANGLE)
     hits = np.bincount(likeness[explained].argmax(axis=1), minlength=len(kept)) if len(kept) else np.zeros(0, np.int64)
     return Verified(directions, zeros[kept], hits.astype(np.int64))
-
-
-def polish(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k r"]:
-    """Fit each direction to all rows where it is zero: inverse iteration with weights 1 / (y^2 + eps^2), eps falling.
-
-    Rows that are zero by accident in the first steps lose their weight as eps falls to the noise (solver.md, Sec. 2).
-    """
-    left = np.asarray(factorization.left)[np.asarray(factorization.live_mask)]
-    if left.shape[1] == 1 or len(directions) == 0:
-        return directions
-    norms = np.linalg.norm(left, axis=1)
-    left = left / norms[:, None]
-    # Noise and rounding are the same in every row, so dividing by a small norm makes them larger there.
-    noise = factorization.noise_std * numerics.noise_gain(factorization, directions) + numerics.EPS64
-    few = min(len(left), POLISH_ROWS * left.shape[1])
-    nearest = np.argpartition(np.abs(directions @ left.T), few - 1, axis=1)[:, :few]
-    floors = noise[:, None] / norms * np.sqrt(left.shape[1])
-    for width in POLISH_LADDER[:-1]:
-        grams = np.empty((len(directions), left.shape[1], left.shape[1]))
-        for place, (direction, rows) in enumerate(zip(directions, nearest, strict=True)):
-            weights = _weights(left[rows], direction, np.maximum(width, floors[place, rows]))
-            gram = (left[rows] * weights[:, None]).T @ left[rows]
-            grams[place] = gram + numerics.EPS64 * np.trace(gram) * np.eye(len(gram))
-        directions = np.linalg.solve(grams, directions[..., None])[..., 0]
-        directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    finished = [
-        _inverse_iteration(left, _weights(left, direction, np.maximum(POLISH_LADDER[-1], floor)), direction)
-        for direction, floor in zip(directions, floors, strict=True)
-    ]
-    return numerics.canonical_sign(np.stack(finished))
-
-
-def _weights(
-    rows: Float[np.ndarray, "k r"], direction: Float[np.ndarray, " r"], width: Float[np.ndarray, " k"]
-) -> Float[np.ndarray, " k"]:
-    """Weights 1 / (y^2 + width^2) of unit rows, at most 1, y scaled to unit variance."""
-    weights = 1 / ((rows @ direction) ** 2 * rows.shape[1] + width**2)
-    return weights / weights.max()
-
-
-def _inverse_iteration(
-    rows: Float[np.ndarray, "m r"], weights: Float[np.ndarray, " m"], direction: Float[np.ndarray, " r"]
-) -> Float[np.ndarray, " r"]:
-    """Two steps towards the smallest weighted singular vector by QR: a Gram matrix would square the conditioning."""
-    triangle = np.linalg.qr(rows * np.sqrt(weights)[:, None], mode="r")
-    diagonal = np.abs(np.diag(triangle))
-    triangle = triangle + np.diag(np.where(diagonal < numerics.EPS64 * diagonal.max(), numerics.EPS64, 0))
-    for _ in range(2):
-        direction = linalg.solve_triangular(triangle, linalg.solve_triangular(triangle, direction, trans=1))
-        direction = direction / np.linalg.norm(direction)
-    return direction
 
 
 def zero_count(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Int[np.ndarray, " k"]:

@@ -5,6 +5,7 @@ import pytest
 
 from spear_jax import numerics, pool
 from spear_jax.factorize import factorize
+from spear_jax.polish import polish
 from spear_jax.testing import planted_problem
 from spear_jax.types import CandidatePool
 
@@ -146,7 +147,7 @@ def test_polish_restores_a_perturbed_direction_to_float64(distance):
     factorization = factorize(problem.observation.weight_grad)
     truth = problem.directions(np.asarray(factorization.left)).T
     step = unit(np.random.default_rng(1).normal(size=truth.shape))
-    polished = pool.polish(factorization, unit(truth + distance * step))
+    polished = polish(factorization, unit(truth + distance * step))
     error = np.linalg.norm(polished - numerics.canonical_sign(truth), axis=1)
     assert error.max() < 1e-13
 
@@ -162,7 +163,7 @@ def test_a_tiny_true_entry_is_no_zero_and_costs_none(entry):
     left = np.asarray(factorization.left)
     truth = unit((left.T @ grad_z).T)
     perturbed = unit(truth + 1e-7 * np.random.default_rng(0).normal(size=truth.shape))
-    zeros = pool.zero_count(factorization, pool.polish(factorization, perturbed))
+    zeros = pool.zero_count(factorization, polish(factorization, perturbed))
     live = np.asarray(factorization.live_mask)
     np.testing.assert_array_equal(zeros, (grad_z[live] == 0).sum(axis=0))
 

@@ -21,8 +21,8 @@ OVERSAMPLING = 16
 FIRST_SKETCH = 64
 # A client's products add rounding of up to this many units in the last place (long sums, in any order).
 ROUNDING_MARGIN = 64.0
-# Entries of G converted to float64 at once (128 MiB).
-BLOCK_ENTRIES = 2**24
+# Entries of G converted to float64 at once (256 MiB).
+BLOCK_ENTRIES = 2**25
 # The sketch's random matrix is part of the algorithm, not of the experiment: the same for every run.
 SKETCH_SEED = 0
 
@@ -44,14 +44,18 @@ def factorize(weight_grad: Array, *, rank: int | None = None) -> Factorization:
     limit = min(m, n)
     if rank is not None and not 1 <= rank <= limit:
         raise ValueError(f"rank is {rank}; expected 1 to {limit}, the smaller dimension of the gradient {(m, n)}.")
+    eps = float(jnp.finfo(weight_grad.dtype).eps)
+    if weight_grad.size <= BLOCK_ENTRIES:
+        weight_grad = to_float64(weight_grad)  # once, not in every pass
     reach = _reach(weight_grad)
     if reach == 0:
         raise ValueError("The weight gradient is zero everywhere: no sample reached this layer.")
     width = min(limit, max(FIRST_SKETCH, 2 * (rank or 0)))
     while True:
-        left, spectrum, right = _thin_svd(weight_grad, width)
+        width, sketch = _sketch(weight_grad, width, reach, eps)
+        left, spectrum, right = _thin_svd(weight_grad, width, sketch)
         # Rows and columns that are zero add singular values that are zero: these say nothing of the noise.
-        found = estimate_rank(spectrum[:reach], _rounding_floor(weight_grad, spectrum))
+        found = estimate_rank(spectrum[:reach], _rounding_floor(weight_grad.shape, eps, spectrum))
         if width >= reach or found <= width - OVERSAMPLING:
             break
         width = min(limit, 2 * width)
@@ -83,10 +87,9 @@ def estimate_rank(spectrum: np.ndarray, rounding_floor: float) -> int:
     return 1 + int(wide[-1]) if len(wide) else int(np.sum(spectrum > NOISE_MARGIN * arithmetic))
 
 
-def _rounding_floor(weight_grad: Array, spectrum: np.ndarray) -> float:
+def _rounding_floor(shape: tuple[int, ...], eps: float, spectrum: np.ndarray) -> float:
     """Largest singular value of independent rounding errors of one unit in the last place of a typical entry."""
-    m, n = weight_grad.shape
-    eps = float(jnp.finfo(weight_grad.dtype).eps)
+    m, n = shape
     return eps * float(np.linalg.norm(spectrum)) * (1 / np.sqrt(m) + 1 / np.sqrt(n))
 
 
@@ -120,8 +123,22 @@ def _reach(weight_grad: Array) -> int:
     return min(int(rows), sum(int(count) for _, count in pairs))
 
 
-def _thin_svd(weight_grad: Array, width: int) -> tuple[Any, np.ndarray, Any]:
-    """Leading ``width`` singular triplets; exact where width is min(m, n), else by the range finder."""
+def _sketch(weight_grad: Array, width: int, reach: int, eps: float) -> tuple[int, Any]:
+    """Width at which a random sketch of the columns seems to see the noise, at least the one given, and that sketch."""
+    m, n = weight_grad.shape
+    while True:
+        test = np.random.default_rng(SKETCH_SEED).standard_normal((n, width)) / np.sqrt(width)
+        sketch = _times(weight_grad, test)
+        if width >= reach:
+            return width, sketch
+        spectrum = np.asarray(float64_namespace().linalg.svd(sketch, compute_uv=False))
+        if estimate_rank(spectrum, _rounding_floor((m, n), eps, spectrum)) <= width - OVERSAMPLING:
+            return width, sketch
+        width = min(m, n, 2 * width)
+
+
+def _thin_svd(weight_grad: Array, width: int, sketch: Any) -> tuple[Any, np.ndarray, Any]:
+    """Leading ``width`` singular triplets; exact where width is min(m, n), else from the sketch of the columns."""
     xp = float64_namespace()
     m, n = weight_grad.shape
     if width == m <= n:
@@ -129,9 +146,7 @@ def _thin_svd(weight_grad: Array, width: int) -> tuple[Any, np.ndarray, Any]:
     elif width == n:
         row_basis = xp.eye(n)
     else:
-        test = np.random.default_rng(SKETCH_SEED).standard_normal((n, width))
-        column_basis = xp.linalg.qr(_times(weight_grad, test))[0]
-        row_basis = xp.linalg.qr(_transpose_times(weight_grad, column_basis))[0]
+        row_basis = xp.linalg.qr(_transpose_times(weight_grad, xp.linalg.qr(sketch)[0]))[0]
     left, spectrum, mix = xp.linalg.svd(_times(weight_grad, row_basis), full_matrices=False)
     return left, np.asarray(spectrum), spectrum[:, None] * (mix @ row_basis.T)
 
@@ -158,11 +173,9 @@ def _transpose_times(weight_grad: Array, matrix: Any) -> Any:
 def _row_norms(weight_grad: Array, left: Any, right: Any) -> tuple[np.ndarray, np.ndarray]:
     """Norms of the rows of ``G - left @ right`` and of G."""
     xp = float64_namespace()
-    squares = column_blocks(
-        weight_grad,
-        lambda columns, block: xp.stack(
-            [((block - left @ right[:, columns]) ** 2).sum(axis=1), (block**2).sum(axis=1)]
-        ),
+    squares = lambda block: xp.einsum("ij,ij->i", block, block)
+    pairs = column_blocks(
+        weight_grad, lambda columns, block: xp.stack([squares(block - left @ right[:, columns]), squares(block)])
     )
-    residual, size = np.sqrt(np.asarray(sum(squares)))
+    residual, size = np.sqrt(np.asarray(sum(pairs)))
     return residual, size

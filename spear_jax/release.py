@@ -18,6 +18,8 @@ from spear_jax.tied_em import TINY, Tie, unit_rms
 
 # Inverse iterations of a release, and conjugate-gradient steps of each: 8 steps gave what an exact solve gave.
 SOLVES, STEPS = 2, 12
+# Standard deviation of the entries of a neuron that is off, while a direction is being refitted.
+OFF_WIDTH = 0.15
 
 
 def release(
@@ -48,3 +50,40 @@ def release(
         at, _ = lax.fori_loop(0, STEPS, step, (first_step(rows, weights, directions), directions))
         directions = unit(directions + at.correction)
     return directions
+
+
+def release_alone(
+    tie: Tie,
+    response: Float[Array, "m d"],
+    refit: Float[Array, "d d"],
+    directions: Float[Array, "r k"],
+    pre_activation: Float[Array, "m k"],
+    schedule: Float[Array, "s 2"],
+) -> Float[Array, "r k"]:
+    """Release by release with no need of the other directions: pre-activations are refitted to what fires.
+
+    A missing dual vector lies in the null space of the known directions, so the responsibilities after each release
+    are regressed on the d responses of that space (solver-2.md, Sec. 2c).
+
+    Args:
+        tie: for its entries.
+        response: (m, d) H on the null space; columns of zeros are allowed.
+        refit: (d, d) inverse of ``response^T response`` with its ridge.
+        directions: (r, k) columns to start from.
+        pre_activation: (m, k), any positive scale.
+        schedule: (s, 2) confidence and width of each release.
+
+    Returns:
+        (r, k) unit columns.
+    """
+
+    def step(carry: tuple[Array, Array], options: Array) -> tuple[tuple[Array, Array], None]:
+        directions, pre_activation = carry
+        directions = release(tie, directions, pre_activation, options[0], options[1])
+        odds = 0.5 * options[0] * unit_rms(pre_activation) + 0.5 * jnp.log(jnp.float32(OFF_WIDTH**2 / 2))
+        odds = odds + 0.5 * unit_rms(tie.entries @ directions) ** 2 * (1 / OFF_WIDTH**2 - 0.5)
+        fires = jax.nn.sigmoid(odds)
+        centred = fires - jnp.mean(fires, axis=0, keepdims=True)
+        return (directions, response @ (refit @ (response.T @ centred))), None
+
+    return lax.scan(step, (directions, pre_activation), schedule)[0][0]

@@ -20,7 +20,8 @@ from jaxtyping import Float
 
 # Correlations with the true column that the adaptive mode chooses from, per column, by likelihood.
 RHO_GRID = (0.3, 0.45, 0.6, 0.7, 0.8, 0.88, 0.94, 0.97)
-RHO_INERTIA = 0.7
+# Choosing costs more than the products of a step, so it is done every fourth.
+RHO_INERTIA, RHO_PERIOD = 0.7, 4
 # Log-odds of firing per unit of pre-activation at correlation rho: a probit link's slope, 1.7 rho / sqrt(1 - rho^2).
 PROBIT = 1.7
 # A column whose update is weak loses weight in the orthogonalisation, but never below this share of the strongest: less
@@ -77,14 +78,15 @@ def tied_em(
     # A start may hold zero columns, so that one compiled shape serves any number of sought directions.
     sought = jnp.any(start != 0, axis=0, keepdims=True).astype(start.dtype)
 
-    def step(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        directions, responsibilities, rho = carry
+    def step(index: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        directions, responsibilities, rho, best = carry
         progress = index.astype(start.dtype) / iterations
         entries = tie.entries @ directions
         pre_activation = _pre_activation(tie, directions, responsibilities, data_share)
         if is_adaptive:
             cap = rho_start + (rho_end - rho_start) * jnp.minimum(1.0, 2 * progress)
-            best = _likeliest_rho(entries, pre_activation)
+            likeliest = lambda: _likeliest_rho(entries, pre_activation)
+            best = lax.cond(index % RHO_PERIOD == 0, likeliest, lambda: best)
             rho = jnp.minimum(RHO_INERTIA * rho + (1 - RHO_INERTIA) * best, cap)
         else:
             rho = jnp.ones_like(rho) * (rho_start * (1 - progress) + rho_end * progress)
@@ -98,11 +100,11 @@ def tied_em(
         gain = 2 * rho**2 / (1 - rho**4) if is_adaptive else jnp.ones_like(rho)
         weight = (length * gain) ** sharpness
         weight = jnp.maximum(weight / jnp.max(weight), MIN_WEIGHT)
-        return polar(update / length * weight * sought) * sought, on_probability, rho
+        return polar(update / length * weight * sought) * sought, on_probability, rho, best
 
     off_everywhere = jnp.zeros((rows, start.shape[1]), start.dtype)
     rho = jnp.ones((1, start.shape[1]), start.dtype) * rho_start
-    return lax.fori_loop(0, iterations, step, (polar(project(start)) * sought, off_everywhere, rho))[0]
+    return lax.fori_loop(0, iterations, step, (polar(project(start)) * sought, off_everywhere, rho, rho))[0]
 
 
 def log_odds(

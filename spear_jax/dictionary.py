@@ -8,6 +8,7 @@ very last one is free: its dual vector is known, and with it the neurons that ar
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -213,7 +214,7 @@ def subspace_round(
     response = basis.response @ null_space
     response = response * np.sqrt(len(response)) / np.linalg.norm(response)
     small = _tie(basis.left @ null_space, response, response, np.ones(missing))
-    size = -(-missing // COLUMN_BUCKET) * COLUMN_BUCKET
+    size = _bucket(missing, known.shape[1])
     tie = jax.tree.map(lambda part: jnp.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, size - missing)]), small)
     inside = (np.arange(size) < missing).astype(np.float32)
     count = min(options.starts, max(MIN_STARTS, START_CANDIDATES // missing))
@@ -295,7 +296,7 @@ def _release_in_subspace(
     gram = response.T @ response
     refit = np.linalg.inv(gram + REFIT_RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)))
     missing = len(gram)
-    wide = -missing % COLUMN_BUCKET
+    wide = _bucket(missing, len(null_space)) - missing
     padded = jnp.asarray(np.pad(response, ((0, 0), (0, wide))), jnp.float32)
     inverse = jnp.asarray(np.pad(refit, ((0, wide), (0, wide))), jnp.float32)
     directions, pre_activation = _pad_columns(null_space @ columns), _pad_columns(response @ columns)
@@ -314,6 +315,12 @@ def _run_release(
     """`release` of padded columns."""
     arguments = (_pad_columns(directions), _pad_columns(pre_activation), jnp.float32(confidence), jnp.float32(width))
     return np.asarray(_release(tie, *arguments), np.float64)[:, : directions.shape[1]]
+
+
+def _bucket(missing: int, rank: int) -> int:
+    """A size for that many missing directions, of which there are few: compiling takes longer than a subspace's EM."""
+    doubled = COLUMN_BUCKET * 2 ** math.ceil(math.log2(max(missing / COLUMN_BUCKET, 1)))
+    return min(doubled, -(-rank // COLUMN_BUCKET) * COLUMN_BUCKET)
 
 
 def _pad_columns(array: Float[np.ndarray, "j k"]) -> jax.Array:

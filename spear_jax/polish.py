@@ -7,6 +7,7 @@ r - 1 rows and wrong on the rest, which cost up to a third of the zeros where m 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from spear_jax.types import Factorization
 FIRST_WIDTH, LAST_WIDTH = 1e-2, 1e-12
 # The next width is this many times the entry with r + SPARE smaller ones, and at most this share of the last width.
 WIDEN, SHRINK, SPARE = 3.0, 0.3, 4
-MAX_WIDTHS = 20
+MAX_WIDTHS = 24
+# A column that has not halved what its zero rows show over this many widths is no direction: it is left as it is.
+PATIENCE = 8
 # A null vector is solved until its gradient has fallen by this; the next width goes on from there.
 REDUCTION = 1e-2
-# Conjugate gradients end after r steps but for rounding; twice as many are allowed, and never more than these.
-MAX_STEPS = 300
+MAX_STEPS = 80
+COLUMN_BUCKET = 16
 
 
 def polish(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k r"]:
@@ -49,16 +52,32 @@ def polish(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -
     # Noise and rounding are the same in every row, so dividing by a small norm makes them larger there.
     noise = factorization.noise_std * numerics.noise_gain(factorization, directions) + numerics.EPS64
     floor = xp.asarray(noise[None] / norms) * count**0.5 / (columns**2).sum(axis=0, keepdims=True) ** 0.5
-    width, place = FIRST_WIDTH * np.ones((1, len(directions))), min(rank + SPARE, count - 1)
+    place = min(rank + SPARE, count - 1)
+    width, best = np.full(len(directions), FIRST_WIDTH), np.full((PATIENCE, len(directions)), np.inf)
+    active = np.arange(len(directions))
     for _ in range(MAX_WIDTHS):
-        columns = _null_vectors(rows, unit(columns), width, floor)
-        shown = xp.partition(abs(rows @ unit(columns)), place, axis=0)[place] * count**0.5
-        narrowed = np.clip(np.minimum(WIDEN * np.asarray(shown), SHRINK * width), LAST_WIDTH, None)
-        if bool((narrowed >= width).all()):
+        chosen = np.resize(active, COLUMN_BUCKET * 2 ** max(0, math.ceil(math.log2(len(active) / COLUMN_BUCKET))))
+        solved = unit(_null_vectors(rows, unit(columns[:, chosen]), width[None, chosen], floor[:, chosen]))
+        columns = _put(columns, active, solved[:, : len(active)])
+        entries = xp.partition(abs(rows @ solved[:, : len(active)]), place, axis=0)[place]
+        shown = np.asarray(entries) * count**0.5
+        narrowed = np.clip(np.minimum(WIDEN * shown, SHRINK * width[active]), LAST_WIDTH, None)
+        going_on = (narrowed < width[active]) & (shown < 0.5 * best[0, active])
+        width[active] = narrowed
+        best[:, active] = np.concatenate([best[1:, active], shown[None]])
+        active = active[going_on]
+        if len(active) == 0:
             break
-        width = narrowed
     finished = np.asarray(xp.linalg.solve(triangle, columns)).T
     return numerics.canonical_sign(finished / np.linalg.norm(finished, axis=1, keepdims=True))
+
+
+def _put(columns: Any, places: np.ndarray, values: Any) -> Any:
+    """The columns with these values at these places."""
+    if isinstance(columns, np.ndarray):
+        columns[:, places] = values
+        return columns
+    return columns.at[:, places].set(values)
 
 
 def _null_vectors(rows: Any, columns: Any, width: Float[np.ndarray, "1 k"], floor: Any) -> Any:
@@ -67,7 +86,7 @@ def _null_vectors(rows: Any, columns: Any, width: Float[np.ndarray, "1 k"], floo
     weights = width**2 / (entries**2 + (floor + width) ** 2)
     at = first_step(rows, weights, columns)
     goal = REDUCTION**2 * at.norm + numerics.EPS64**2
-    for _ in range(min(2 * rows.shape[1], MAX_STEPS)):
+    for _ in range(MAX_STEPS):
         if bool((at.norm <= goal).all()):
             break
         at = next_step(rows, weights, columns, at, float(np.finfo(np.float64).tiny))

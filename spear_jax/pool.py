@@ -80,18 +80,19 @@ def merge(
     everything = np.concatenate([pool.directions[used], directions])
     zero_counts = np.concatenate([pool.zero_count[used], zeros])
     all_hits = np.concatenate([pool.hits[used], hits]).astype(np.int64)
+    # Stable: of two equally sparse directions the one found first stays in front, of two copies the one better polished.
+    order = np.argsort(-zero_counts, kind="stable")
+    everything, zero_counts, all_hits = everything[order], zero_counts[order], all_hits[order]
     keep = first_of_each(everything)
     twin = np.argmax(np.abs(everything @ everything[keep].T), axis=1)
     total = np.bincount(twin, weights=all_hits, minlength=len(keep)).astype(np.int64)
-    # Stable: of two equally sparse directions the one found first stays in front.
-    order = np.argsort(-zero_counts[keep], kind="stable")
-    if len(order) > len(pool.zero_count):
-        order = order[_kept_places(everything[keep][order], len(pool.zero_count))]
+    everything, zero_counts = everything[keep], zero_counts[keep]
+    if len(keep) > len(pool.zero_count):
+        kept = _kept_places(everything, len(pool.zero_count))
+        everything, zero_counts, total = everything[kept], zero_counts[kept], total[kept]
     merged = empty_pool(len(pool.zero_count), pool.directions.shape[1])
-    count = len(order)
-    merged.directions[:count] = everything[keep][order]
-    merged.zero_count[:count] = zero_counts[keep][order]
-    merged.hits[:count] = total[order]
+    count = len(everything)
+    merged.directions[:count], merged.zero_count[:count], merged.hits[:count] = everything, zero_counts, total
     return merged
 
 

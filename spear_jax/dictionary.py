@@ -192,8 +192,7 @@ def full_round(
     span = np.zeros((rank, rank))
     span[:, :count] = np.linalg.qr(known.T)[0]
     found = _run_em(
-        basis.tie, start, jnp.asarray(span, jnp.float32), _numbers(schedule),
-        is_adaptive=schedule.is_adaptive, iterations=options.iterations,
+        basis.tie, start, jnp.asarray(span, jnp.float32), *_numbers(schedule), is_adaptive=schedule.is_adaptive
     )  # fmt: skip
     directions = np.asarray(found, np.float64)[:, : rank - count]
     if not np.isfinite(directions).all():
@@ -220,8 +219,7 @@ def subspace_round(
     count = min(options.starts, max(MIN_STARTS, START_CANDIDATES // missing))
     starts = jax.random.normal(key, (count, size, size), jnp.float32) * np.outer(inside, inside)[None]
     found = _run_em_batch(
-        tie, starts, jnp.zeros((size, size), jnp.float32), _numbers(schedule),
-        is_adaptive=schedule.is_adaptive, iterations=options.subspace_iterations,
+        tie, starts, jnp.zeros((size, size), jnp.float32), *_numbers(schedule), is_adaptive=schedule.is_adaptive
     )  # fmt: skip
     columns = np.asarray(found, np.float64)[:, :missing, :missing].transpose(1, 0, 2).reshape(missing, -1)
     columns = columns[:, np.isfinite(columns).all(axis=0)]
@@ -328,19 +326,20 @@ def _pad_columns(array: Float[np.ndarray, "j k"]) -> jax.Array:
     return jnp.asarray(np.pad(array, ((0, 0), (0, -array.shape[1] % COLUMN_BUCKET)), mode="edge"), jnp.float32)
 
 
-def _numbers(schedule: Schedule) -> jax.Array:
-    return jnp.asarray(schedule[1:], jnp.float32)
+def _numbers(schedule: Schedule) -> tuple[jax.Array, jax.Array]:
+    """What of the schedule is no shape: it does not recompile."""
+    return jnp.asarray(schedule[1:5], jnp.float32), jnp.int32(schedule.iterations)
 
 
 _release = jax.jit(release)
 _release_alone = jax.jit(release_alone)
-_run_em = jax.jit(tied_em, static_argnames=("is_adaptive", "iterations"))
+_run_em = jax.jit(tied_em, static_argnames="is_adaptive")
 
 
-@partial(jax.jit, static_argnames=("is_adaptive", "iterations"))
+@partial(jax.jit, static_argnames="is_adaptive")
 def _run_em_batch(
-    tie: Tie, starts: jax.Array, known: jax.Array, schedule: jax.Array, *, is_adaptive: bool, iterations: int
+    tie: Tie, starts: jax.Array, known: jax.Array, schedule: jax.Array, iterations: jax.Array, *, is_adaptive: bool
 ) -> jax.Array:
     """The EM from a batch of starts."""
-    run = partial(tied_em, is_adaptive=is_adaptive, iterations=iterations)
-    return jax.vmap(run, in_axes=(None, 0, None, None))(tie, starts, known, schedule)
+    run = partial(tied_em, is_adaptive=is_adaptive)
+    return jax.vmap(run, in_axes=(None, 0, None, None, None))(tie, starts, known, schedule, iterations)

@@ -19,14 +19,16 @@ from spear_jax.types import Factorization
 
 # Widths are relative to the rms entry: the first is the search's zero test, the last near rounding.
 FIRST_WIDTH, LAST_WIDTH = 1e-2, 1e-12
-# The next width is this many times the entry with r + SPARE smaller ones, and at most this share of the last width.
+# The next width is this many times the entry with r + SPARE smaller ones, and at most this share of the last width, but
+# never below that entry itself, which ends at the noise.
 WIDEN, SHRINK, SPARE = 3.0, 0.3, 4
 MAX_WIDTHS = 24
 # A column that has not halved what its zero rows show over this many widths is no direction: it is left as it is.
 PATIENCE = 8
 # A null vector is solved until its gradient has fallen by this; the next width goes on from there.
 REDUCTION = 1e-2
-MAX_STEPS = 80
+# It ends when this share of the columns is there: the others have more widths to come, among themselves.
+MAX_STEPS, MOST = 80, 0.9
 COLUMN_BUCKET = 16
 
 
@@ -61,8 +63,8 @@ def polish(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -
         columns = _put(columns, active, solved[:, : len(active)])
         entries = xp.partition(abs(rows @ solved[:, : len(active)]), place, axis=0)[place]
         shown = np.asarray(entries) * count**0.5
-        narrowed = np.clip(np.minimum(WIDEN * shown, SHRINK * width[active]), LAST_WIDTH, None)
-        going_on = (narrowed < width[active]) & (shown < 0.5 * best[0, active])
+        narrowed = np.maximum(np.minimum(WIDEN * shown, SHRINK * width[active]), np.maximum(shown, LAST_WIDTH))
+        going_on = (narrowed < 0.9 * width[active]) & (shown < 0.5 * best[0, active])
         width[active] = narrowed
         best[:, active] = np.concatenate([best[1:, active], shown[None]])
         active = active[going_on]
@@ -87,7 +89,7 @@ def _null_vectors(rows: Any, columns: Any, width: Float[np.ndarray, "1 k"], floo
     at = first_step(rows, weights, columns)
     goal = REDUCTION**2 * at.norm + numerics.EPS64**2
     for _ in range(MAX_STEPS):
-        if bool((at.norm <= goal).all()):
+        if float((at.norm <= goal).mean()) >= MOST:
             break
         at = next_step(rows, weights, columns, at, float(np.finfo(np.float64).tiny))
     return columns + at.correction

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 # Correlations with the true column that the adaptive mode chooses from, per column, by likelihood.
 RHO_GRID = (0.3, 0.45, 0.6, 0.7, 0.8, 0.88, 0.94, 0.97)
@@ -54,9 +54,9 @@ def tied_em(
     start: Float[Array, "r k"],
     known: Float[Array, "r r"],
     schedule: Float[Array, " 4"],
+    iterations: Int[Array, ""],
     *,
     is_adaptive: bool,
-    iterations: int,
 ) -> Float[Array, "r k"]:
     """Run the EM from one start.
 
@@ -66,8 +66,8 @@ def tied_em(
         known: (r, r) orthonormal basis of the directions already known, zero columns for the rest; what is found stays
             orthogonal to them.
         schedule: ``data_share, sharpness, rho_start, rho_end`` of a `Schedule`, so that these do not recompile.
-        is_adaptive: of the `Schedule`.
         iterations: EM steps.
+        is_adaptive: of the `Schedule`.
 
     Returns:
         (r, k) orthonormal columns.
@@ -153,10 +153,12 @@ def polar(matrix: Float[Array, "r k"]) -> Float[Array, "r k"]:
     gram = matrix.T @ matrix
     matrix = matrix / jnp.sqrt(jnp.max(jnp.sum(jnp.abs(gram), axis=0)) + TINY)  # a bound on the largest eigenvalue
     identity = jnp.eye(matrix.shape[1], dtype=matrix.dtype)
-    for scale in _scales():
+
+    def step(matrix: Array, scale: Array) -> tuple[Array, None]:
         matrix = scale * matrix
-        matrix = matrix @ (1.5 * identity - 0.5 * (matrix.T @ matrix))
-    return matrix
+        return matrix @ (1.5 * identity - 0.5 * (matrix.T @ matrix)), None
+
+    return lax.scan(step, matrix, jnp.asarray(_scales(), matrix.dtype))[0]
 
 
 def _scales() -> list[float]:

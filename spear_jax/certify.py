@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
@@ -39,6 +40,7 @@ class Evidence(NamedTuple):
         bias: (m,) float64.
         bias_grad: (m,) float64.
         weight_norms: (m,) float64 norms of the rows of ``weight``.
+        client_eps: unit of the gradient's dtype.
         factorization: of the weight gradient.
     """
 
@@ -46,6 +48,7 @@ class Evidence(NamedTuple):
     bias: Float[np.ndarray, " m"]
     bias_grad: Float[np.ndarray, " m"]
     weight_norms: Float[np.ndarray, " m"]
+    client_eps: float
     factorization: Factorization
 
 
@@ -59,6 +62,7 @@ def gather_evidence(observation: LayerObservation, factorization: Factorization)
         bias=np.asarray(observation.bias, np.float64),
         bias_grad=np.asarray(observation.bias_grad, np.float64),
         weight_norms=np.sqrt(np.asarray(sum(squares))),
+        client_eps=float(jnp.finfo(observation.weight_grad.dtype).eps),
         factorization=factorization,
     )
 

@@ -28,6 +28,8 @@ ROUNDING = 64.0
 NOISE_MARGIN = 5.0
 # A drop between rank and rank + 1 below this is no gap: the noise has swallowed the smallest samples.
 MIN_GAP = 10.0
+# Margin of the network certificate over noise and rounding of one unit; a wrong sample is 1 away.
+NETWORK_MARGIN = 64.0
 # The float32 search calls an entry zero below this share of a typical one (row normalised, unit direction). It is far
 # above the rounding of float32 elimination and lets one generic entry in a thousand through; float64 decides later.
 SEARCH_ZERO = 1e-3
@@ -96,6 +98,17 @@ def zero_mask(factorization: Factorization, directions: Float[Array, "k r"]) -> 
     entries = np.abs(np.asarray(factorization.left) @ np.asarray(directions).T)
     live = np.asarray(factorization.live_mask)[:, None]
     return (entries <= zero_tolerance(factorization, directions)) & live
+
+
+def network_tolerance(
+    factorization: Factorization, directions: Float[Array, "k r"], client_eps: float
+) -> Float[np.ndarray, " k"]:
+    """Largest distance of a sample's gradient, of unit norm, from the noisy column space that it lies in.
+
+    ``D = G w`` for a w of norm ``|S^-1 q|``: noise of norm ``|N|`` moves it by ``|N| |S^-1 q|``, once in D and once in the
+    column space. The client's own forward and backward pass rounds in its dtype.
+    """
+    return NETWORK_MARGIN * (factorization.noise_floor * noise_gain(factorization, directions) + client_eps)
 
 
 def search_tolerance(factorization: Factorization) -> float:

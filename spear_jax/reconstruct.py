@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from spear_jax import certify, numerics
+from spear_jax import certify, network, numerics
 from spear_jax.config import ReconstructConfig
 from spear_jax.dictionary import dictionary_search
 from spear_jax.factorize import factorize
@@ -19,9 +19,8 @@ from spear_jax.recover import disaggregation, recover_inputs
 from spear_jax.search import Outcome, Progress, SearchState, expected_remaining, plan_search, search
 from spear_jax.select import Judge
 from spear_jax.status import Status
-from spear_jax.types import Array, Certificate, Factorization, Result, SearchStats
+from spear_jax.types import Certificate, Factorization, Result, SearchStats
 
-Network = list[tuple[Array, Array]]
 # Expected candidates up to which ``auto`` samples: seconds on two CPU cores, less than the dictionary method compiles.
 AUTO_SAMPLING = 1e6
 
@@ -31,7 +30,7 @@ def reconstruct(
     key: jax.Array,
     config: ReconstructConfig = ReconstructConfig(),
     *,
-    model: Network | None = None,
+    model: network.Network | None = None,
     state: SearchState | None = None,
     on_round: Callable[[Progress], None] | None = None,
 ) -> Result:
@@ -41,7 +40,8 @@ def reconstruct(
         observation: what the server sees of the layer.
         key: a JAX key; the same key and config give the same result on any number of devices.
         config: method, budgets, devices.
-        model: the dense layers above as ``[(W2, b2), ...]``; reserved for the network certificate.
+        model: the dense layers above as ``[(W2, b2), ...]``, kernels (out, in), ReLU between, softmax cross-entropy on
+            top: each sample is then certified on its own too, with its label (`network`).
         state: state of a search to go on with (`checkpoint.load_state`).
         on_round: called after each round of the search.
 
@@ -50,9 +50,9 @@ def reconstruct(
         inverted is a status, not an error.
 
     Raises:
-        ValueError: the rank or the number of devices asked for does not exist.
+        ValueError: the rank or the number of devices asked for does not exist, or the model does not fit the layer.
     """
-    del model
+    layers_above = None if model is None else network.check_network(model, observation.out_features)
     started = time.perf_counter()
     factorization = factorize(observation.weight_grad, rank=config.rank)
     if factorization.is_full and config.rank is None:
@@ -63,6 +63,9 @@ def reconstruct(
     method, reason = choose_method(factorization, config)
     outcome = _propose(method, factorization, evidence, judge, key, config, state, on_round)
     started = time.perf_counter()
+    if layers_above is not None and outcome.certificate is not None:
+        directions, certificate = network.repair(evidence, layers_above, outcome.directions, outcome.certificate)
+        outcome = outcome._replace(directions=directions, certificate=certificate)
     inputs, certificate = _solve(observation, factorization, outcome)
     seconds = {
         "factorize": factorize_seconds,
@@ -140,6 +143,7 @@ def _nothing(factorization: Factorization) -> tuple[Float[np.ndarray, "r n"], Ce
 
 
 def _final_status(status: Status, certificate: Certificate, rank: int, config: ReconstructConfig) -> Status:
+    status = Status.EXACT if certificate.exact.all() else status
     if status is Status.EXACT and config.num_examples is not None and rank < config.num_examples:
         return Status.EXACT_VISIBLE
     return Status.PARTIAL if not status.is_complete and certificate.exact.any() else status

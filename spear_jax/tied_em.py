@@ -80,7 +80,7 @@ def tied_em(
 
     def step(index: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         directions, responsibilities, rho, best = carry
-        progress = index.astype(start.dtype) / iterations
+        progress = index.astype(start.dtype) / iterations.astype(start.dtype)
         entries = tie.entries @ directions
         pre_activation = _pre_activation(tie, directions, responsibilities, data_share)
         if is_adaptive:

@@ -8,7 +8,8 @@ What comes out depends on (key, round) alone: not on the number of devices, on t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -174,6 +175,46 @@ def _merge(hits: Hits, key: jax.Array, first: int, capacity: int) -> RoundHits:
     kept = [offset[: min(int(count), capacity)] for offset, count in zip(hits.offset, hits.count, strict=True)]
     offset = np.concatenate(kept)[:capacity].astype(np.uint32)
     return RoundHits(index=np.uint32(first) + offset, key=key, count=int(hits.count.sum()))
+
+
+def deal_out(
+    function: Callable[..., jax.Array], shared: Any, batches: Sequence[jax.Array], devices: tuple[Device, ...]
+) -> list[np.ndarray]:
+    """``function(shared, batch)`` for each batch, on the devices in turn; every process gets every result.
+
+    One program on one device at a time, unlike a round: a program compiled for several devices rounds unlike one
+    compiled for a single one, and here what is computed is not checked again before it counts.
+
+    Args:
+        function: jitted; compiled once for each device.
+        shared: pytree of arrays that every batch needs.
+        batches: arrays of one shape.
+        devices: of all processes.
+    """
+    mine = [number for number in range(len(batches)) if _owner(number, devices) == jax.process_index()]
+
+    def start(device: Device) -> dict[int, jax.Array]:
+        numbers = [number for number in mine if devices[number % len(devices)] == device]
+        there = jax.device_put(shared, device) if numbers else shared
+        return {number: function(there, jax.device_put(batches[number], device)) for number in numbers}
+
+    # Threads only because the first call on a device compiles.
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    with ThreadPoolExecutor(len(local) or 1) as pool:
+        running = {number: result for part in pool.map(start, local) for number, result in part.items()}
+    done = {number: np.asarray(result) for number, result in running.items()}
+    if jax.process_count() == 1:
+        return [done[number] for number in range(len(batches))]
+    shape = jax.eval_shape(function, shared, batches[0])
+    everything = np.zeros((len(batches), *shape.shape), shape.dtype)
+    for number, result in done.items():
+        everything[number] = result
+    # Each batch is zero on all processes but one.
+    return list(np.asarray(multihost_utils.process_allgather(everything)).sum(axis=0))
+
+
+def _owner(number: int, devices: tuple[Device, ...]) -> int:
+    return devices[number % len(devices)].process_index
 
 
 def agree(flag: bool) -> bool:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,9 @@ from jaxtyping import Float, Int
 
 from spear_jax import pool
 from spear_jax.certify import Evidence
-from spear_jax.config import DictionaryConfig, ReconstructConfig, Schedule
+from spear_jax.compile_clock import compile_seconds
+from spear_jax.config import ReconstructConfig, Schedule
+from spear_jax.devices import deal_out, select_devices
 from spear_jax.polish import polish
 from spear_jax.release import release, release_alone
 from spear_jax.search import Outcome, Progress, SearchState, initial_state, is_done, is_late
@@ -47,7 +49,9 @@ SAME_CANDIDATE, MAX_CANDIDATES = 0.97, 256
 # With at most this share of the directions missing, the subspace round is the better one from the start.
 FEW_MISSING = 0.25
 # A start yields a candidate per missing direction: with many missing fewer starts give as many candidates.
-START_CANDIDATES, MIN_STARTS = 1024, 4
+START_CANDIDATES = 1024
+# Starts that one device runs side by side; their number is a multiple.
+START_BATCH = 4
 # Half-width of the band around zero pre-activation that the hard mask of the last column leaves out, in rms.
 LAST_MARGINS = (0.03, 0.015, 0.06, 0.12, 0.005)
 COLUMN_BUCKET = 16
@@ -104,8 +108,9 @@ def dictionary_search(
     """
     rank, options = factorization.rank, config.dictionary
     state = initial_state(rank, config)._replace(method="dictionary") if state is None else state
+    devices = select_devices(config.num_devices)
+    started, compiled = time.perf_counter(), compile_seconds()
     basis = make_basis(evidence)
-    started = time.perf_counter()
     chosen, certificate = select(state.pool, judge)
     status = None
     while status is None:
@@ -121,7 +126,7 @@ def dictionary_search(
                 # A full set that does not certify holds mixtures: only what certifies counts as known.
                 known = known[certificate.exact]
             round_key = jax.random.fold_in(key, state.next_round)
-            proposed = _round(factorization, basis, known, round_key, state.next_round, options)
+            proposed = _round(factorization, basis, known, round_key, state.next_round, config)
             merged = accept(factorization, state.pool, proposed, screen=len(known) < rank - 1)
             grown = not np.array_equal(merged.directions, state.pool.directions)
             state = state._replace(pool=merged, next_round=state.next_round + 1)
@@ -135,8 +140,9 @@ def dictionary_search(
         directions=state.pool.directions[chosen],
         certificate=certificate,
         status=status,
-        search_seconds=time.perf_counter() - started,
-        devices=(1, jax.devices()[0].device_kind),
+        compile_seconds=compile_seconds() - compiled,
+        search_seconds=time.perf_counter() - started - (compile_seconds() - compiled),
+        devices=(len(devices), devices[0].device_kind),
     )
 
 
@@ -169,21 +175,22 @@ def _round(
     known: Float[np.ndarray, "k r"],
     key: jax.Array,
     index: int,
-    options: DictionaryConfig,
+    config: ReconstructConfig,
 ) -> Float[np.ndarray, "j r"]:
     """Proposals of one round: EM in all dimensions first, in the missing ones once something is known."""
+    options = config.dictionary
     missing = factorization.rank - len(known)
     if missing == 1:
         return last_direction(basis, known)
     is_small = missing <= FEW_MISSING * factorization.rank
     if (index < options.full_rounds and not is_small) or len(known) == 0:
-        return full_round(basis, known, key, options.full_schedules[index % len(options.full_schedules)], options)
+        return full_round(basis, known, key, options.full_schedules[index % len(options.full_schedules)])
     schedule = options.subspace_schedules[index % len(options.subspace_schedules)]
-    return subspace_round(basis, known, key, schedule, options)
+    return subspace_round(basis, known, key, schedule, config)
 
 
 def full_round(
-    basis: Basis, known: Float[np.ndarray, "k r"], key: jax.Array, schedule: Schedule, options: DictionaryConfig
+    basis: Basis, known: Float[np.ndarray, "k r"], key: jax.Array, schedule: Schedule
 ) -> Float[np.ndarray, "j r"]:
     """EM from one random start in all r dimensions, orthogonal to the known directions, then the releases."""
     rank, count = known.shape[1], len(known)
@@ -205,7 +212,11 @@ def full_round(
 
 
 def subspace_round(
-    basis: Basis, known: Float[np.ndarray, "k r"], key: jax.Array, schedule: Schedule, options: DictionaryConfig
+    basis: Basis,
+    known: Float[np.ndarray, "k r"],
+    key: jax.Array,
+    schedule: Schedule,
+    config: ReconstructConfig,
 ) -> Float[np.ndarray, "j r"]:
     """EM in the null space of the known directions from many starts, the likeliest candidates released one by one."""
     missing = known.shape[1] - len(known)
@@ -216,12 +227,13 @@ def subspace_round(
     size = _bucket(missing, known.shape[1])
     tie = jax.tree.map(lambda part: jnp.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, size - missing)]), small)
     inside = (np.arange(size) < missing).astype(np.float32)
-    count = min(options.starts, max(MIN_STARTS, START_CANDIDATES // missing))
+    wanted = min(config.dictionary.starts, START_CANDIDATES // missing)
+    count = max(wanted // START_BATCH, 1) * START_BATCH
     starts = jax.random.normal(key, (count, size, size), jnp.float32) * np.outer(inside, inside)[None]
-    found = _run_em_batch(
-        tie, starts, jnp.zeros((size, size), jnp.float32), *_numbers(schedule), is_adaptive=schedule.is_adaptive
-    )  # fmt: skip
-    columns = np.asarray(found, np.float64)[:, :missing, :missing].transpose(1, 0, 2).reshape(missing, -1)
+    devices = select_devices(config.num_devices)
+    shared = (tie, jnp.zeros((size, size), jnp.float32), *_numbers(schedule))
+    found = deal_out(_em_of_starts(schedule.is_adaptive), shared, jnp.split(starts, count // START_BATCH), devices)
+    columns = np.concatenate(found).astype(np.float64)[:, :missing, :missing].transpose(1, 0, 2).reshape(missing, -1)
     columns = columns[:, np.isfinite(columns).all(axis=0)]
     columns = columns[:, _best_distinct(small, columns)]
     if columns.shape[1] == 0:
@@ -336,10 +348,11 @@ _release_alone = jax.jit(release_alone)
 _run_em = jax.jit(tied_em, static_argnames="is_adaptive")
 
 
-@partial(jax.jit, static_argnames="is_adaptive")
-def _run_em_batch(
-    tie: Tie, starts: jax.Array, known: jax.Array, schedule: jax.Array, iterations: jax.Array, *, is_adaptive: bool
-) -> jax.Array:
-    """The EM from a batch of starts."""
-    run = partial(tied_em, is_adaptive=is_adaptive)
-    return jax.vmap(run, in_axes=(None, 0, None, None, None))(tie, starts, known, schedule, iterations)
+@lru_cache
+def _em_of_starts(is_adaptive: bool) -> Any:
+    """The EM from a batch of starts, side by side."""
+
+    def run(shared: Any, starts: jax.Array) -> jax.Array:
+        return jax.vmap(lambda start: tied_em(shared[0], start, *shared[1:], is_adaptive=is_adaptive))(starts)
+
+    return jax.jit(run)

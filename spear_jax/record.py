@@ -89,6 +89,7 @@ def make_record(
             "matching_score": finite(certificate.matching_score),
             "weight_residual": finite(certificate.weight_residual),
             "bias_residual": finite(certificate.bias_residual),
+            "labels": None if certificate.labels is None else certificate.labels.tolist(),
         },
         "stats": {name: finite(getattr(stats, name)) for name in stats.__dataclass_fields__},
         "config": config.to_json(),
@@ -122,6 +123,8 @@ def write_reconstruction(folder: str | os.PathLike[str], result: Result, record:
         "exact": result.certificate.exact,
         "matching": result.certificate.matching,
     }
+    if result.certificate.labels is not None:
+        tensors["labels"] = result.certificate.labels
     described = {name: record[name] for name in ("layer", "image_shape", "normalization", "update_sha256")}
     # One entry: safetensors writes several in an order that changes from call to call.
     write_tensors(folder / INPUTS, tensors, {"reconstruction": json.dumps(described)})

@@ -79,7 +79,9 @@ def tied_em(
     sought = jnp.any(start != 0, axis=0, keepdims=True).astype(start.dtype)
 
     def step(index: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        directions, responsibilities, rho, best = carry
+        # Nothing is computed outside the loop: there fusion, and with it rounding, depends on what surrounds it.
+        update, _, responsibilities, rho, best = carry
+        directions = polar(project(update)) * sought
         progress = index.astype(start.dtype) / iterations.astype(start.dtype)
         entries = tie.entries @ directions
         pre_activation = _pre_activation(tie, directions, responsibilities, data_share)
@@ -100,11 +102,12 @@ def tied_em(
         gain = 2 * rho**2 / (1 - rho**4) if is_adaptive else jnp.ones_like(rho)
         weight = (length * gain) ** sharpness
         weight = jnp.maximum(weight / jnp.max(weight), MIN_WEIGHT)
-        return polar(update / length * weight * sought) * sought, on_probability, rho, best
+        return update / length * weight * sought, directions, on_probability, rho, best
 
     off_everywhere = jnp.zeros((rows, start.shape[1]), start.dtype)
     rho = jnp.ones((1, start.shape[1]), start.dtype) * rho_start
-    return lax.fori_loop(0, iterations, step, (polar(project(start)) * sought, off_everywhere, rho, rho))[0]
+    # The last update is one too many: the step before it has the directions.
+    return lax.fori_loop(0, iterations + 1, step, (start, start, off_everywhere, rho, rho))[1]
 
 
 def log_odds(

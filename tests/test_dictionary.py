@@ -62,7 +62,7 @@ def test_the_known_weights_carry_the_search_where_rows_are_few():
         shuffled = evidence._replace(response=np.random.default_rng(seed).permutation(evidence.response))
         truth = problem.directions(np.asarray(factorization.left)).T
         propose = lambda given: dictionary.full_round(
-            dictionary.make_basis(given), np.zeros((0, 32)), jax.random.key(0), options.full_schedules[0], options
+            dictionary.make_basis(given), np.zeros((0, 32)), jax.random.key(0), options.full_schedules[0]
         )
         right += np.sum(likeness(propose(evidence), truth) > 0.99)
         wrong += np.sum(likeness(propose(shuffled), truth) > 0.99)
@@ -72,9 +72,9 @@ def test_the_known_weights_carry_the_search_where_rows_are_few():
 
 def test_the_missing_directions_are_found_in_the_null_space_of_the_known(solved):
     factorization, evidence, truth = solved
-    options = dataclasses.replace(CONFIG.dictionary, starts=8)
-    basis = dictionary.make_basis(evidence)
-    proposed = dictionary.subspace_round(basis, truth[4:], jax.random.key(1), options.subspace_schedules[0], options)
+    config = dataclasses.replace(CONFIG, dictionary=DictionaryConfig(starts=8))
+    basis, schedule = dictionary.make_basis(evidence), config.dictionary.subspace_schedules[0]
+    proposed = dictionary.subspace_round(basis, truth[4:], jax.random.key(1), schedule, config)
     assert (np.abs(proposed @ truth[:4].T).max(axis=0) > 0.99).all()
 
 
@@ -102,6 +102,20 @@ def test_same_key_same_bits_and_a_resumed_run_ends_alike():
     resumed = run(state=states[0])
     np.testing.assert_array_equal(whole.inputs, resumed.inputs)
     np.testing.assert_array_equal(whole.directions, resumed.directions)
+
+
+def test_the_number_of_devices_does_not_change_a_bit():
+    # Few enough rows that the search needs its batch of starts.
+    problem = planted_problem(32, 128, 200, seed=1)
+    config = ReconstructConfig(method="dictionary", dictionary=DictionaryConfig(max_rounds=6, full_rounds=1))
+    results = [
+        reconstruct(problem.observation, jax.random.key(0), dataclasses.replace(config, **options))
+        for options in ({"num_devices": 1}, {"num_devices": 2}, {"num_devices": 8})
+    ]
+    assert results[0].stats.rounds > 1
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.directions, results[0].directions)
+        np.testing.assert_array_equal(result.inputs, results[0].inputs)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -6,11 +6,15 @@ import jax
 import pytest
 from command_line import finish, planted_update, run, spawn
 
+from spear_jax.files import read_tensors
+
 pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="compares bytes over CPU devices")
 
 
 def bytes_of(folder):
-    return (folder / "inputs.safetensors").read_bytes()
+    """Of the arrays and of the search's state: polished directions alone no longer show which candidates hit them."""
+    state, _ = read_tensors(folder / "state.safetensors")
+    return (folder / "inputs.safetensors").read_bytes(), [state[name].tobytes() for name in sorted(state)]
 
 
 @pytest.fixture(scope="module")

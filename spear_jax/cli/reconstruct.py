@@ -121,7 +121,8 @@ def run(
     make_folder(out)
     with SearchReporter() as reporter:
         last, on_round = _keeping(state_file, belongs_to, reporter)
-        result = run_reconstruct(observation, key, config, state=start, on_round=on_round)
+        model = update.network(chosen.name)
+        result = run_reconstruct(observation, key, config, model=model, state=start, on_round=on_round)
     content = record.make_record(result, update, chosen, update_file, config, seed)
     if jax.process_index() == 0:
         # What was made of an earlier reconstruction in this folder is no longer true of it.

@@ -159,6 +159,20 @@ class Update:
             return None
         return [self._tensors(layer, self.global_tensors) for layer in self.layers[index + 1 :]]
 
+    def next_weight_grad(self, layer_name: str | None = None) -> np.ndarray | None:
+        """Kernel gradient (out, in) of the dense layer above one layer, where `network` joins them, else None.
+
+        Raises:
+            UpdateError: no such layer.
+        """
+        if self.network(layer_name) is None:
+            return None
+        above = self.layers[self.layers.index(self.layer(layer_name)) + 1]
+        try:
+            return np.asarray(self.observation(above.name).weight_grad)
+        except UpdateError:  # then it says nothing, and the layer that was asked for can do without
+            return None
+
     @functools.cached_property
     def _found(self) -> tuple[tuple[DenseLayer, ...], tuple[tuple[str, str], ...]]:
         floating = {n: t.shape for n, t in self.global_tensors.items() if jnp.issubdtype(t.dtype, np.floating)}

@@ -8,6 +8,7 @@ entries decided.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -98,6 +99,16 @@ def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certifi
         bias_residual=float(residual),
         labels=None,
     )
+
+
+def all_or_none(certificate: Certificate) -> Certificate:
+    """The certificate as patterns alone can give it: every sample, or none.
+
+    A direction that is off by a little of another, ``q_j + a q_i``, shows in its own pattern but moves input i by only
+    ``a x_j``, which changes fewer than one sign of m where a is below 1 / m. While a pattern disagrees, the others'
+    agreement does not prove their inputs; `network` and `next_layer` can.
+    """
+    return certificate if certificate.exact.all() else dataclasses.replace(certificate, exact=certificate.exact & False)
 
 
 def _compare(

@@ -32,8 +32,8 @@ from spear_jax.status import Status
 from spear_jax.tied_em import RHO_GRID, Tie, log_likelihood, tied_em, unit_rms
 from spear_jax.types import Factorization
 
-# (confidence, width) of the releases after the EM, and of those in the subspace stage, which costs little next to its EM
-# and finds what a shorter one leaves: 44 of 48 directions at m = 180 with the first five widths, all with these.
+# (confidence, width) of the releases after the EM, and of those in the subspace stage, which cost little next to its
+# EM and find what fewer leave: 44 of 48 directions at m = 180 with five of them, all with these.
 RELEASES = ((3.0, 0.3), (4.0, 0.1), (4.0, 0.02))
 SUBSPACE_RELEASES = (
     (2.0, 0.5), (3.0, 0.3), (3.0, 0.3), (4.0, 0.2), (4.0, 0.2), (4.0, 0.1),

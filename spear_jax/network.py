@@ -1,9 +1,9 @@
 """The network certificate: each sample on its own, through the layers above (solver-2.md, Sec. 1, step 8).
 
 With the whole model at hand the server can run it on a reconstructed input: forward, and backward for a label y. The
-sample's gradient ``D(y) = J^T (softmax - e_y)`` must lie in the column space of the weight gradient, which no wrong input
-or label achieves. That certifies the sample without the others, names its label and gives its exact direction, which
-mends the samples whose dual vector a wrong direction had spoiled.
+sample's gradient ``D(y) = J^T (softmax - e_y)`` must lie in the column space of the weight gradient, which no wrong
+input or label achieves. That certifies the sample without the others, names its label and gives its exact direction,
+which mends the samples whose dual vector a wrong direction had spoiled.
 
 Labels are found without a backward pass for each: for w outside the column space ``w . D(y) = (J w) . softmax -
 (J w)_y``, so one forward derivative of a few random w scores all classes at once.
@@ -24,6 +24,7 @@ from spear_jax.recover import disaggregation
 from spear_jax.types import Array, Certificate
 
 Network = Sequence[tuple[Array, Array]]
+Layers = list[tuple[np.ndarray, np.ndarray]]
 NO_LABEL = -1
 # Random vectors that score the labels, and what makes them: part of the algorithm, not of the experiment.
 PROBES, PROBE_SEED = 2, 0
@@ -46,7 +47,7 @@ class Verdicts(NamedTuple):
     directions: Float[np.ndarray, "r r"]
 
 
-def check_network(network: Network, out_features: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def check_network(network: Network, out_features: int) -> Layers:
     """The dense layers above in float64.
 
     Args:
@@ -63,15 +64,15 @@ def check_network(network: Network, out_features: int) -> list[tuple[np.ndarray,
     for number, (weight, bias) in enumerate(layers, start=2):
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
             raise ValueError(
-                f"model: layer {number} has a kernel of shape {weight.shape} and a bias of shape {bias.shape}; expected "
-                f"(k, {width}) and (k,), kernels being (out, in)."
+                f"model: layer {number} has a kernel of shape {weight.shape} and a bias of shape {bias.shape}; "
+                f"expected (k, {width}) and (k,), kernels being (out, in)."
             )
         width = weight.shape[0]
     return layers
 
 
 def repair(
-    evidence: Evidence, network: Network, directions: Float[np.ndarray, "r r"], certificate: Certificate
+    evidence: Evidence, network: Layers, directions: Float[np.ndarray, "r r"], certificate: Certificate
 ) -> tuple[Float[np.ndarray, "r r"], Certificate]:
     """Replace directions that do not certify by the network's, until nothing changes, and add labels.
 
@@ -82,7 +83,7 @@ def repair(
         certificate: theirs.
 
     Returns:
-        the directions and their certificate; exact is whoever passes either test.
+        the directions and their certificate: exact are all where all patterns agree, else those that the network says.
     """
     verdicts = judge(evidence, network, directions)
     for _ in range(MAX_PASSES):
@@ -97,11 +98,12 @@ def repair(
         if np.sum(again.exact | after.exact) <= np.sum(certificate.exact | verdicts.exact):
             break
         directions, certificate, verdicts = trial, again, after
-    exact = certificate.exact | verdicts.exact
+    # A wrong direction may taint other samples by less than their patterns show: then only the network's word counts.
+    exact = certificate.exact if certificate.exact.all() else verdicts.exact
     return directions, dataclasses.replace(certificate, exact=exact, labels=verdicts.labels)
 
 
-def judge(evidence: Evidence, network: Network, directions: Float[np.ndarray, "r r"]) -> Verdicts:
+def judge(evidence: Evidence, network: Layers, directions: Float[np.ndarray, "r r"]) -> Verdicts:
     """The network's verdict on every sample that these directions give, in batches of samples."""
     factorization = evidence.factorization
     left = np.asarray(factorization.left)
@@ -122,7 +124,7 @@ def judge(evidence: Evidence, network: Network, directions: Float[np.ndarray, "r
     return Verdicts(exact, np.where(exact, labels, NO_LABEL), found)
 
 
-def _batches(pre_activation: Float[np.ndarray, "m r"], network: Network) -> Iterator[Float[np.ndarray, "m k"]]:
+def _batches(pre_activation: Float[np.ndarray, "m r"], network: Layers) -> Iterator[Float[np.ndarray, "m k"]]:
     widest = max(len(pre_activation), *(len(bias) for _, bias in network))
     step = max(1, BATCH_ENTRIES // (2 * PROBES * widest))
     for start in range(0, pre_activation.shape[1], step):
@@ -130,7 +132,7 @@ def _batches(pre_activation: Float[np.ndarray, "m r"], network: Network) -> Iter
 
 
 def _judge_batch(
-    network: Network, probes: Float[np.ndarray, "m p"], pre_activation: Float[np.ndarray, "m k"]
+    network: Layers, probes: Float[np.ndarray, "m p"], pre_activation: Float[np.ndarray, "m k"]
 ) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, " k"]]:
     """``D(y)`` (m, k) for the likeliest label y of each sample, and the labels."""
     # The forward pass carries the derivatives along the probes beside the activations: (width, k, p).

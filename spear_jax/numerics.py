@@ -105,8 +105,8 @@ def network_tolerance(
 ) -> Float[np.ndarray, " k"]:
     """Largest distance of a sample's gradient, of unit norm, from the noisy column space that it lies in.
 
-    ``D = G w`` for a w of norm ``|S^-1 q|``: noise of norm ``|N|`` moves it by ``|N| |S^-1 q|``, once in D and once in the
-    column space. The client's own forward and backward pass rounds in its dtype.
+    ``D = G w`` for a w of norm ``|S^-1 q|``: noise of norm ``|N|`` moves it by ``|N| |S^-1 q|``, once in D and once in
+    the column space. The client's own forward and backward pass rounds in its dtype.
     """
     return NETWORK_MARGIN * (factorization.noise_floor * noise_gain(factorization, directions) + client_eps)
 

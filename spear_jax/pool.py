@@ -80,7 +80,7 @@ def merge(
     everything = np.concatenate([pool.directions[used], directions])
     zero_counts = np.concatenate([pool.zero_count[used], zeros])
     all_hits = np.concatenate([pool.hits[used], hits]).astype(np.int64)
-    # Stable: of two equally sparse directions the one found first stays in front, of two copies the one better polished.
+    # Stable: of two equally sparse directions the first found stays in front, of two copies the better polished.
     order = np.argsort(-zero_counts, kind="stable")
     everything, zero_counts, all_hits = everything[order], zero_counts[order], all_hits[order]
     keep = first_of_each(everything)

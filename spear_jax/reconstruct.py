@@ -14,12 +14,14 @@ from spear_jax import certify, network, numerics
 from spear_jax.config import ReconstructConfig
 from spear_jax.dictionary import dictionary_search
 from spear_jax.factorize import factorize
+from spear_jax.next_layer import Samples
 from spear_jax.observation import LayerObservation
 from spear_jax.recover import disaggregation, recover_inputs
-from spear_jax.search import Outcome, Progress, SearchState, expected_remaining, plan_search, search
+from spear_jax.search import Outcome, Progress, SearchState, expected_remaining, is_done, plan_search, search
 from spear_jax.select import Judge
 from spear_jax.status import Status
-from spear_jax.types import Certificate, Factorization, Result, SearchStats
+from spear_jax.types import Array, Certificate, Factorization, Result, SearchStats
+from spear_jax.unroll import unroll
 
 # Expected candidates up to which ``auto`` samples: seconds on two CPU cores, less than the dictionary method compiles.
 AUTO_SAMPLING = 1e6
@@ -31,6 +33,7 @@ def reconstruct(
     config: ReconstructConfig = ReconstructConfig(),
     *,
     model: network.Network | None = None,
+    next_weight_grad: Array | None = None,
     state: SearchState | None = None,
     on_round: Callable[[Progress], None] | None = None,
 ) -> Result:
@@ -42,6 +45,8 @@ def reconstruct(
         config: method, budgets, devices.
         model: the dense layers above as ``[(W2, b2), ...]``, kernels (out, in), ReLU between, softmax cross-entropy on
             top: each sample is then certified on its own too, with its label (`network`).
+        next_weight_grad: (j, m) kernel gradient of the layer above, (out, in): the directions that are found then
+            give their samples one by one, and the search goes on without these (`next_layer`, `deflate`).
         state: state of a search to go on with (`checkpoint.load_state`).
         on_round: called after each round of the search.
 
@@ -62,11 +67,16 @@ def reconstruct(
     judge = lambda directions: certify.certify(evidence, directions)
     method, reason = choose_method(factorization, config)
     outcome = _propose(method, factorization, evidence, judge, key, config, state, on_round)
+    alone = None
+    if next_weight_grad is not None and not is_done(outcome.certificate):
+        outcome, alone = unroll(evidence, np.asarray(next_weight_grad), outcome, judge, key, config)
     started = time.perf_counter()
     if layers_above is not None and outcome.certificate is not None:
         directions, certificate = network.repair(evidence, layers_above, outcome.directions, outcome.certificate)
         outcome = outcome._replace(directions=directions, certificate=certificate)
-    inputs, certificate = _solve(observation, factorization, outcome)
+    elif outcome.certificate is not None:
+        outcome = outcome._replace(certificate=certify.all_or_none(outcome.certificate))
+    inputs, certificate = _solve(observation, factorization, outcome, alone)
     seconds = {
         "factorize": factorize_seconds,
         "compile": outcome.compile_seconds,
@@ -119,15 +129,24 @@ def _propose(
 
 
 def _solve(
-    observation: LayerObservation, factorization: Factorization, outcome: Outcome
+    observation: LayerObservation, factorization: Factorization, outcome: Outcome, alone: Samples | None
 ) -> tuple[Float[np.ndarray, "r n"], Certificate]:
-    """Inputs and full certificate of the directions chosen, or NaN while some are missing."""
+    """Inputs and full certificate of the directions chosen; while some are missing, of the samples known alone."""
     if outcome.certificate is None:
-        return _nothing(factorization)
-    mixing = disaggregation(factorization, np.asarray(observation.bias_grad), outcome.directions)
-    inputs = recover_inputs(factorization, mixing)
-    residual = certify.weight_residual(observation, factorization, mixing, inputs)
-    return inputs, dataclasses.replace(outcome.certificate, weight_residual=residual)
+        inputs, certificate = _nothing(factorization)
+    else:
+        mixing = disaggregation(factorization, np.asarray(observation.bias_grad), outcome.directions)
+        inputs = recover_inputs(factorization, mixing)
+        residual = certify.weight_residual(observation, factorization, mixing, inputs)
+        certificate = dataclasses.replace(outcome.certificate, weight_residual=residual)
+    if alone is not None and not certificate.exact.all():
+        added = np.flatnonzero(alone.exact & ~certificate.exact[: len(alone.exact)])
+        inputs[added] = alone.dual[added] @ np.asarray(factorization.right)
+        exact, matching = certificate.exact.copy(), certificate.matching.copy()
+        exact[added], matching[added] = True, alone.matching[added]
+        score = float(matching.mean())
+        certificate = dataclasses.replace(certificate, exact=exact, matching=matching, matching_score=score)
+    return inputs, certificate
 
 
 def _nothing(factorization: Factorization) -> tuple[Float[np.ndarray, "r n"], Certificate]:

@@ -149,9 +149,9 @@ def unit_rms(columns: Float[Array, "m k"]) -> Float[Array, "m k"]:
 def polar(matrix: Float[Array, "r k"]) -> Float[Array, "r k"]:
     """Nearest matrix with orthonormal columns, ``A (A^T A)^(-1/2)``, by scaled Newton-Schulz steps.
 
-    ``A <- A (3 - A^T A) / 2`` drives every singular value in (0, sqrt 3) to 1 by products alone; scaling to the interval
-    the values are known to fill speeds up the small ones (Chen and Chow 2014, "A stable scaling of Newton-Schulz for
-    improving the sign function computation", Sec. 3). Columns of zeros stay zero.
+    ``A <- A (3 - A^T A) / 2`` drives every singular value in (0, sqrt 3) to 1 by products alone; scaling to the
+    interval the values are known to fill speeds up the small ones (Chen and Chow 2014, "A stable scaling of
+    Newton-Schulz for improving the sign function computation", Sec. 3). Columns of zeros stay zero.
     """
     gram = matrix.T @ matrix
     matrix = matrix / jnp.sqrt(jnp.max(jnp.sum(jnp.abs(gram), axis=0)) + TINY)  # a bound on the largest eigenvalue

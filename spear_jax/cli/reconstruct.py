@@ -121,8 +121,10 @@ def run(
     make_folder(out)
     with SearchReporter() as reporter:
         last, on_round = _keeping(state_file, belongs_to, reporter)
-        model = update.network(chosen.name)
-        result = run_reconstruct(observation, key, config, model=model, state=start, on_round=on_round)
+        result = run_reconstruct(
+            observation, key, config, model=update.network(chosen.name),
+            next_weight_grad=update.next_weight_grad(chosen.name), state=start, on_round=on_round,
+        )  # fmt: skip
     content = record.make_record(result, update, chosen, update_file, config, seed)
     if jax.process_index() == 0:
         # What was made of an earlier reconstruction in this folder is no longer true of it.

@@ -1,0 +1,69 @@
+"""The problem that is left once some samples are known whole: ``G' = G - sum_i D_i x_i^T``, of smaller rank.
+
+In the coordinates of the factorisation ``D = left Q`` and ``X^T = Q^-1 right``. A known sample gives its column q_i
+and, from its input, its dual vector p_i, row i of Q^-1; as ``p_i . q_j = 0`` for every other j, the missing columns lie
+in the null space of the known p_i, and what is left of the gradient is an exact projection: nothing is fitted anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from spear_jax.certify import Evidence
+
+# A neuron that only known samples reached is left with rounding of this share of the largest row.
+DEAD_ROW = 1e-12
+
+
+class Deflated(NamedTuple):
+    """A smaller problem and the way back.
+
+    Attributes:
+        evidence: of the rest, its factorisation included.
+        lift: (r, r') with orthonormal columns: a direction q of the rest is ``lift @ q`` in the coordinates before.
+    """
+
+    evidence: Evidence
+    lift: Float[np.ndarray, "r s"]
+
+
+def deflate(evidence: Evidence, directions: Float[np.ndarray, "k r"], dual: Float[np.ndarray, "k r"]) -> Deflated:
+    """Take known samples out of a problem (solver-2.md, Sec. 1, step 9).
+
+    Args:
+        evidence: of the observation, k < r.
+        directions: (k, r) unit directions of the known samples.
+        dual: (k, r) their dual vectors, ``x_i = dual_i @ right``.
+    """
+    whole = evidence.factorization
+    left, spectrum = np.asarray(whole.left), np.asarray(whole.singular_values[: whole.rank])
+    space = np.linalg.svd(dual)[2][len(dual) :].T
+    # I - Q_K (P_K^T Q_K)^-1 P_K^T: the oblique projection that takes the known samples out.
+    projection = np.eye(whole.rank) - directions.T @ np.linalg.solve(dual @ directions.T, dual)
+    rotation, values, mix = np.linalg.svd(space.T @ projection * spectrum, full_matrices=False)
+    lift = space @ rotation
+    right = mix / spectrum @ np.asarray(whole.right)
+    noise = 2 * whole.noise_std * np.sqrt(right.shape[1])
+    rows = np.linalg.norm(left @ lift * values, axis=1)
+    scale = 1 / np.sum(dual * directions, axis=1)
+    factorization = dataclasses.replace(
+        whole,
+        left=left @ lift,
+        right=values[:, None] * right,
+        singular_values=np.append(values, whole.noise_floor),
+        rank=len(values),
+        gap=float(values[-1] / whole.noise_floor),
+        live_mask=np.asarray(whole.live_mask) & (rows > max(noise, DEAD_ROW * rows.max())),
+    )
+    return Deflated(
+        evidence._replace(
+            response=evidence.response @ (mix / spectrum).T * values,
+            bias_grad=evidence.bias_grad - left @ (directions.T @ scale),
+            factorization=factorization,
+        ),
+        lift,
+    )

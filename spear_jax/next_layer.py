@@ -1,0 +1,115 @@
+"""One sample from one direction: through the gradient of the layer above (solver.md, Sec. 8.7).
+
+While directions are missing, no dual vector is known and with it no input. The next layer's gradient ``G2 = D2 Y^T``,
+``Y = relu(Z)``, gives each sample without the others: its ``Y_i`` lies in the row space of G2 and vanishes where its
+direction does, which makes it a null vector; on the other rows ``H p_i + bias = scale Y_i`` is linear in the dual
+vector p_i and the scale, with far more equations than unknowns. What the surplus leaves over certifies the sample.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from spear_jax import numerics
+from spear_jax.certify import MIN_DECIDED, MIN_ENTRIES, Evidence
+from spear_jax.factorize import factorize
+from spear_jax.types import Array
+
+# Equations beyond the unknowns that the fit must have left over to say anything.
+MIN_SURPLUS = 16
+# The null vector must be alone: the next singular value stands out of the noise by this.
+MIN_SEPARATION = 1e3
+# Largest expected relative error of a certified sample.
+MAX_ERROR = 1e-3
+
+
+class Samples(NamedTuple):
+    """What the layer above tells of each known direction.
+
+    Attributes:
+        dual: (k, r) p_i, so that ``x_i = p_i @ right``; NaN rows where nothing could be said.
+        exact: (k,) whether the sample is certified.
+        matching: (k,) share of live entries where ``Z > 0`` agrees with ``D != 0``.
+    """
+
+    dual: Float[np.ndarray, "k r"]
+    exact: Bool[np.ndarray, " k"]
+    matching: Float[np.ndarray, " k"]
+
+
+def samples_alone(
+    evidence: Evidence, next_weight_grad: Float[Array, "j m"], directions: Float[np.ndarray, "k r"]
+) -> Samples:
+    """Each sample whose direction is known, certified on its own.
+
+    Args:
+        evidence: of the observed layer.
+        next_weight_grad: (j, m) gradient of the next layer's kernel, (out, in).
+        directions: (k, r) unit directions.
+
+    Raises:
+        ValueError: the gradient is not of the layer above.
+    """
+    left = np.asarray(evidence.factorization.left)
+    count, rank = directions.shape
+    if next_weight_grad.ndim != 2 or next_weight_grad.shape[1] != len(left):
+        raise ValueError(
+            f"next_weight_grad has shape {next_weight_grad.shape}; expected (out, {len(left)}), the kernel gradient of "
+            "the layer above."
+        )
+    nothing = Samples(np.full((count, rank), np.nan), np.zeros(count, bool), np.zeros(count))
+    above = factorize(next_weight_grad)
+    # An output layer of few classes spans too little to hold every sample's activations.
+    if above.is_full or above.rank < max(rank, 2) or count == 0:
+        return nothing
+    rows = np.asarray(above.right) / above.singular_values[: above.rank, None]
+    zero = numerics.zero_mask(evidence.factorization, directions)
+    live = np.asarray(evidence.factorization.live_mask)
+    tilt = above.noise_floor / float(above.singular_values[above.rank - 1]) + numerics.EPS64
+    for place in range(count):
+        activation = _activation(rows.T, zero[:, place] & live, tilt)
+        if activation is not None:
+            dual, exact, matching = _fit(evidence, activation, zero[:, place], live)
+            nothing.dual[place], nothing.exact[place], nothing.matching[place] = dual, exact, matching
+    return nothing
+
+
+def _activation(
+    basis: Float[np.ndarray, "m j"], zero: Bool[np.ndarray, " m"], tilt: float
+) -> Float[np.ndarray, " m"] | None:
+    """``Y_i`` up to a positive scale, from the rows where it vanishes; None where these leave it open."""
+    values, vectors = np.linalg.eigh(basis[zero].T @ basis[zero])
+    if np.sum(zero) < basis.shape[1] or values[1] < (MIN_SEPARATION * tilt) ** 2:
+        return None
+    activation = basis @ vectors[:, 0]
+    return activation * np.sign(activation.sum())
+
+
+def _fit(
+    evidence: Evidence, activation: Float[np.ndarray, " m"], zero: Bool[np.ndarray, " m"], live: Bool[np.ndarray, " m"]
+) -> tuple[Float[np.ndarray, " r"], bool, float]:
+    """Dual vector, verdict and matching of one sample by least squares on its active rows."""
+    spectrum = evidence.factorization.singular_values[: evidence.factorization.rank]
+    response = evidence.response / spectrum
+    active = live & ~zero
+    unknowns = response.shape[1] + 1
+    surplus = int(active.sum()) - unknowns
+    if surplus < MIN_SURPLUS:
+        return np.full(unknowns - 1, np.nan), False, 0.0
+    system = np.column_stack([response[active], -activation[active]])
+    orthogonal, triangle = np.linalg.qr(system)
+    solution = np.linalg.solve(triangle, -(orthogonal.T @ evidence.bias[active]))
+    left_over = system @ solution + evidence.bias[active]
+    noise = np.linalg.norm(left_over) / np.sqrt(surplus)
+    spread = noise * np.linalg.norm(np.linalg.inv(triangle), axis=1)
+    pre_activation = response @ solution[:-1] + evidence.bias
+    slack = numerics.ZERO_SIGMAS * (noise + np.sqrt((response**2) @ spread[:-1] ** 2))
+    agrees = np.where(pre_activation > slack, ~zero, np.where(pre_activation < -slack, zero, True)) & live
+    decided = (np.abs(pre_activation) > slack) & live
+    error = np.linalg.norm(spread[:-1]) / np.linalg.norm(solution[:-1]) + spread[-1] / abs(solution[-1])
+    exact = bool(agrees[live].all() and solution[-1] > 0 and error < MAX_ERROR)
+    exact &= bool(decided.sum() >= max(MIN_DECIDED * live.sum(), MIN_ENTRIES))
+    return solution[:-1] / spectrum, exact, float(agrees.sum() / max(live.sum(), 1))

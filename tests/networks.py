@@ -1,0 +1,50 @@
+"""Batches through a small network in NumPy: an independent gradient, with everything that the server must not see."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from spear_jax.observation import LayerObservation
+
+
+class Simulated(NamedTuple):
+    """A first layer as the server sees it, what lies above, and the truth."""
+
+    observation: LayerObservation
+    network: list
+    next_weight_grad: np.ndarray
+    inputs: np.ndarray
+    labels: np.ndarray
+    grad_z: np.ndarray
+
+
+def simulate(batch_size, width, *, in_features=100, depth=3, classes=20, seed=0, dtype="float64"):
+    """Mean cross-entropy of a ReLU network of ``depth`` hidden layers, Gaussian inputs, PyTorch's initialisation."""
+    rng = np.random.default_rng(seed)
+    sizes = [in_features, *[width] * depth, classes]
+    layers = []
+    for inner, outer in zip(sizes, sizes[1:], strict=False):
+        bound = 1 / np.sqrt(inner)
+        layers.append((rng.uniform(-bound, bound, (outer, inner)), rng.uniform(-bound, bound, outer)))
+    layers = [(weight.astype(dtype).astype(float), bias.astype(dtype).astype(float)) for weight, bias in layers]
+    inputs, labels = rng.normal(size=(batch_size, in_features)), rng.integers(0, classes, batch_size)
+    hidden, masks = [inputs], []
+    for weight, bias in layers:
+        pre_activation = hidden[-1] @ weight.T + bias
+        masks.append(pre_activation > 0)
+        hidden.append(np.maximum(pre_activation, 0))
+    odds = np.exp(pre_activation)
+    grad = odds / odds.sum(axis=1, keepdims=True)
+    grad[np.arange(batch_size), labels] -= 1
+    grad /= batch_size
+    grads = []
+    for index in range(depth, -1, -1):
+        grads.insert(0, grad)
+        if index:
+            grad = (grad @ layers[index][0]) * masks[index - 1]
+    cast = lambda array: array.astype(dtype)
+    observation = LayerObservation(
+        weight=cast(layers[0][0]), bias=cast(layers[0][1]),
+        weight_grad=cast(grads[0].T @ inputs), bias_grad=cast(grads[0].sum(axis=0)),
+    )  # fmt: skip
+    return Simulated(observation, layers[1:], cast(grads[1].T @ hidden[1]), inputs, labels, grads[0].T)

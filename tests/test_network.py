@@ -1,0 +1,87 @@
+"""The network certificate against batches whose labels and directions are known."""
+
+import jax
+import numpy as np
+import pytest
+from networks import simulate
+
+from spear_jax import certify, network
+from spear_jax.factorize import factorize
+from spear_jax.reconstruct import reconstruct
+from spear_jax.status import Status
+
+B, M = 6, 80
+
+
+@pytest.fixture(scope="module", params=["float64", "float32"])
+def solved(request):
+    """A batch through three layers, what the server knows of it, and the true directions as rows."""
+    batch = simulate(B, M, seed=3, dtype=request.param)
+    factorization = factorize(batch.observation.weight_grad)
+    evidence = certify.gather_evidence(batch.observation, factorization)
+    directions = np.asarray(factorization.left).T @ batch.grad_z
+    return batch, evidence, (directions / np.linalg.norm(directions, axis=0)).T
+
+
+def test_true_directions_give_every_label(solved):
+    batch, evidence, directions = solved
+    verdicts = network.judge(evidence, network.check_network(batch.network, M), directions)
+    assert verdicts.exact.all()
+    np.testing.assert_array_equal(verdicts.labels, batch.labels)
+    assert (np.abs(np.sum(verdicts.directions * directions, axis=1)) > 1 - 1e-8).all()
+
+
+def test_a_mixed_direction_is_found_out_and_replaced(solved):
+    batch, evidence, directions = solved
+    mixed = directions.copy()
+    mixed[2] = mixed[2] + 0.3 * mixed[4]
+    mixed[2] /= np.linalg.norm(mixed[2])
+    before = certify.certify(evidence, mixed)
+    assert not before.exact.all()
+    mended, after = network.repair(evidence, network.check_network(batch.network, M), mixed, before)
+    assert after.exact.all()
+    np.testing.assert_array_equal(after.labels, batch.labels)
+    assert (np.abs(np.sum(mended * directions, axis=1)) > 1 - 1e-8).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_another_network_certifies_nothing(solved, seed):
+    batch, evidence, directions = solved
+    layers = network.check_network(batch.network, M)
+    shuffled = [(np.random.default_rng(seed).permutation(layers[0][0].T).T, layers[0][1]), *layers[1:]]
+    verdicts = network.judge(evidence, shuffled, directions)
+    assert not verdicts.exact.any()
+    assert (verdicts.labels == network.NO_LABEL).all()
+
+
+@pytest.mark.parametrize("share", [1e-2, 1e-3])
+def test_an_input_tainted_by_another_does_not_pass(share):
+    # Less than one sign in m: the pattern of the tainted sample alone would not show it.
+    passed = 0
+    for seed in range(10):
+        batch = simulate(B, M, seed=seed, dtype="float64")
+        factorization = factorize(batch.observation.weight_grad)
+        evidence = certify.gather_evidence(batch.observation, factorization)
+        directions = np.asarray(factorization.left).T @ batch.grad_z
+        directions[:, 1] += (
+            share * np.linalg.norm(directions[:, 1]) / np.linalg.norm(directions[:, 0]) * directions[:, 0]
+        )
+        directions = (directions / np.linalg.norm(directions, axis=0)).T
+        verdicts = network.judge(evidence, network.check_network(batch.network, M), directions)
+        passed += int(verdicts.exact[0])
+        assert certify.all_or_none(certify.certify(evidence, directions)).exact.sum() == 0
+    assert passed == 0
+
+
+def test_reconstruct_returns_the_labels():
+    batch = simulate(B, 150, seed=1)
+    result = reconstruct(batch.observation, jax.random.key(0), model=batch.network)
+    assert result.status is Status.EXACT
+    order = [int(np.abs(batch.inputs - row).max(axis=1).argmin()) for row in result.inputs]
+    np.testing.assert_array_equal(result.certificate.labels, batch.labels[order])
+
+
+@pytest.mark.parametrize(("layers", "said"), [([], "empty"), ([(np.ones((3, 7)), np.ones(3))], r"\(k, 80\)")])
+def test_a_model_that_does_not_fit_is_refused(layers, said):
+    with pytest.raises(ValueError, match=said):
+        network.check_network(layers, M)

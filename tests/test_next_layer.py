@@ -1,0 +1,82 @@
+"""Samples one by one, the smaller problem they leave, and batches that come back only that way."""
+
+import jax
+import numpy as np
+import pytest
+from networks import simulate
+
+from spear_jax import certify
+from spear_jax.config import DictionaryConfig, ReconstructConfig
+from spear_jax.deflate import deflate
+from spear_jax.factorize import factorize
+from spear_jax.next_layer import samples_alone
+from spear_jax.reconstruct import reconstruct
+from spear_jax.status import Status
+
+B, M = 10, 120
+
+
+def known(batch):
+    """Evidence and true unit directions as rows."""
+    factorization = factorize(batch.observation.weight_grad)
+    directions = np.asarray(factorization.left).T @ batch.grad_z
+    directions = (directions / np.linalg.norm(directions, axis=0)).T
+    return certify.gather_evidence(batch.observation, factorization), directions
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-3)])
+def test_one_direction_gives_one_sample(dtype, tolerance):
+    batch = simulate(B, M, seed=1, dtype=dtype)
+    evidence, directions = known(batch)
+    for place in (0, 7):
+        alone = samples_alone(evidence, batch.next_weight_grad, directions[place : place + 1])
+        assert alone.exact.all()
+        found = alone.dual @ np.asarray(evidence.factorization.right)
+        np.testing.assert_allclose(found[0], batch.inputs[place], atol=tolerance)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_wrong_directions_and_wrong_gradients_certify_nothing(seed):
+    batch = simulate(B, M, seed=seed)
+    evidence, directions = known(batch)
+    mixed = directions + 0.5 * np.roll(directions, 1, axis=0)
+    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
+    assert not samples_alone(evidence, batch.next_weight_grad, mixed).exact.any()
+    shuffled = np.random.default_rng(seed).permutation(batch.next_weight_grad.T).T
+    assert not samples_alone(evidence, shuffled, directions).exact.any()
+
+
+def test_the_gradient_of_another_layer_is_refused():
+    batch = simulate(B, M)
+    evidence, directions = known(batch)
+    with pytest.raises(ValueError, match=r"\(out, 120\)"):
+        samples_alone(evidence, batch.next_weight_grad[:, :-1], directions)
+
+
+def test_what_deflation_leaves_is_the_gradient_of_the_rest():
+    batch = simulate(B, M, seed=2)
+    evidence, directions = known(batch)
+    alone = samples_alone(evidence, batch.next_weight_grad, directions[:4])
+    rest = deflate(evidence, directions[:4], alone.dual)
+    left, right = np.asarray(rest.evidence.factorization.left), np.asarray(rest.evidence.factorization.right)
+    expected = batch.grad_z[:, 4:] @ batch.inputs[4:]
+    np.testing.assert_allclose(left @ right, expected, atol=1e-12 * np.abs(expected).max())
+    np.testing.assert_allclose(left.T @ left, np.eye(B - 4), atol=1e-12)
+    np.testing.assert_allclose(rest.evidence.bias_grad, batch.grad_z[:, 4:].sum(axis=1), atol=1e-14)
+    np.testing.assert_allclose(rest.evidence.response, batch.observation.weight @ right.T, atol=1e-10)
+    small = left.T @ batch.grad_z[:, 4:]
+    lifted = rest.lift @ (small / np.linalg.norm(small, axis=0))
+    np.testing.assert_allclose(np.abs(np.sum(lifted.T * directions[4:], axis=1)), 1, atol=1e-12)
+
+
+def test_a_batch_that_stays_partial_alone_comes_back_through_the_layer_above():
+    batch = simulate(32, 104, in_features=200, seed=0)
+    config = ReconstructConfig(method="dictionary", dictionary=DictionaryConfig(max_rounds=3))
+    without = reconstruct(batch.observation, jax.random.key(0), config)
+    assert not without.status.is_complete
+    result = reconstruct(batch.observation, jax.random.key(0), config, next_weight_grad=batch.next_weight_grad)
+    assert 0 < result.certificate.exact.sum()
+    distance = np.abs(result.inputs[result.certificate.exact][:, None] - batch.inputs[None]).max(axis=2).min(axis=1)
+    assert distance.max() < 1e-8
+    missing = ~result.certificate.exact
+    assert (result.status is Status.EXACT) == (not missing.any())

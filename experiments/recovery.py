@@ -14,6 +14,7 @@ Each trial appends one line to results/recovery.jsonl, failures included.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 
 import jax
@@ -22,6 +23,9 @@ import numpy as np
 import spear_jax as sj
 from experiments import common
 from spear_jax.config import ReconstructConfig
+
+# Training before the update: images, step size, samples per step, and what keeps their draw apart from the batch's.
+TRAIN_IMAGES, TRAIN_RATE, TRAIN_BATCH, TRAIN_SEED = 256, 0.05, 32, 10_000
 
 
 def main() -> None:
@@ -44,18 +48,32 @@ def main() -> None:
         )
 
 
-def trial(arguments: argparse.Namespace, path, layer: int, seed: int) -> dict:
-    """One batch, from photos to score."""
+def trial(arguments: argparse.Namespace, path, layer: int, seed: int, **more: object) -> dict:
+    """One batch, from photos to score; ``more`` goes into its line as it is."""
     batch = sj.load_batch(path, batch_size=arguments.batch_size, seed=seed)
     model = sj.MLP((arguments.width,) * arguments.depth, batch.num_classes, param_dtype=arguments.dtype)
     params = sj.init_params(model, jax.random.key(seed), batch.inputs.shape[1])
+    if arguments.one_label:
+        batch = dataclasses.replace(batch, labels=np.full_like(batch.labels, batch.labels[0]))
+    if arguments.train_steps:
+        others = sj.load_batch(path, batch_size=TRAIN_IMAGES, seed=seed + TRAIN_SEED, num_classes=batch.num_classes)
+        params, _ = sj.train(
+            model, params, others.inputs, others.labels,
+            steps=arguments.train_steps, learning_rate=TRAIN_RATE, batch_size=TRAIN_BATCH, key=jax.random.key(seed),
+        )  # fmt: skip
     update, truth = sj.simulate_update(model, params, batch, dtype=arguments.dtype)
     name = update.layers[layer].name
     config = ReconstructConfig(
-        max_candidates=arguments.max_candidates, num_examples=batch.size, method=arguments.method
+        max_candidates=arguments.max_candidates,
+        num_examples=batch.size,
+        method=arguments.method,
+        max_seconds=arguments.max_seconds,
     )
     started = time.perf_counter()
-    result = sj.reconstruct(update.observation(name), jax.random.key(seed), config)
+    helpers = {}
+    if arguments.whole_update:
+        helpers = {"model": update.network(name), "next_weight_grad": update.next_weight_grad(name)}
+    result = sj.reconstruct(update.observation(name), jax.random.key(seed), config, **helpers)
     seconds = time.perf_counter() - started
     pixels = (
         {}
@@ -72,13 +90,17 @@ def trial(arguments: argparse.Namespace, path, layer: int, seed: int) -> dict:
         "all_exact": is_exact == batch.size and bool(result.certificate.exact.all()),
         "false_certificates": scores.false_certificates, "median_psnr": min(float(np.median(scores.psnr)), 999.0),
         "candidates": result.stats.candidates, "expected_candidates": result.stats.expected_candidates,
+        "directions": result.directions_found, "rounds": result.stats.rounds, "one_label": arguments.one_label,
+        "train_steps": arguments.train_steps, "whole_update": arguments.whole_update,
         "seconds": result.stats.seconds, "seconds_total": seconds,
+        "run_seconds": seconds - result.stats.seconds["compile"], **more,
     }  # fmt: skip
-    common.append("recovery", outcome)
+    common.append(arguments.results, outcome)
     return outcome
 
 
-def parse() -> argparse.Namespace:
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    """The options of one row of trials, from a list of words or the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder of the data pack; the variable SPEAR_JAX_DATA by default")
     parser.add_argument("--images", default="imagenet_64.npz", help="file or folder in it")
@@ -91,7 +113,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--max-candidates", type=int, default=2**24)
-    return parser.parse_args()
+    parser.add_argument("--max-seconds", type=float, help="time budget of each search")
+    parser.add_argument("--one-label", action="store_true", help="give every sample the same label")
+    parser.add_argument("--train-steps", type=int, default=0, help="SGD steps on other images before the update")
+    parser.add_argument("--whole-update", action="store_true", help="use the layers above and their gradients too")
+    parser.add_argument("--results", default="recovery", help="name of the file of lines")
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def compile_seconds() -> float:
     return _total
 
 
-def _listen(event: str, seconds: float, **_: object) -> None:
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
     global _total
     if event in EVENTS:
-        _total += seconds
+        _total += duration_secs

@@ -27,9 +27,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    batch_size: options.BatchSize = 8,
+    batch_size: options.BatchSize = 64,
     image_size: options.ImageSize = 64,
-    width: options.Width = 200,
+    width: options.Width = 1000,
     depth: options.Depth = 6,
     dtype: Annotated[str, typer.Option(help="Precision of the client: float32 or float64.")] = "float32",
     seed: options.Seed = 0,

@@ -182,15 +182,16 @@ def _strongest_rival(
     """
     if left.shape[1] == 1:
         return np.zeros(len(directions))
-    vectors = np.random.default_rng(0).standard_normal(directions.T.shape)
-    rayleigh = np.zeros(len(directions))
+    xp: Any = float64_namespace()
+    left, active, columns = xp.asarray(left), xp.asarray(active), xp.asarray(directions.T)
+    vectors, rayleigh = xp.asarray(np.random.default_rng(0).standard_normal(columns.shape)), xp.zeros(len(directions))
     for _ in range(POWER_STEPS):
-        vectors -= directions.T * np.sum(directions.T * vectors, axis=0)
-        vectors /= np.linalg.norm(vectors, axis=0)
+        vectors = vectors - columns * (columns * vectors).sum(axis=0)
+        vectors = vectors / (vectors**2).sum(axis=0) ** 0.5
         rows = left @ vectors * active
-        rayleigh = np.sum(rows**2, axis=0)
+        rayleigh = (rows**2).sum(axis=0)
         vectors = left.T @ rows
-    return np.minimum(rayleigh, 1.0)
+    return np.minimum(np.asarray(rayleigh), 1.0)
 
 
 def weight_residual(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from spear_jax import pool
+from spear_jax import numerics, pool
 from spear_jax.certify import Evidence
 from spear_jax.compile_clock import compile_seconds
 from spear_jax.config import ReconstructConfig, Schedule
@@ -256,8 +256,9 @@ def last_direction(basis: Basis, known: Float[np.ndarray, "k r"]) -> Float[np.nd
 
 def dual(directions: Float[np.ndarray, "r k"], floor: float) -> Float[np.ndarray, "r k"]:
     """Dual basis ``Q (Q^T Q)^-1`` with singular values floored: unfinished directions may nearly coincide."""
-    left, values, right = np.linalg.svd(directions, full_matrices=False)
-    return (left / np.maximum(values, floor)) @ right
+    xp: Any = numerics.float64_namespace()
+    left, values, right = xp.linalg.svd(xp.asarray(directions), full_matrices=False)
+    return np.asarray((left / xp.maximum(values, floor)) @ right)
 
 
 def _tie(

@@ -99,6 +99,11 @@ def merge(
 def independent(directions: Float[np.ndarray, "k r"]) -> Int[np.ndarray, " j"]:
     """Indices of the directions that are no linear combination of earlier ones, at most r of them."""
     rank = directions.shape[1]
+    if len(directions) >= rank:
+        # R of a QR decomposition has the distances from the span of the earlier ones on its diagonal.
+        triangle = np.linalg.qr(directions[:rank].T, mode="r")
+        if np.abs(np.diag(triangle)).min() > numerics.MIN_INDEPENDENT:
+            return np.arange(rank)
     basis = np.zeros((0, rank))
     chosen: list[int] = []
     for place, direction in enumerate(directions):

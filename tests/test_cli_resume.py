@@ -68,6 +68,19 @@ def test_killed_and_resumed_gives_the_bytes_of_a_run_that_never_was(tmp_path):
     }  # fmt: skip
 
 
+def test_the_dictionary_method_killed_after_its_first_round_gives_the_same_bytes(tmp_path):
+    update = planted_update(tmp_path / "u.safetensors", 32, 124, 200, seed=1)
+    method = ("--method", "dictionary", "--num-devices", 1)
+    whole = run("reconstruct", update, "--out", tmp_path / "whole", *method, "--json")
+    assert whole.json["stats"]["rounds"] > 2, "too short a search to kill"
+    recon = tmp_path / "recon"
+    kill_when(spawn("reconstruct", update, "--out", recon, *method), lambda: rounds_of(recon) >= 1)
+    assert rounds_of(recon) < whole.json["stats"]["rounds"]
+    resumed = run("reconstruct", update, "--out", recon, *method, "--resume", "--json")
+    assert (resumed.code, resumed.json["stats"]["rounds"]) == (whole.code, whole.json["stats"]["rounds"])
+    assert bytes_of(recon) == bytes_of(tmp_path / "whole")
+
+
 def test_a_larger_budget_goes_on_where_a_smaller_one_ended(update, tmp_path):
     rounds = ("--round-size", 4, *ONE)
     whole = run("reconstruct", update, "--out", tmp_path / "whole", *rounds, "--json")

@@ -1,6 +1,7 @@
 """The dictionary proposer: its steps on planted problems, and whole batches that sampling cannot reach."""
 
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +117,32 @@ def test_the_number_of_devices_does_not_change_a_bit():
     for result in results[1:]:
         np.testing.assert_array_equal(result.directions, results[0].directions)
         np.testing.assert_array_equal(result.inputs, results[0].inputs)
+
+
+def test_a_sample_below_the_noise_does_not_spoil_the_others():
+    problem = planted_problem(24, 240, 400, seed=4)
+    grad_z = problem.grad_z * np.where(np.arange(24) == 5, 1e-10, 1.0)
+    observation = dataclasses.replace(
+        problem.observation,
+        weight_grad=(grad_z @ problem.inputs).astype("float32"),
+        bias_grad=grad_z.sum(axis=1).astype("float32"),
+    )
+    config = ReconstructConfig(method="dictionary", num_examples=24)
+    result = reconstruct(observation, jax.random.key(0), config)
+    assert (result.batch_size, result.status) == (23, Status.EXACT_VISIBLE)
+    distance = np.abs(result.inputs[:, None] - problem.inputs[None]).max(axis=2)
+    assert distance.min(axis=1).max() < 1e-3
+    assert sorted(distance.argmin(axis=1)) == [index for index in range(24) if index != 5]
+
+
+def test_sampling_goes_on_with_what_the_rounds_leave(monkeypatch):
+    monkeypatch.setattr(sys.modules["spear_jax.reconstruct"], "AUTO_SAMPLING", 0)
+    problem = planted_problem(5, 100, 80, seed=2)
+    config = ReconstructConfig(dictionary=DictionaryConfig(max_rounds=0))
+    result = reconstruct(problem.observation, jax.random.key(0), config)
+    assert result.status is Status.EXACT
+    assert result.stats.method == "sampling"
+    assert "dictionary, and sampling for what it leaves" in result.stats.reason
 
 
 @pytest.mark.parametrize("seed", range(3))

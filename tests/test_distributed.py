@@ -51,15 +51,23 @@ def test_another_seed_gives_other_bytes(problem, tmp_path):
     assert bytes_of(tmp_path) != bytes_of(reference)
 
 
-def test_two_processes_joined_over_the_network_give_the_bytes_of_one(problem, tmp_path):
+@pytest.mark.parametrize("method", ["sampling", "dictionary"])
+def test_two_processes_joined_over_the_network_give_the_bytes_of_one(problem, tmp_path, method):
     update, reference = problem
+    options: tuple = ()
+    if method == "dictionary":  # a search that needs its batch of starts
+        update, reference = planted_update(tmp_path / "u.safetensors", 32, 124, 200, seed=1), tmp_path / "one"
+        options = ("--method", "dictionary")
+        said = run("reconstruct", update, "--out", reference, "--num-devices", 1, *options, "--json")
+        assert said.json["stats"]["rounds"] > 2
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     cluster = ("--coordinator", address, "--num-processes", 2)
     out = [tmp_path / "first", tmp_path / "second"]
     processes = [
-        spawn("reconstruct", update, "--out", out[index], *cluster, "--process-id", index, "--json") for index in (0, 1)
+        spawn("reconstruct", update, "--out", out[index], *cluster, *options, "--process-id", index, "--json")
+        for index in (0, 1)
     ]
     first, second = map(finish, processes)
     assert (first.code, second.code) == (0, 0), (first, second)

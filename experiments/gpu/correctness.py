@@ -24,7 +24,7 @@ from spear_jax.testing import planted_problem  # noqa: E402
 def main() -> None:
     device, host = jax.devices()[0], jax.devices("cpu")[0]
     checks = {}
-    for b, m in ((8, 200), (12, 400)):
+    for b, m in ((8, 200), (12, 400), (32, 320)):
         for dtype in ("float64", "float32"):
             problem = planted_problem(b, m, 3072, seed=b, dtype=dtype)
             here = sj.reconstruct(problem.observation, jax.random.key(0))

@@ -16,6 +16,7 @@ from spear_jax.cli import options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean, make_folder
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import initialize_distributed
+from spear_jax.network import NO_LABEL
 from spear_jax.reconstruct import reconstruct as run_reconstruct
 from spear_jax.search import Progress, SearchState
 from spear_jax.types import Result
@@ -142,12 +143,18 @@ def tell(content: dict[str, Any], out: Path) -> None:
     stats, certificate = content["stats"], content["certificate"]
     typer.echo(f"{content['certified']} of {content['batch_size']} samples reconstructed and certified.")
     typer.echo(content["message"])
+    if stats["candidates"]:
+        effort = f"{stats['candidates']:.3g} candidates drawn (expected {_number(stats['expected_candidates'])})"
+    else:
+        effort = f"{stats['rounds']} rounds of the {stats['method']} method"
     typer.echo(
-        f"{stats['candidates']:.3g} candidates drawn (expected {_number(stats['expected_candidates'])}), "
-        f"{content['directions_found']} of {content['batch_size']} directions, matching score "
+        f"{effort}, {content['directions_found']} of {content['batch_size']} directions, matching score "
         f"{_number(certificate['matching_score'])}."
     )
-    if content["certified"] < content["batch_size"]:
+    if certificate["labels"] is not None:
+        named = sum(label != NO_LABEL for label in certificate["labels"])
+        typer.echo(f"The layers above confirm {named} samples, each on its own, and name their labels.")
+    if content["certified"] < content["batch_size"] and stats["candidates"]:
         typer.echo(f"Expected candidates still needed: {_number(stats['expected_remaining'])}.")
     seconds = ", ".join(f"{name} {value:.2f}" for name, value in stats["seconds"].items())
     typer.echo(f"Seconds: {seconds}. Written to {out}; spear-jax report {out} makes a page of it.")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spear_jax import certify, dictionary
+from spear_jax import basis, certify, full_round, subspace
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorize import factorize
 from spear_jax.reconstruct import reconstruct
@@ -51,7 +51,7 @@ def test_the_polar_factor_is_the_nearest_matrix_with_orthonormal_columns():
 
 def test_the_dual_inverts_the_transpose_where_nothing_is_floored():
     matrix = np.random.default_rng(1).normal(size=(6, 6))
-    np.testing.assert_allclose(dictionary.dual(matrix, 0.0), np.linalg.inv(matrix).T, atol=1e-9)
+    np.testing.assert_allclose(full_round.dual(matrix, 0.0), np.linalg.inv(matrix).T, atol=1e-9)
 
 
 def test_the_known_weights_carry_the_search_where_rows_are_few():
@@ -62,8 +62,8 @@ def test_the_known_weights_carry_the_search_where_rows_are_few():
         evidence = certify.gather_evidence(problem.observation, factorization)
         shuffled = evidence._replace(response=np.random.default_rng(seed).permutation(evidence.response))
         truth = problem.directions(np.asarray(factorization.left)).T
-        propose = lambda given: dictionary.full_round(
-            dictionary.make_basis(given), np.zeros((0, 32)), jax.random.key(0), options.full_schedules[0]
+        propose = lambda given: full_round.full_round(
+            basis.make_basis(given), np.zeros((0, 32)), jax.random.key(0), options.full_schedules[0]
         )
         right += np.sum(likeness(propose(evidence), truth) > 0.99)
         wrong += np.sum(likeness(propose(shuffled), truth) > 0.99)
@@ -74,14 +74,14 @@ def test_the_known_weights_carry_the_search_where_rows_are_few():
 def test_the_missing_directions_are_found_in_the_null_space_of_the_known(solved):
     factorization, evidence, truth = solved
     config = dataclasses.replace(CONFIG, dictionary=DictionaryConfig(starts=8))
-    basis, schedule = dictionary.make_basis(evidence), config.dictionary.subspace_schedules[0]
-    proposed = dictionary.subspace_round(basis, truth[4:], jax.random.key(1), schedule, config)
+    problem, schedule = basis.make_basis(evidence), config.dictionary.subspace_schedules[0]
+    proposed = subspace.subspace_round(problem, truth[4:], jax.random.key(1), schedule, config)
     assert (np.abs(proposed @ truth[:4].T).max(axis=0) > 0.99).all()
 
 
 def test_the_last_direction_is_free(solved):
     _, evidence, truth = solved
-    proposed = dictionary.last_direction(dictionary.make_basis(evidence), truth[1:])
+    proposed = subspace.last_direction(basis.make_basis(evidence), truth[1:])
     assert likeness(proposed, truth[:1]).max() > 1 - 1e-9
 
 

@@ -32,7 +32,7 @@ class Basis(NamedTuple):
 
 
 def make_basis(evidence: Evidence) -> Basis:
-    """Scale and whiten what the EM sees (solver.md, Sec. 2, inputs)."""
+    """Scale and whiten what the EM sees (docs/method.md, Sec. 2)."""
     factorization = evidence.factorization
     live = np.asarray(factorization.live_mask)
     left, response = np.asarray(factorization.left)[live], evidence.response[live]

@@ -32,7 +32,7 @@ class Deflated(NamedTuple):
 
 
 def deflate(evidence: Evidence, directions: Float[np.ndarray, "k r"], dual: Float[np.ndarray, "k r"]) -> Deflated:
-    """Take known samples out of a problem (solver-2.md, Sec. 1, step 9).
+    """Take known samples out of a problem (docs/method.md, Sec. 7).
 
     Args:
         evidence: of the observation, k < r.

@@ -1,4 +1,4 @@
-"""A round in all dimensions: one EM over everything that is missing, then the releases (solver.md, Sec. 2)."""
+"""A round in all dimensions: one EM over everything that is missing, then the releases (docs/method.md, Sec. 2 and 3)."""
 
 from __future__ import annotations
 

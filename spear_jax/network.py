@@ -1,4 +1,4 @@
-"""The network certificate: each sample on its own, through the layers above (solver-2.md, Sec. 1, step 8).
+"""The network certificate: each sample on its own, through the layers above (docs/method.md, Sec. 6).
 
 With the whole model at hand the server can run it on a reconstructed input: forward, and backward for a label y. The
 sample's gradient ``D(y) = J^T (softmax - e_y)`` must lie in the column space of the weight gradient, which no wrong

@@ -1,4 +1,4 @@
-"""One sample from one direction: through the gradient of the layer above (solver.md, Sec. 8.7).
+"""One sample from one direction: through the gradient of the layer above (docs/method.md, Sec. 6).
 
 While directions are missing, no dual vector is known and with it no input. The next layer's gradient ``G2 = D2 Y^T``,
 ``Y = relu(Z)``, gives each sample without the others: its ``Y_i`` lies in the row space of G2 and vanishes where its

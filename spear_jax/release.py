@@ -63,7 +63,7 @@ def release_alone(
     """Release by release with no need of the other directions: pre-activations are refitted to what fires.
 
     A missing dual vector lies in the null space of the known directions, so the responsibilities after each release
-    are regressed on the d responses of that space (solver-2.md, Sec. 2c).
+    are regressed on the d responses of that space (docs/method.md, Sec. 5).
 
     Args:
         tie: for its entries.

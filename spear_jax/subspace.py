@@ -1,7 +1,7 @@
 """Rounds in the dimensions that are missing.
 
 With k of r directions known the missing dual vectors lie exactly in the null space of the known directions
-(solver-2.md, Sec. 2), where many starts cost little; the very last dual vector is that null space.
+(docs/method.md, Sec. 5), where many starts cost little; the very last dual vector is that null space.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A round in all dimensions: one EM over everything that is missing, then the releases (docs/method.md, Sec. 2 and 3)."""
+"""A round in all dimensions: one EM over all that is missing, then the releases (docs/method.md, Sec. 2 and 3)."""
 
 from __future__ import annotations
 

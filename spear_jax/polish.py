@@ -1,8 +1,8 @@
 """From nearly sparse to sparse: each direction fitted to all rows where it is zero, in float64.
 
-Null vectors with weights ``width^2 / (y^2 + width^2)`` (iteratively reweighted least squares; docs/method.md, Sec. 4). The
-width of each column falls with what its zero rows still show: one that falls ahead of the fit leaves a vertex, exact on
-r - 1 rows and wrong on the rest, which cost up to a third of the zeros where m is little more than 4 r.
+Null vectors with weights ``width^2 / (y^2 + width^2)`` (iteratively reweighted least squares; docs/method.md, Sec. 4).
+The width of each column falls with what its zero rows still show: one that falls ahead of the fit leaves a vertex,
+exact on r - 1 rows and wrong on the rest, which cost up to a third of the zeros where m is little more than 4 r.
 """
 
 from __future__ import annotations

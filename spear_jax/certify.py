@@ -29,6 +29,8 @@ MIN_DECIDED = 0.9
 MIN_ENTRIES = 32
 # A true column has non-zero entries below the zero tolerance by chance; more than this tail probability is no chance.
 CHANCE = 1e-4
+# Squared singular value below which the zero rows of a direction hold it against no rival: far above rounding.
+MIN_HELD, LOOSELY_HELD = 1e-10, 0.03
 # Steps of the power iteration behind the error of a direction; an estimate within a factor of two is enough.
 POWER_STEPS = 20
 
@@ -80,10 +82,13 @@ def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certifi
     """
     factorization = evidence.factorization
     mixing = disaggregation(factorization, evidence.bias_grad, directions)
+    scale = np.linalg.norm(mixing, axis=0)
+    if not (np.isfinite(scale).all() and scale.min() > numerics.EPS64 * scale.max()):
+        return nothing_exact(len(directions))
     grad_z = np.asarray(factorization.left) @ mixing
     centred = evidence.response @ np.linalg.inv(mixing).T
-    scale = np.linalg.norm(mixing, axis=0)
-    slack = _pre_activation_slack(evidence, directions, mixing, centred)
+    errors = _Errors(direction_error(factorization, directions) * scale, scale_error(evidence, directions))
+    slack = _pre_activation_slack(evidence, mixing, centred, errors)
     agrees, decided = _compare(evidence, directions, scale, grad_z, centred + evidence.bias[:, None], slack)
     live = np.asarray(factorization.live_mask)[:, None]
     num_live = max(int(live.sum()), 1)
@@ -92,11 +97,23 @@ def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certifi
     matching = np.sum(np.where(enough, agrees, agrees & decided) & live, axis=0) / num_live
     residual = np.linalg.norm(evidence.bias_grad - grad_z.sum(axis=1)) / np.linalg.norm(evidence.bias_grad)
     return Certificate(
-        exact=(matching == 1) & enough & (scale > 0) & np.isfinite(centred).all(axis=0),
+        exact=(matching == 1) & enough & (_input_error(factorization, mixing, errors) < numerics.MAX_ERROR),
         matching=matching,
         matching_score=float(matching.mean()),
         weight_residual=float("nan"),
         bias_residual=float(residual),
+        labels=None,
+    )
+
+
+def nothing_exact(rank: int) -> Certificate:
+    """The certificate of a batch of which nothing can be said."""
+    return Certificate(
+        exact=np.zeros(rank, bool),
+        matching=np.zeros(rank),
+        matching_score=0.0,
+        weight_residual=float("nan"),
+        bias_residual=float("nan"),
         labels=None,
     )
 
@@ -133,11 +150,32 @@ def _compare(
     return agrees | by_chance, is_active | is_inactive
 
 
+class _Errors(NamedTuple):
+    """Expected errors behind a reconstruction.
+
+    Attributes:
+        mixing: (r,) norm of the error of each column of Q.
+        scale: (r,) relative error of each scale.
+    """
+
+    mixing: Float[np.ndarray, " r"]
+    scale: Float[np.ndarray, " r"]
+
+
+def _input_error(
+    factorization: Factorization, mixing: Float[np.ndarray, "r r"], errors: _Errors
+) -> Float[np.ndarray, " r"]:
+    """Expected relative error of each input, as `_pre_activation_slack` has it for the pre-activations."""
+    inverse = np.linalg.inv(mixing)
+    size = np.linalg.norm(inverse * np.asarray(factorization.singular_values[: factorization.rank]), axis=1)
+    noise = factorization.noise_floor / numerics.ZERO_SIGMAS
+    with np.errstate(invalid="ignore"):
+        spoiled = noise + np.sqrt(np.sum((size * errors.mixing) ** 2))
+    return np.nan_to_num(np.linalg.norm(inverse, axis=1) / size * spoiled + errors.scale, nan=np.inf)
+
+
 def _pre_activation_slack(
-    evidence: Evidence,
-    directions: Float[np.ndarray, "r r"],
-    mixing: Float[np.ndarray, "r r"],
-    centred: Float[np.ndarray, "m r"],
+    evidence: Evidence, mixing: Float[np.ndarray, "r r"], centred: Float[np.ndarray, "m r"], errors: _Errors
 ) -> Float[np.ndarray, "m r"]:
     """Bound on the error of each pre-activation: noise in ``right`` and in the directions, carried through Q^-1.
 
@@ -146,12 +184,12 @@ def _pre_activation_slack(
     """
     factorization = evidence.factorization
     dual = np.linalg.norm(np.linalg.inv(mixing), axis=1)
-    scale = np.linalg.norm(mixing, axis=0)
-    wobble = direction_error(factorization, directions) * scale
+    # An unbounded error decides nothing of its own sample; what it does to the others, `_input_error` judges.
+    wobble = np.where(np.isfinite(errors.mixing), errors.mixing, 0)
     from_right = factorization.noise_floor / numerics.ZERO_SIGMAS * evidence.weight_norms
     from_directions = np.sqrt((centred**2) @ (wobble**2))
     from_noise = (from_right + from_directions)[:, None] * dual[None, :]
-    return numerics.ZERO_SIGMAS * (from_noise + np.abs(centred) * scale_error(evidence, directions)[None, :])
+    return numerics.ZERO_SIGMAS * (from_noise + np.abs(centred) * errors.scale[None, :])
 
 
 def scale_error(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Float[np.ndarray, " r"]:
@@ -165,12 +203,19 @@ def scale_error(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Flo
 
 
 def direction_error(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
-    """Expected angle between each direction and the true one: noise of its zero rows over their conditioning."""
+    """Expected angle between each direction and the true one: noise of its zero rows over their conditioning.
+
+    Infinite where the zero rows leave it open, as for two samples that fire alike: any mixture of theirs is as sparse.
+    """
     left = np.asarray(factorization.left)
     zero = numerics.zero_mask(factorization, directions)
     noise = np.linalg.norm(left @ directions.T * zero, axis=0)
     held = 1 - _strongest_rival(left, ~zero, directions)
-    return (noise + numerics.ROUNDING * numerics.EPS64) / np.sqrt(np.maximum(held, numerics.EPS64))
+    for place in np.flatnonzero(held < LOOSELY_HELD):
+        # Power iteration has not converged where it matters most; dead rows are zero and add nothing.
+        held[place] = np.linalg.eigvalsh(left[zero[:, place]].T @ left[zero[:, place]])[1]
+    error = (noise + numerics.ROUNDING * numerics.EPS64) / np.sqrt(np.maximum(held, MIN_HELD))
+    return np.where(held < MIN_HELD, np.inf, error)
 
 
 def _strongest_rival(

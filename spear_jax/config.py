@@ -63,7 +63,8 @@ class ReconstructConfig:
     """How a reconstruction searches, when it gives up, and over which devices it runs.
 
     Attributes:
-        method: how directions are proposed: ``"sampling"`` (SPEAR), or ``"auto"``, which picks one and says why.
+        method: how directions are proposed: ``"sampling"`` (SPEAR), ``"dictionary"`` (all together), or ``"auto"``,
+            which picks one and says why.
         rank: number of directions to look for; ``None`` reads it off the singular values of the weight gradient.
         num_examples: batch size as the client reports it, if it does; only the status depends on it.
         max_candidates: candidate budget over all rounds (for one shard: of that shard).

@@ -75,8 +75,8 @@ def dictionary_search(
         else:
             known = state.pool.directions[chosen]
             if certificate is not None:
-                # A full set that does not certify holds mixtures: only what certifies counts as known.
-                known = known[certificate.exact]
+                # A full set that does not certify holds mixtures: known are those whose own pattern agrees.
+                known = known[certificate.matching == 1]
             round_key = jax.random.fold_in(key, state.next_round)
             proposed = _round(factorization, basis, known, round_key, state.next_round, config)
             merged = accept(factorization, state.pool, proposed, screen=len(known) < rank - 1)
@@ -84,6 +84,9 @@ def dictionary_search(
             state = state._replace(pool=merged, next_round=state.next_round + 1)
             if grown:
                 chosen, certificate = select(state.pool, judge)
+            elif len(known) == rank - 1:
+                # Its dual vector is known and nothing in the round was random: another one would be the same.
+                status = Status.ROUND_BUDGET if certificate is None else Status.PARTIAL
             if on_round is not None:
                 elapsed = time.perf_counter() - started
                 on_round(Progress(state, len(chosen), rank, float("nan"), elapsed, 0))
@@ -132,10 +135,10 @@ def _round(
     """Proposals of one round: EM in all dimensions first, in the missing ones once something is known."""
     options = config.dictionary
     missing = factorization.rank - len(known)
+    schedule = options.subspace_schedules[index % len(options.subspace_schedules)]
     if missing == 1:
-        return last_direction(basis, known)
+        return np.concatenate([last_direction(basis, known), subspace_round(basis, known, key, schedule, config)])
     is_small = missing <= FEW_MISSING * factorization.rank
     if (index < options.full_rounds and not is_small) or len(known) == 0:
         return full_round(basis, known, key, options.full_schedules[index % len(options.full_schedules)])
-    schedule = options.subspace_schedules[index % len(options.subspace_schedules)]
     return subspace_round(basis, known, key, schedule, config)

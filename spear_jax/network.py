@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from spear_jax import numerics
 from spear_jax.certify import Evidence, certify
@@ -31,6 +31,10 @@ PROBES, PROBE_SEED = 2, 0
 # Entries of the arrays of one batch of samples (128 MiB in float64).
 BATCH_ENTRIES = 2**24
 MAX_PASSES = 3
+# A distance this many times the tolerance is a plain no: large logits alone bring right samples to ten times.
+REFUSED = 100.0
+# Random errors that the network must notice before its word counts alone.
+TAINTS = 2
 
 
 class Verdicts(NamedTuple):
@@ -38,11 +42,13 @@ class Verdicts(NamedTuple):
 
     Attributes:
         exact: (r,) whether the sample's gradient lies in the column space of the weight gradient.
+        is_refused: (r,) whether it plainly does not.
         labels: (r,) the label for which it does, `NO_LABEL` without one.
         directions: (r, r) unit rows, the direction that the network gives each sample.
     """
 
-    exact: np.ndarray
+    exact: Bool[np.ndarray, " r"]
+    is_refused: Bool[np.ndarray, " r"]
     labels: Int[np.ndarray, " r"]
     directions: Float[np.ndarray, "r r"]
 
@@ -67,7 +73,13 @@ def check_network(network: Network, out_features: int) -> Layers:
                 f"model: layer {number} has a kernel of shape {weight.shape} and a bias of shape {bias.shape}; "
                 f"expected (k, {width}) and (k,), kernels being (out, in)."
             )
+        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+            raise ValueError(
+                f"model: layer {number} holds NaN or infinite values; pass the model that the server sent."
+            )
         width = weight.shape[0]
+    if width < 2:
+        raise ValueError("model: the last layer has one output; softmax cross-entropy needs at least two classes.")
     return layers
 
 
@@ -76,6 +88,10 @@ def repair(
 ) -> tuple[Float[np.ndarray, "r r"], Certificate]:
     """Replace directions that do not certify by the network's, until nothing changes, and add labels.
 
+    Where all patterns agree, samples that the network plainly refuses are struck out, provided that it confirms any: a
+    client with another loss is confirmed nowhere. Where patterns disagree a wrong direction may taint other samples by
+    less than their patterns show; then only the network's word counts, for samples where it would notice.
+
     Args:
         evidence: of the observation.
         network: as `check_network` returns it.
@@ -83,45 +99,84 @@ def repair(
         certificate: theirs.
 
     Returns:
-        the directions and their certificate: exact are all where all patterns agree, else those that the network says.
+        the directions and their certificate, with labels.
     """
     verdicts = judge(evidence, network, directions)
     for _ in range(MAX_PASSES):
         replaced = verdicts.exact & ~certificate.exact
-        if not replaced.any():
-            break
         trial = np.where(replaced[:, None], verdicts.directions, directions)
-        if np.linalg.svd(trial, compute_uv=False)[-1] < numerics.MIN_INDEPENDENT:
+        if not replaced.any() or np.linalg.svd(trial, compute_uv=False)[-1] < numerics.MIN_INDEPENDENT:
             break
-        again = certify(evidence, trial)
-        after = judge(evidence, network, trial)
+        again, after = certify(evidence, trial), judge(evidence, network, trial)
         if np.sum(again.exact | after.exact) <= np.sum(certificate.exact | verdicts.exact):
             break
         directions, certificate, verdicts = trial, again, after
-    # A wrong direction may taint other samples by less than their patterns show: then only the network's word counts.
-    exact = certificate.exact if certificate.exact.all() else verdicts.exact
+    if certificate.exact.all():
+        exact = ~verdicts.is_refused if verdicts.exact.any() else certificate.exact
+    else:
+        exact = verdicts.exact & _would_notice(evidence, network, directions, verdicts)
     return directions, dataclasses.replace(certificate, exact=exact, labels=verdicts.labels)
 
 
-def judge(evidence: Evidence, network: Layers, directions: Float[np.ndarray, "r r"]) -> Verdicts:
-    """The network's verdict on every sample that these directions give, in batches of samples."""
+def judge(
+    evidence: Evidence, network: Layers, directions: Float[np.ndarray, "r r"], taint: float = 0.0, seed: int = 0
+) -> Verdicts:
+    """The network's verdict on every sample that these directions give, in batches of samples.
+
+    Args:
+        evidence: of the observation.
+        network: as `check_network` returns it.
+        directions: (r, r) unit directions, one a row.
+        taint: share of its norm by which each input is moved along a random mixture of all.
+        seed: of that mixture.
+    """
     factorization = evidence.factorization
     left = np.asarray(factorization.left)
+    nobody = np.zeros(len(directions), bool)
+    nothing = Verdicts(nobody, nobody, np.full(len(directions), NO_LABEL), directions)
     mixing = disaggregation(factorization, evidence.bias_grad, directions)
-    pre_activation = evidence.response @ np.linalg.inv(mixing).T + evidence.bias[:, None]
+    scale = np.linalg.norm(mixing, axis=0)
+    if not (np.isfinite(scale).all() and scale.min() > numerics.EPS64 * scale.max()):
+        return nothing
+    dual = np.linalg.inv(mixing)
+    if taint:
+        dual = _tainted(dual, np.asarray(factorization.singular_values[: factorization.rank]), taint, seed)
+    pre_activation = evidence.response @ dual.T + evidence.bias[:, None]
     probes = np.random.default_rng(PROBE_SEED).standard_normal((len(left), PROBES))
     probes = np.concatenate([probes - left @ (left.T @ probes), probes], axis=1)
     parts = [_judge_batch(network, probes, block) for block in _batches(pre_activation, network)]
     gradients, labels = np.concatenate([part[0] for part in parts], axis=1), np.concatenate([part[1] for part in parts])
     inside = left.T @ gradients
     size = np.linalg.norm(gradients, axis=0)
-    size = np.where(size > 0, size, 1)
-    distance = np.linalg.norm(gradients - left @ inside, axis=0) / size
+    distance = np.linalg.norm(gradients - left @ inside, axis=0) / np.where(size > 0, size, 1)
     found = (inside / np.maximum(np.linalg.norm(inside, axis=0), np.finfo(float).tiny)).T
-    # The client's own arithmetic and the noise, which tilts the column space that it is compared with.
-    exact = distance <= numerics.network_tolerance(factorization, found, evidence.client_eps)
-    exact &= np.any(inside != 0, axis=0)
-    return Verdicts(exact, np.where(exact, labels, NO_LABEL), found)
+    tolerance = numerics.network_tolerance(factorization, found, evidence.client_eps)
+    can_tell = (tolerance < numerics.MAX_ERROR) & np.any(inside != 0, axis=0)
+    exact = can_tell & (distance <= tolerance)
+    refused = can_tell & (distance > REFUSED * tolerance)
+    return Verdicts(exact, refused, np.where(exact, labels, NO_LABEL), found)
+
+
+def _would_notice(
+    evidence: Evidence, network: Layers, directions: Float[np.ndarray, "r r"], verdicts: Verdicts
+) -> np.ndarray:
+    """Whether the network refuses each sample once it is moved by the error that a certificate excludes.
+
+    With two classes or a saturated softmax D(y) depends on little more than which neurons fire.
+    """
+    noticed = np.ones(len(directions), bool)
+    if verdicts.exact.any():
+        for seed in range(TAINTS):
+            noticed &= ~judge(evidence, network, directions, numerics.MAX_ERROR, seed).exact
+    return noticed
+
+
+def _tainted(
+    dual: Float[np.ndarray, "r r"], spectrum: Float[np.ndarray, " r"], taint: float, seed: int
+) -> Float[np.ndarray, "r r"]:
+    size = np.linalg.norm(dual * spectrum, axis=1, keepdims=True)
+    mixture = np.random.default_rng(seed).standard_normal(dual.shape) @ (dual / size)
+    return dual + taint * mixture * size / np.linalg.norm(mixture * spectrum, axis=1, keepdims=True)
 
 
 def _batches(pre_activation: Float[np.ndarray, "m r"], network: Layers) -> Iterator[Float[np.ndarray, "m k"]]:

@@ -22,8 +22,6 @@ from spear_jax.types import Array
 MIN_SURPLUS = 16
 # The null vector must be alone: the next singular value stands out of the noise by this.
 MIN_SEPARATION = 1e3
-# Largest expected relative error of a certified sample.
-MAX_ERROR = 1e-3
 
 
 class Samples(NamedTuple):
@@ -40,6 +38,23 @@ class Samples(NamedTuple):
     matching: Float[np.ndarray, " k"]
 
 
+def check_gradient(next_weight_grad: Array, out_features: int) -> np.ndarray:
+    """The gradient of the layer above as an array.
+
+    Raises:
+        ValueError: of another shape, not floating, not finite.
+    """
+    gradient = np.asarray(next_weight_grad)
+    if gradient.ndim != 2 or gradient.shape[1] != out_features or not np.issubdtype(gradient.dtype, np.floating):
+        raise ValueError(
+            f"next_weight_grad is {gradient.dtype} of shape {gradient.shape}; expected floating numbers of shape "
+            f"(out, {out_features}), the kernel gradient of the layer above."
+        )
+    if not np.isfinite(gradient).all():
+        raise ValueError("next_weight_grad holds NaN or infinite values; leave it out, or pass the client's gradient.")
+    return gradient
+
+
 def samples_alone(
     evidence: Evidence, next_weight_grad: Float[Array, "j m"], directions: Float[np.ndarray, "k r"]
 ) -> Samples:
@@ -47,23 +62,16 @@ def samples_alone(
 
     Args:
         evidence: of the observed layer.
-        next_weight_grad: (j, m) gradient of the next layer's kernel, (out, in).
+        next_weight_grad: (j, m) gradient of the next layer's kernel, (out, in), as `check_gradient` returns it.
         directions: (k, r) unit directions.
-
-    Raises:
-        ValueError: the gradient is not of the layer above.
     """
-    left = np.asarray(evidence.factorization.left)
     count, rank = directions.shape
-    if next_weight_grad.ndim != 2 or next_weight_grad.shape[1] != len(left):
-        raise ValueError(
-            f"next_weight_grad has shape {next_weight_grad.shape}; expected (out, {len(left)}), the kernel gradient of "
-            "the layer above."
-        )
     nothing = Samples(np.full((count, rank), np.nan), np.zeros(count, bool), np.zeros(count))
+    if count == 0 or not np.any(next_weight_grad):
+        return nothing
     above = factorize(next_weight_grad)
     # An output layer of few classes spans too little to hold every sample's activations.
-    if above.is_full or above.rank < max(rank, 2) or count == 0:
+    if above.is_full or above.rank < max(rank, 2):
         return nothing
     rows = np.asarray(above.right) / above.singular_values[: above.rank, None]
     zero = numerics.zero_mask(evidence.factorization, directions)
@@ -82,7 +90,8 @@ def _activation(
 ) -> Float[np.ndarray, " m"] | None:
     """``Y_i`` up to a positive scale, from the rows where it vanishes; None where these leave it open."""
     values, vectors = np.linalg.eigh(basis[zero].T @ basis[zero])
-    if np.sum(zero) < basis.shape[1] or values[1] < (MIN_SEPARATION * tilt) ** 2:
+    open_, held = max(float(values[0]), 0.0) ** 0.5, max(float(values[1]), 0.0) ** 0.5
+    if np.sum(zero) < basis.shape[1] or held < MIN_SEPARATION * max(tilt, open_):
         return None
     activation = basis @ vectors[:, 0]
     return activation * np.sign(activation.sum())
@@ -110,6 +119,6 @@ def _fit(
     agrees = np.where(pre_activation > slack, ~zero, np.where(pre_activation < -slack, zero, True)) & live
     decided = (np.abs(pre_activation) > slack) & live
     error = np.linalg.norm(spread[:-1]) / np.linalg.norm(solution[:-1]) + spread[-1] / abs(solution[-1])
-    exact = bool(agrees[live].all() and solution[-1] > 0 and error < MAX_ERROR)
+    exact = bool(agrees[live].all() and solution[-1] > 0 and error < numerics.MAX_ERROR)
     exact &= bool(decided.sum() >= max(MIN_DECIDED * live.sum(), MIN_ENTRIES))
     return solution[:-1] / spectrum, exact, float(agrees.sum() / max(live.sum(), 1))

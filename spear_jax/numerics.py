@@ -28,6 +28,8 @@ ROUNDING = 64.0
 NOISE_MARGIN = 5.0
 # A drop between rank and rank + 1 below this is no gap: the noise has swallowed the smallest samples.
 MIN_GAP = 10.0
+# No sample is certified whose expected error, relative to its norm, is larger: what a certificate calls exact.
+MAX_ERROR = 1e-3
 # Margin of the network certificate over noise and rounding of one unit; a wrong sample is 1 away.
 NETWORK_MARGIN = 64.0
 # The float32 search calls an entry zero below this share of a typical one (row normalised, unit direction). It is far

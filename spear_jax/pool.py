@@ -50,7 +50,8 @@ def verify(factorization: Factorization, rows: Int[np.ndarray, "hits k"], zero_t
         factorization: its ``left`` is what the rows index.
         rows: (hits, r - 1) rows of each hit.
         zero_threshold: zeros on live rows that a direction must have. A submatrix without a unique null vector gives
-            an arbitrary vector of its null space, with too few zeros.
+            an arbitrary vector of its null space, with too few zeros unless two samples fire alike, which the
+            certificate tells.
     """
     raw = null_vectors_float64(np.asarray(factorization.left)[rows])
     sparse = raw[_loose_zero_count(factorization, raw) >= zero_threshold]

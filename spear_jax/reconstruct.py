@@ -14,7 +14,7 @@ from spear_jax import certify, network, numerics
 from spear_jax.config import ReconstructConfig
 from spear_jax.dictionary import dictionary_search
 from spear_jax.factorize import factorize
-from spear_jax.next_layer import Samples
+from spear_jax.next_layer import Samples, check_gradient
 from spear_jax.observation import LayerObservation
 from spear_jax.recover import disaggregation, recover_inputs
 from spear_jax.search import Outcome, Progress, SearchState, expected_remaining, is_done, plan_search, search
@@ -58,6 +58,8 @@ def reconstruct(
         ValueError: the rank or the number of devices asked for does not exist, or the model does not fit the layer.
     """
     layers_above = None if model is None else network.check_network(model, observation.out_features)
+    if next_weight_grad is not None:
+        next_weight_grad = check_gradient(next_weight_grad, observation.out_features)
     started = time.perf_counter()
     factorization = factorize(observation.weight_grad, rank=config.rank)
     if factorization.is_full and config.rank is None:
@@ -69,7 +71,7 @@ def reconstruct(
     outcome = _propose(method, factorization, evidence, judge, key, config, state, on_round)
     alone = None
     if next_weight_grad is not None and not is_done(outcome.certificate):
-        outcome, alone = unroll(evidence, np.asarray(next_weight_grad), outcome, judge, key, config)
+        outcome, alone = unroll(evidence, next_weight_grad, outcome, judge, key, config)
     started = time.perf_counter()
     if layers_above is not None and outcome.certificate is not None:
         directions, certificate = network.repair(evidence, layers_above, outcome.directions, outcome.certificate)
@@ -151,14 +153,7 @@ def _solve(
 
 def _nothing(factorization: Factorization) -> tuple[Float[np.ndarray, "r n"], Certificate]:
     rank, in_features = factorization.right.shape
-    return np.full((rank, in_features), np.nan), Certificate(
-        exact=np.zeros(rank, bool),
-        matching=np.zeros(rank),
-        matching_score=0.0,
-        weight_residual=float("nan"),
-        bias_residual=float("nan"),
-        labels=None,
-    )
+    return np.full((rank, in_features), np.nan), certify.nothing_exact(rank)
 
 
 def _final_status(status: Status, certificate: Certificate, rank: int, config: ReconstructConfig) -> Status:

@@ -80,7 +80,8 @@ class Certificate:
     """What can be said of a reconstruction without the truth.
 
     Attributes:
-        exact: (r,) whether the sample is certified: every live entry of its column agrees with ReLU.
+        exact: (r,) whether the sample is certified: every live entry of every column agrees with ReLU, or the sample
+            is confirmed on its own through the layers above; its expected error is below `numerics.MAX_ERROR`.
         matching: (r,) in [0, 1], share of live entries where ``Z > 0`` agrees with ``D != 0``.
         matching_score: the mean of ``matching``; the paper's lambda (Sec. 4.2), here over live rows.
         weight_residual: ``|weight_grad - D X^T| / |weight_grad|``.
@@ -140,8 +141,8 @@ class Result:
     """A reconstruction, its certificate and how it came about.
 
     Attributes:
-        inputs: (r, n) the batch in arbitrary order, float64 where x64 is on, else float32; NaN in every row while
-            directions are missing, since each sample depends on all of them.
+        inputs: (r, n) the batch in arbitrary order, float64 where x64 is on, else float32; while directions are
+            missing, NaN in every row but those that the layer above gives alone.
         batch_size: r, estimated from the gradient.
         certificate: what can be said of ``inputs`` without the truth.
         directions: (directions_found, r) float64 unit directions, one a row, in the order of ``inputs``.

@@ -49,17 +49,19 @@ def unroll(
     Returns:
         the outcome with what was added, and the samples known alone where directions are still missing.
     """
-    limits = dataclasses.replace(config, dictionary=dataclasses.replace(config.dictionary, max_rounds=ROUNDS_PER_PASS))
+    rounds = dataclasses.replace(config.dictionary, max_rounds=ROUNDS_PER_PASS)
     factorization, number = evidence.factorization, 0
     while True:
         alone = samples_alone(evidence, next_weight_grad, outcome.directions)
         known = alone.exact
         if is_done(outcome.certificate) or not known.any() or known.sum() == factorization.rank:
             return outcome, alone
+        if config.max_seconds is not None and outcome.compile_seconds + outcome.search_seconds > config.max_seconds:
+            return outcome, alone
         rest = deflate(evidence, outcome.directions[known], alone.dual[known])
         inner = dictionary_search(
             rest.evidence.factorization, rest.evidence, lambda q, of=rest.evidence: certify.certify(of, q),
-            jax.random.fold_in(key, PASS_KEY + number), limits,
+            jax.random.fold_in(key, PASS_KEY + number), dataclasses.replace(config, dictionary=rounds),
         )  # fmt: skip
         number += 1
         found = polish(factorization, inner.directions @ rest.lift.T)

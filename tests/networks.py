@@ -18,7 +18,9 @@ class Simulated(NamedTuple):
     grad_z: np.ndarray
 
 
-def simulate(batch_size, width, *, in_features=100, depth=3, classes=20, seed=0, dtype="float64"):
+def simulate(
+    batch_size, width, *, in_features=100, depth=3, classes=20, seed=0, dtype="float64", inputs=None, zero_bias=False
+):
     """Mean cross-entropy of a ReLU network of ``depth`` hidden layers, Gaussian inputs, PyTorch's initialisation."""
     rng = np.random.default_rng(seed)
     sizes = [in_features, *[width] * depth, classes]
@@ -27,7 +29,10 @@ def simulate(batch_size, width, *, in_features=100, depth=3, classes=20, seed=0,
         bound = 1 / np.sqrt(inner)
         layers.append((rng.uniform(-bound, bound, (outer, inner)), rng.uniform(-bound, bound, outer)))
     layers = [(weight.astype(dtype).astype(float), bias.astype(dtype).astype(float)) for weight, bias in layers]
-    inputs, labels = rng.normal(size=(batch_size, in_features)), rng.integers(0, classes, batch_size)
+    if zero_bias:
+        layers = [(weight, 0 * bias) for weight, bias in layers]
+    drawn, labels = rng.normal(size=(batch_size, in_features)), rng.integers(0, classes, batch_size)
+    inputs = drawn if inputs is None else inputs
     hidden, masks = [inputs], []
     for weight, bias in layers:
         pre_activation = hidden[-1] @ weight.T + bias

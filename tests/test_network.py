@@ -81,7 +81,15 @@ def test_reconstruct_returns_the_labels():
     np.testing.assert_array_equal(result.certificate.labels, batch.labels[order])
 
 
-@pytest.mark.parametrize(("layers", "said"), [([], "empty"), ([(np.ones((3, 7)), np.ones(3))], r"\(k, 80\)")])
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ([], "empty"),
+        ([(np.ones((3, 7)), np.ones(3))], r"\(k, 80\)"),
+        ([(np.full((3, M), np.nan), np.ones(3))], "NaN"),
+        ([(np.ones((1, M)), np.ones(1))], "two classes"),
+    ],
+)
 def test_a_model_that_does_not_fit_is_refused(layers, said):
     with pytest.raises(ValueError, match=said):
         network.check_network(layers, M)

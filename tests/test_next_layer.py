@@ -46,11 +46,24 @@ def test_wrong_directions_and_wrong_gradients_certify_nothing(seed):
     assert not samples_alone(evidence, shuffled, directions).exact.any()
 
 
-def test_the_gradient_of_another_layer_is_refused():
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda gradient: gradient[:, :-1], r"\(out, 120\)"),
+        (lambda gradient: gradient.astype(int), "int64"),
+        (lambda gradient: gradient * np.nan, "NaN"),
+    ],
+)
+def test_a_gradient_that_cannot_be_the_next_layer_s_is_refused(spoil, said):
+    batch = simulate(B, M)
+    with pytest.raises(ValueError, match=said):
+        reconstruct(batch.observation, jax.random.key(0), next_weight_grad=spoil(batch.next_weight_grad))
+
+
+def test_a_next_gradient_of_zeros_gives_no_sample():
     batch = simulate(B, M)
     evidence, directions = known(batch)
-    with pytest.raises(ValueError, match=r"\(out, 120\)"):
-        samples_alone(evidence, batch.next_weight_grad[:, :-1], directions)
+    assert not samples_alone(evidence, 0 * batch.next_weight_grad, directions).exact.any()
 
 
 def test_what_deflation_leaves_is_the_gradient_of_the_rest():

@@ -9,7 +9,7 @@ very last one is free: its dual vector is known, and with it the neurons that ar
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -68,6 +68,8 @@ def dictionary_search(
     while status is None:
         if is_done(certificate):
             status = Status.EXACT
+        elif certificate is not None and certificate.matching.min() == 1:
+            status = Status.PARTIAL  # every pattern agrees, but the noise allows larger errors than exact means
         elif state.next_round >= options.max_rounds:
             status = Status.ROUND_BUDGET
         elif is_late(started, config):
@@ -77,10 +79,12 @@ def dictionary_search(
             if certificate is not None:
                 # A full set that does not certify holds mixtures: known are those whose own pattern agrees.
                 known = known[certificate.matching == 1]
+            merged, before, grown = state.pool, state.pool, False
             round_key = jax.random.fold_in(key, state.next_round)
-            proposed = _round(factorization, basis, known, round_key, state.next_round, config)
-            merged = accept(factorization, state.pool, proposed, screen=len(known) < rank - 1)
-            grown = not np.array_equal(merged.directions, state.pool.directions)
+            for proposed in _proposals(factorization, basis, known, round_key, state.next_round, config):
+                merged = accept(factorization, before, proposed, screen=len(known) < rank - 1)
+                if grown := not np.array_equal(merged.directions, before.directions):
+                    break
             state = state._replace(pool=merged, next_round=state.next_round + 1)
             if grown:
                 chosen, certificate = select(state.pool, judge)
@@ -124,21 +128,22 @@ def accept(
     return pool.merge(known, polished[kept], zeros[kept], np.ones(int(kept.sum()), np.int64))
 
 
-def _round(
+def _proposals(
     factorization: Factorization,
     basis: Basis,
     known: Float[np.ndarray, "k r"],
     key: jax.Array,
     index: int,
     config: ReconstructConfig,
-) -> Float[np.ndarray, "j r"]:
-    """Proposals of one round: EM in all dimensions first, in the missing ones once something is known."""
+) -> Iterator[Float[np.ndarray, "j r"]]:
+    """Proposals of one round, until some are accepted: EM in all dimensions first, then in the missing ones."""
     options = config.dictionary
     missing = factorization.rank - len(known)
     schedule = options.subspace_schedules[index % len(options.subspace_schedules)]
     if missing == 1:
-        return np.concatenate([last_direction(basis, known), subspace_round(basis, known, key, schedule, config)])
+        yield last_direction(basis, known)
     is_small = missing <= FEW_MISSING * factorization.rank
     if (index < options.full_rounds and not is_small) or len(known) == 0:
-        return full_round(basis, known, key, options.full_schedules[index % len(options.full_schedules)])
-    return subspace_round(basis, known, key, schedule, config)
+        yield full_round(basis, known, key, options.full_schedules[index % len(options.full_schedules)])
+    else:
+        yield subspace_round(basis, known, key, schedule, config)

@@ -84,18 +84,17 @@ def run_row(number: int, data: str | None) -> None:
 
 
 def print_table() -> None:
-    """One row of Markdown for each row that has lines, from its lines of the last commit that ran it."""
+    """One row of Markdown for each row that has lines, from the last line of each seed."""
     path = common.RESULTS / f"{NAME}.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     print(
-        "| b | m | gradient | setting | whole batches | exact / certified / false | run s, median (max) | compile s |"
+        "| b | m | gradient | setting | whole | exact / certified / false | search s | run s, median (max) | compile s |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for number, (b, m, dtype, _, aim, more) in enumerate(ROWS):
-        trials = [line for line in lines if line["row"] == number]
-        trials = [line for line in trials if line["commit"] == trials[-1]["commit"]]
+        trials = {line["seed"]: line for line in lines if line["row"] == number}
         if trials:
-            print(_table_row(trials, b, m, dtype, aim, more))
+            print(_table_row(list(trials.values()), b, m, dtype, aim, more))
 
 
 def _table_row(trials: list[dict[str, Any]], b: int, m: int, dtype: str, aim: float | None, more: str) -> str:

@@ -87,9 +87,7 @@ def print_table() -> None:
     """One row of Markdown for each row that has lines, from the last line of each seed."""
     path = common.RESULTS / f"{NAME}.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    print(
-        "| b | m | gradient | setting | whole | exact / certified / false | search s | run s, median (max) | compile s |"
-    )
+    print("| b | m | gradient | setting | whole | exact / certified / false | search s | run s (max) | compile s |")
     print("|---|---|---|---|---|---|---|---|---|")
     for number, (b, m, dtype, _, aim, more) in enumerate(ROWS):
         trials = {line["seed"]: line for line in lines if line["row"] == number}

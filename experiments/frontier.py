@@ -99,8 +99,8 @@ def draw() -> None:
                 ]
                 if found:
                     values[row, column] = np.mean(found)
-                    text = f"{values[row, column]:.2f}".replace("1.00", "1")
-                    axis.text(column, row, text, ha="center", va="center", color="black", fontsize=9)
+                    text, ink = f"{values[row, column]:.2f}".replace("1.00", "1"), "wk"[int(values[row, column] < 0.6)]
+                    axis.text(column, row, text, ha="center", va="center", fontsize=9, color=ink)
         image = axis.imshow(values, vmin=0, vmax=1, cmap="YlGn", aspect="auto")
         axis.set_xticks(range(len(SHARES)), [f"{share:g}\n{1 / share:.1f}" for share in SHARES])
         axis.set_yticks(range(len(widths)), [str(width) for width in widths])

@@ -20,7 +20,7 @@ from spear_jax import numerics
 from spear_jax.factorize import column_blocks
 from spear_jax.numerics import float64_namespace, to_float64
 from spear_jax.observation import LayerObservation
-from spear_jax.recover import disaggregation
+from spear_jax.recover import disaggregation, has_every_scale
 from spear_jax.types import Array, Certificate, Factorization
 
 # Share of the live entries of a sample whose pattern the noise must leave decided for a certificate to mean anything.
@@ -82,13 +82,13 @@ def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certifi
     """
     factorization = evidence.factorization
     mixing = disaggregation(factorization, evidence.bias_grad, directions)
-    scale = np.linalg.norm(mixing, axis=0)
-    if not (np.isfinite(scale).all() and scale.min() > numerics.EPS64 * scale.max()):
+    if not has_every_scale(mixing):
         return nothing_exact(len(directions))
+    scale, inverse = np.linalg.norm(mixing, axis=0), np.linalg.inv(mixing)
     grad_z = np.asarray(factorization.left) @ mixing
-    centred = evidence.response @ np.linalg.inv(mixing).T
+    centred = evidence.response @ inverse.T
     errors = _Errors(direction_error(factorization, directions) * scale, scale_error(evidence, directions))
-    slack = _pre_activation_slack(evidence, mixing, centred, errors)
+    slack = _pre_activation_slack(evidence, inverse, centred, errors)
     agrees, decided = _compare(evidence, directions, scale, grad_z, centred + evidence.bias[:, None], slack)
     live = np.asarray(factorization.live_mask)[:, None]
     num_live = max(int(live.sum()), 1)
@@ -97,7 +97,7 @@ def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certifi
     matching = np.sum(np.where(enough, agrees, agrees & decided) & live, axis=0) / num_live
     residual = np.linalg.norm(evidence.bias_grad - grad_z.sum(axis=1)) / np.linalg.norm(evidence.bias_grad)
     return Certificate(
-        exact=(matching == 1) & enough & (_input_error(factorization, mixing, errors) < numerics.MAX_ERROR),
+        exact=(matching == 1) & enough & (_input_error(factorization, inverse, errors) < numerics.MAX_ERROR),
         matching=matching,
         matching_score=float(matching.mean()),
         weight_residual=float("nan"),
@@ -163,10 +163,9 @@ class _Errors(NamedTuple):
 
 
 def _input_error(
-    factorization: Factorization, mixing: Float[np.ndarray, "r r"], errors: _Errors
+    factorization: Factorization, inverse: Float[np.ndarray, "r r"], errors: _Errors
 ) -> Float[np.ndarray, " r"]:
     """Expected relative error of each input, as `_pre_activation_slack` has it for the pre-activations."""
-    inverse = np.linalg.inv(mixing)
     size = np.linalg.norm(inverse * np.asarray(factorization.singular_values[: factorization.rank]), axis=1)
     noise = factorization.noise_floor / numerics.ZERO_SIGMAS
     with np.errstate(invalid="ignore"):
@@ -175,7 +174,7 @@ def _input_error(
 
 
 def _pre_activation_slack(
-    evidence: Evidence, mixing: Float[np.ndarray, "r r"], centred: Float[np.ndarray, "m r"], errors: _Errors
+    evidence: Evidence, inverse: Float[np.ndarray, "r r"], centred: Float[np.ndarray, "m r"], errors: _Errors
 ) -> Float[np.ndarray, "m r"]:
     """Bound on the error of each pre-activation: noise in ``right`` and in the directions, carried through Q^-1.
 
@@ -183,7 +182,7 @@ def _pre_activation_slack(
     dq_j of direction j moves x_i by ``(P_i . dq_j) x_j``.
     """
     factorization = evidence.factorization
-    dual = np.linalg.norm(np.linalg.inv(mixing), axis=1)
+    dual = np.linalg.norm(inverse, axis=1)
     # An unbounded error decides nothing of its own sample; what it does to the others, `_input_error` judges.
     wobble = np.where(np.isfinite(errors.mixing), errors.mixing, 0)
     from_right = factorization.noise_floor / numerics.ZERO_SIGMAS * evidence.weight_norms

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from spear_jax import numerics
 from spear_jax.certify import Evidence, certify
-from spear_jax.recover import disaggregation
+from spear_jax.recover import disaggregation, has_every_scale
 from spear_jax.types import Array, Certificate
 
 Network = Sequence[tuple[Array, Array]]
@@ -135,8 +135,7 @@ def judge(
     nobody = np.zeros(len(directions), bool)
     nothing = Verdicts(nobody, nobody, np.full(len(directions), NO_LABEL), directions)
     mixing = disaggregation(factorization, evidence.bias_grad, directions)
-    scale = np.linalg.norm(mixing, axis=0)
-    if not (np.isfinite(scale).all() and scale.min() > numerics.EPS64 * scale.max()):
+    if not has_every_scale(mixing):
         return nothing
     dual = np.linalg.inv(mixing)
     if taint:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from spear_jax.numerics import float64_namespace, to_float64
+from spear_jax.numerics import EPS64, float64_namespace, to_float64
 from spear_jax.types import Array, Factorization
 
 
@@ -30,6 +30,12 @@ def disaggregation(
 ) -> Float[np.ndarray, "r r"]:
     """Q, one direction a column, scaled so that ``D = left @ Q``."""
     return directions.T * recover_scale(factorization, bias_grad, directions)
+
+
+def has_every_scale(disaggregation: Float[np.ndarray, "r r"]) -> bool:
+    """Whether no column of Q vanishes next to the largest, so that its inverse means something."""
+    scale = np.linalg.norm(disaggregation, axis=0)
+    return bool(np.isfinite(scale).all() and scale.min() > EPS64 * scale.max())
 
 
 def recover_inputs(factorization: Factorization, disaggregation: Float[np.ndarray, "r r"]) -> Float[np.ndarray, "r n"]:

@@ -31,6 +31,8 @@ MIN_WEIGHT = 0.01
 # costs an ambiguous start a step or two. POLAR_ERROR is what float32 resolves.
 SMALLEST_SINGULAR, POLAR_ERROR = 1e-3, 1e-6
 TINY = 1e-12
+# One number for each column, or one for all.
+PerColumn = Float[Array, "1 #k"]
 
 
 class Tie(NamedTuple):
@@ -113,12 +115,7 @@ def tied_em(
 def log_odds(
     entries: Float[Array, "m k"],
     pre_activation: Float[Array, "m k"],
-    rho: Float[
-        Array,
-        (
-            1  # k
-        ),
-    ],
+    rho: PerColumn,
 ) -> Float[Array, "m k"]:
     """Log-odds that each neuron is on, from its pre-activation and its entry, both of unit variance."""
     off, on = 1 - rho**2, 1 + rho**2
@@ -128,12 +125,7 @@ def log_odds(
 def log_likelihood(
     entries: Float[Array, "m k"],
     pre_activation: Float[Array, "m k"],
-    rho: Float[
-        Array,
-        (
-            1  # k
-        ),
-    ],
+    rho: PerColumn,
 ) -> Float[Array, " k"]:
     """Mean log-likelihood of each column, up to a constant."""
     off = 1 - rho**2
@@ -179,12 +171,7 @@ def _mean(columns: Float[Array, "m k"]) -> Float[Array, "1 k"]:
 
 def _prior(
     pre_activation: Float[Array, "m k"],
-    rho: Float[
-        Array,
-        (
-            1  # k
-        ),
-    ],
+    rho: PerColumn,
 ) -> Float[Array, "m k"]:
     return PROBIT * rho / jnp.sqrt(1 - rho**2) * pre_activation
 

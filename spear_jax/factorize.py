@@ -21,8 +21,9 @@ OVERSAMPLING = 16
 FIRST_SKETCH = 64
 # A client's products add rounding of up to this many units in the last place (long sums, in any order).
 ROUNDING_MARGIN = 64.0
-# Entries of G converted to float64 at once (256 MiB).
-BLOCK_ENTRIES = 2**25
+# Entries of G converted to float64 once and kept (256 MiB), and of what a pass over G works on at a time (8 MiB: larger
+# temporaries come fresh from the operating system each time, which costs twice the arithmetic), in columns at least.
+KEPT_ENTRIES, BLOCK_ENTRIES, BLOCK_COLUMNS = 2**25, 2**20, 128
 # The sketch's random matrix is part of the algorithm, not of the experiment: the same for every run.
 SKETCH_SEED = 0
 
@@ -45,7 +46,7 @@ def factorize(weight_grad: Array, *, rank: int | None = None) -> Factorization:
     if rank is not None and not 1 <= rank <= limit:
         raise ValueError(f"rank is {rank}; expected 1 to {limit}, the smaller dimension of the gradient {(m, n)}.")
     eps = float(jnp.finfo(weight_grad.dtype).eps)
-    if weight_grad.size <= BLOCK_ENTRIES:
+    if weight_grad.size <= KEPT_ENTRIES:
         weight_grad = to_float64(weight_grad)  # once, not in every pass
     reach = _reach(weight_grad)
     if reach == 0:
@@ -124,16 +125,21 @@ def _reach(weight_grad: Array) -> int:
 
 
 def _sketch(weight_grad: Array, width: int, reach: int, eps: float) -> tuple[int, Any]:
-    """Width at which a random sketch of the columns seems to see the noise, at least the one given, and that sketch."""
-    m, n = weight_grad.shape
+    """Width at which a random sketch of the columns seems to see the noise, at least the one given, and that sketch.
+
+    A sketch that is wider than it must be is cut: its columns are random in any number.
+    """
+    (m, n), least = weight_grad.shape, width
     while True:
         test = np.random.default_rng(SKETCH_SEED).standard_normal((n, width)) / np.sqrt(width)
         sketch = _times(weight_grad, test)
         if width >= reach:
             return width, sketch
         spectrum = np.asarray(float64_namespace().linalg.svd(sketch, compute_uv=False))
-        if estimate_rank(spectrum, _rounding_floor((m, n), eps, spectrum)) <= width - OVERSAMPLING:
-            return width, sketch
+        found = estimate_rank(spectrum, _rounding_floor((m, n), eps, spectrum))
+        if found <= width - OVERSAMPLING:
+            enough = max(least, found + OVERSAMPLING)
+            return enough, sketch[:, :enough]
         width = min(m, n, 2 * width)
 
 
@@ -154,7 +160,7 @@ def _thin_svd(weight_grad: Array, width: int, sketch: Any) -> tuple[Any, np.ndar
 def column_blocks(matrix: Array, function: Callable[[slice, Any], Any]) -> Iterator[Any]:
     """``function(columns, block)`` for each block of columns in float64, a bounded number of entries at a time."""
     m, n = matrix.shape
-    step = max(1, BLOCK_ENTRIES // m)
+    step = max(BLOCK_COLUMNS, BLOCK_ENTRIES // m)
     for start in range(0, n, step):
         columns = slice(start, min(start + step, n))
         yield function(columns, to_float64(matrix[:, columns]))

@@ -184,6 +184,7 @@ def test_a_common_factor_changes_only_the_scale(factor):
 def test_the_block_size_changes_nothing(monkeypatch):
     gradient = planted_problem(5, 150, 400, dtype="float32").observation.weight_grad
     reference = factorize(gradient)
+    monkeypatch.setattr(module, "BLOCK_COLUMNS", 1)
     for entries in (150 * 7, 150 * 399):
         monkeypatch.setattr(module, "BLOCK_ENTRIES", entries)
         other = factorize(gradient)
@@ -193,7 +194,7 @@ def test_the_block_size_changes_nothing(monkeypatch):
 
 def test_a_large_float32_gradient_is_never_copied_whole_to_float64(monkeypatch):
     """In NumPy, which tracemalloc sees: the peak stays far below m x n x 8 bytes."""
-    monkeypatch.setattr(module, "BLOCK_ENTRIES", 2**20)
+    monkeypatch.setattr(module, "KEPT_ENTRIES", 2**20)
     monkeypatch.setattr(module, "float64_namespace", lambda: np)
     monkeypatch.setattr(module, "to_float64", lambda array: np.asarray(array, np.float64))
     rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 METHODS = ("auto", "dictionary", "sampling")
+SAMPLERS = ("auto", "walk", "flat")
 MAPPERS = ("shard_map", "pmap")
 
 
@@ -70,9 +71,12 @@ class ReconstructConfig:
         max_candidates: candidate budget over all rounds (for one shard: of that shard).
         max_seconds: time budget of the search in seconds, ``None`` for no limit. Checked between rounds, so two
             runs that stop on it need not stop at the same candidate.
+        sampler: how candidates are drawn: ``"walk"`` (pivot walks), ``"flat"`` (independent submatrices), or
+            ``"auto"``, which walks where the expected search is long and the noise small.
         round_size: candidates per compiled round over all devices, a power of two; ``None`` picks it from the
-            expected number of candidates.
-        chunk_size: candidates a device holds at once, a power of two; memory and speed only, never the result.
+            expected number of candidates. A walk rounds it to whole chains.
+        chunk_size: candidates, or chains of a walk, that a device holds at once, a power of two; ``None`` picks it.
+            Memory and speed only, never the result.
         hits_capacity: candidates per round that may pass the float32 filter before the rest of the round's is dropped.
         pool_capacity: survivors kept after duplicates are merged; ``None`` is ``8 * rank + 64``.
         false_rejection: probability with which the zero-count threshold may reject a true direction.
@@ -87,10 +91,11 @@ class ReconstructConfig:
     method: str = "auto"
     rank: int | None = None
     num_examples: int | None = None
-    max_candidates: int = 2**33
+    max_candidates: int = 2**36
     max_seconds: float | None = None
+    sampler: str = "auto"
     round_size: int | None = None
-    chunk_size: int = 2**11
+    chunk_size: int | None = None
     hits_capacity: int = 1024
     pool_capacity: int | None = None
     false_rejection: float = 1e-5
@@ -102,6 +107,7 @@ class ReconstructConfig:
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
+        _require(self.sampler in SAMPLERS, "sampler", self.sampler, f"one of {', '.join(SAMPLERS)}")
         _require(self.mapper in MAPPERS, "mapper", self.mapper, f"one of {', '.join(MAPPERS)}")
         _require(self.rank is None or self.rank >= 1, "rank", self.rank, "a positive integer or None")
         _require(

@@ -26,6 +26,8 @@ from spear_jax.sampling import Hits, search_range
 from spear_jax.types import Array
 
 AXIS = "candidates"
+# Candidates of the flat kernel on a device at once.
+FLAT_CHUNK = 2**11
 INDEX_BITS = 32
 Device = Any  # jax.Device is a variable to type checkers, not a type
 
@@ -84,13 +86,13 @@ def compile_round(
         config: chunk size, capacity, mapper and number of devices.
     """
     devices = select_devices(config.num_devices)
-    chunk_size = min(config.chunk_size, round_size)
+    chunk_size = min(config.chunk_size or FLAT_CHUNK, round_size)
     num_chunks = -(-round_size // (len(devices) * chunk_size))
     zero = jnp.asarray(tolerance, jnp.float32)
     left = jnp.asarray(left, jnp.float32)
     started = time.perf_counter()
-    program = _program(
-        left.shape, key.dtype, devices, config.mapper,
+    program = compile_program(
+        search_range, left.shape, key.dtype, (jnp.float32, jnp.int32), devices, config.mapper,
         num_chunks=num_chunks, chunk_size=chunk_size, capacity=config.hits_capacity,
     )  # fmt: skip
     compile_seconds = time.perf_counter() - started
@@ -108,44 +110,63 @@ def compile_round(
 
 
 def _device_round(
+    kernel: Callable[..., Any],
     left: jax.Array,
     key: jax.Array,
     first: jax.Array,
     end: jax.Array,
-    tolerance: jax.Array,
-    threshold: jax.Array,
-    *,
+    *limits: jax.Array,
     num_chunks: int,
     chunk_size: int,
     capacity: int,
-) -> Hits:
+) -> Any:
     """One device's stretch of a round, and everybody's hits."""
     offset = lax.axis_index(AXIS).astype(jnp.int32) * (num_chunks * chunk_size)
-    hits = search_range(
-        left, key, first, offset, end, tolerance, threshold,
-        num_chunks=num_chunks, chunk_size=chunk_size, capacity=capacity,
-    )  # fmt: skip
+    hits = kernel(
+        left, key, first, offset, end, *limits, num_chunks=num_chunks, chunk_size=chunk_size, capacity=capacity
+    )
     return jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS), hits)
 
 
 @lru_cache(maxsize=64)
-def _program(
-    shape: tuple[int, int], key_dtype: Any, devices: tuple[Device, ...], mapper: str, **sizes: int
-) -> Callable[..., Hits]:
-    """The compiled round for these shapes and devices, compiled once in a process."""
-    mapped = _map(partial(_device_round, **sizes), devices, mapper)
-    index, real = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
-    left, key = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((), key_dtype)
-    return mapped.lower(left, key, jax.ShapeDtypeStruct((), jnp.uint32), index, real, index).compile()
+def compile_program(
+    kernel: Callable[..., Any],
+    shape: tuple[int, int],
+    key_dtype: Any,
+    limits: tuple[Any, ...],
+    devices: tuple[Device, ...],
+    mapper: str,
+    **sizes: int,
+) -> Callable[..., Any]:
+    """The compiled round for these shapes and devices, compiled once in a process.
+
+    Args:
+        kernel: ``kernel(left, key, first, offset, end, *limits, num_chunks=, chunk_size=, capacity=)`` gives the hits
+            of one device's stretch, a tuple of arrays.
+        shape: of ``left``, float32.
+        key_dtype: of the key.
+        limits: dtypes of the scalars that decide what a hit is.
+        devices: over which the round is split.
+        mapper: ``"shard_map"`` or ``"pmap"``.
+        sizes: of the kernel's loop and buffer.
+
+    Returns:
+        a function of (left, key, first, end, *limits): the hits of every device, stacked.
+    """
+    mapped = _map(partial(_device_round, kernel, **sizes), devices, mapper, 4 + len(limits))
+    scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype)
+    left = jax.ShapeDtypeStruct(shape, jnp.float32)
+    arguments = (left, scalar(key_dtype), scalar(jnp.uint32), scalar(jnp.int32), *map(scalar, limits))
+    return mapped.lower(*arguments).compile()
 
 
-def _map(per_device: Callable[..., Hits], devices: tuple[Device, ...], mapper: str) -> Any:
+def _map(per_device: Callable[..., Any], devices: tuple[Device, ...], mapper: str, num_arguments: int) -> Any:
     """The same function of replicated arguments, mapped over the devices by `jax.shard_map` or `jax.pmap`."""
     if mapper == "pmap":
         mapped = jax.pmap(
             lambda _, *arguments: per_device(*arguments),
             axis_name=AXIS,
-            in_axes=(0, *[None] * 6),
+            in_axes=(0, *[None] * num_arguments),
             out_axes=None,  # pyright: ignore[reportArgumentType]
             devices=devices,
         )
@@ -166,7 +187,7 @@ class _Bound:
     def lower(self, *arguments: Any) -> _Bound:
         return _Bound(self.mapped.lower(self.devices, *arguments), self.devices)
 
-    def compile(self) -> Callable[..., Hits]:
+    def compile(self) -> Callable[..., Any]:
         return partial(self.mapped.compile(), self.devices)
 
 

@@ -115,10 +115,14 @@ def network_tolerance(
 
 def search_tolerance(factorization: Factorization) -> float:
     """Zero test of the float32 search on row-normalised ``left``: a share of a typical entry, or the noise's."""
+    return float(max(SEARCH_ZERO / np.sqrt(factorization.rank), relative_noise(factorization)))
+
+
+def relative_noise(factorization: Factorization) -> float:
+    """Largest noise of an entry of ``left @ q`` for a unit q, the rows of ``left`` scaled to unit norm."""
     rank = factorization.rank
     row_norm = np.sqrt(rank / max(int(np.sum(np.asarray(factorization.live_mask))), 1))
-    noise = factorization.noise_floor / float(factorization.singular_values[rank - 1]) / row_norm
-    return float(max(SEARCH_ZERO / np.sqrt(rank), noise))
+    return factorization.noise_floor / float(factorization.singular_values[rank - 1]) / float(row_norm)
 
 
 def canonical_sign(directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k r"]:

@@ -13,6 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import optimize, special, stats
 
+# Distinct finds of pivot walks per find expected of as many seen candidates: 0.21 to 0.26 at (m, b) = (200, 16), (200, 20),
+# (400, 24) and (2000, 25), planted problems (experiments/README.md).
+WALK_CORRELATION = 0.22
 _LOG_STEP = 1 / 64  # of the trapezoidal rule; the error falls like exp(-pi^2 / step), far below rounding
 _LOG_START = -40.0  # the integral below exp(-40) / min(p) adds less than 1e-17 of the result
 _TAIL = 50.0  # the integral where every exponential is below exp(-50) adds less than 1e-20
@@ -149,6 +152,30 @@ def planned_candidates(rank: int, num_rows: int, zero_share: float = 0.5, quanti
     """
     probabilities = hit_probability(planned_zero_counts(rank, num_rows, zero_share), num_rows, rank)
     return expected_candidates(probabilities) if quantile is None else candidate_quantile(probabilities, quantile)
+
+
+def walk_threshold_rate(threshold: int, tested: int, rank: int, num_rows: int, zero_share: float = 0.5) -> float:
+    """Probability that a pair of columns of a pivot walk that is a true candidate agrees in too few tested rows.
+
+    Given that the candidate's rank - 1 rows are zero in a column, each further row is with probability
+    ``(z - rank + 1) / (m - rank + 1)``, z = p m: the tail ``P(Bin(tested, that) < threshold)``.
+    """
+    _check_model(num_rows, zero_share)
+    _check_rank(rank, num_rows)
+    further = max(zero_share * num_rows - rank + 1, 0) / (num_rows - rank + 1)
+    return float(stats.binom.cdf(threshold - 1, tested, further))
+
+
+def walk_efficiency(threshold: int, tested: int, rank: int, num_rows: int, zero_share: float = 0.5) -> float:
+    """Independent draws that a candidate of a pivot walk is worth.
+
+    A candidate is seen only if the two rows that it leaves out are not zero in its column, or the basis would be
+    singular, and if enough tested rows agree. The rest, `WALK_CORRELATION`, is measured: successive bases share rows, so
+    hits come in clusters, and float32 loses some.
+    """
+    further = max(zero_share * num_rows - rank + 1, 0) / (num_rows - rank + 1)
+    seen = 1 - walk_threshold_rate(threshold, tested, rank, num_rows, zero_share)
+    return WALK_CORRELATION * (1 - further) ** 2 * seen
 
 
 def failure_probability_bound(

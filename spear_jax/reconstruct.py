@@ -123,8 +123,9 @@ def _propose(
     if method == "sampling" or (state is not None and state.method == "sampling"):
         return search(factorization, judge, key, config, state=state, on_round=on_round)
     outcome = dictionary_search(factorization, evidence, judge, key, config, state=state, on_round=on_round)
-    expected = plan_search(factorization, config).expected
-    if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET or expected > config.max_candidates:
+    plan = plan_search(factorization, config)
+    is_out_of_reach = plan.expected / plan.efficiency > config.max_candidates
+    if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET or is_out_of_reach:
         return outcome
     rest = SearchState(pool=outcome.state.pool)
     return search(factorization, judge, key, config, state=rest, on_round=on_round)

@@ -17,8 +17,9 @@ from jaxtyping import Float, Int
 
 from spear_jax import numerics, planning, pool
 from spear_jax.config import ReconstructConfig
-from spear_jax.devices import INDEX_BITS, RoundHits, agree, compile_round
-from spear_jax.sampling import hit_rows
+from spear_jax.devices import INDEX_BITS, agree
+from spear_jax.pivot_walk import CHECK_ROWS, TESTED_ROWS
+from spear_jax.samplers import Drawn, Sampler, candidates_per_chain, flat_sampler, walk_sampler
 from spear_jax.select import Judge, select
 from spear_jax.status import Status
 from spear_jax.types import CandidatePool, Certificate, Factorization
@@ -26,7 +27,14 @@ from spear_jax.types import CandidatePool, Certificate, Factorization
 # A round is about this share of the expected search, within bounds that keep a round between a blink and a second.
 ROUNDS_PER_SEARCH = 8
 MIN_ROUND, MAX_ROUND = 2**10, 2**17
-MIN_HITS = 2**8
+# The same for chains of a walk, of 128 steps each.
+MIN_CHAINS, MAX_CHAINS = 2**7, 2**15
+# Expected candidates from which a walk is worth its compilation, and the noise, next to the smallest singular value, up to
+# which its quotients agree in their leading twelve bits.
+WALK_EXPECTED, WALK_NOISE = 2**16, 1e-5
+# Tested rows that must agree in a hit. Three of eight let fewer true and far fewer false ones through than two: worth it
+# where so many candidates are drawn that the host could not keep up with the false ones.
+WALK_THRESHOLDS, MANY_CANDIDATES = (2, 3), 1e11
 # Zeros beyond those of any null vector, its own rank - 1 rows: the float32 zero test lets that many through by chance
 # less than once in 1e6 candidates at 1000 rows.
 SPARE_ZEROS = 5
@@ -35,7 +43,7 @@ SPARE_ZEROS = 5
 OVERRUN_SHARE = 0.8
 # All directions found, not all certified, and this many times the expected candidates drawn: more will not mend it.
 OVERRUN_LIMIT = 1024
-# Elimination is unrolled, and 2^48 candidates are out of reach of any machine.
+# 2^48 candidates are out of reach of any machine.
 MAX_RANK = 48
 
 
@@ -64,17 +72,29 @@ class Plan(NamedTuple):
 
     Attributes:
         live_rows: (live,) rows of ``left`` that candidates draw from.
+        sampler: ``"walk"`` or ``"flat"``.
         round_size: candidates of a round.
-        expected: expected candidates for all directions.
+        granularity: candidates that are drawn or left together: those of a chain.
+        expected: expected independent candidates for all directions.
+        efficiency: independent candidates that one of the sampler's is worth.
+        walk_threshold: tested rows that agree in a hit of a walk.
     """
 
     live_rows: Int[np.ndarray, " live"]
+    sampler: str
     round_size: int
+    granularity: int
     expected: float
+    efficiency: float
+    walk_threshold: int
+
+    def independent(self, candidates: int, config: ReconstructConfig) -> float:
+        """Independent candidates that this many of this shard are worth, with those of the other shards."""
+        return candidates * self.efficiency * config.shard[1]
 
     def zero_share(self, candidates: int, config: ReconstructConfig) -> float:
         """Zero share that the model assumes after this many candidates, `OVERRUN_SHARE` of it for each overrun."""
-        overruns = math.floor(math.log2(max(candidates * config.shard[1] / self.expected, 1.0)))
+        overruns = math.floor(math.log2(max(self.independent(candidates, config) / self.expected, 1.0)))
         return config.zero_share * OVERRUN_SHARE**overruns
 
     def zero_threshold(self, rank: int, candidates: int, config: ReconstructConfig) -> int:
@@ -127,16 +147,40 @@ class Outcome(NamedTuple):
 
 
 def plan_search(factorization: Factorization, config: ReconstructConfig) -> Plan:
-    """Rows, round size and expected cost from rank and live rows alone."""
+    """Rows, way to sample, round size and expected cost from rank, live rows and noise alone.
+
+    Raises:
+        ValueError: a walk was asked for that has too few rows.
+    """
     rank = factorization.rank
     live_rows = np.flatnonzero(np.asarray(factorization.live_mask))
-    is_reachable = len(live_rows) >= rank
-    expected = planning.planned_candidates(rank, len(live_rows), config.zero_share) if is_reachable else math.inf
-    return Plan(
-        live_rows=live_rows,
-        round_size=config.round_size or _round_size(expected),
-        expected=expected,
-    )
+    live = len(live_rows)
+    expected = planning.planned_candidates(rank, live, config.zero_share) if live >= rank else math.inf
+    if not _walks(factorization, live, expected, config):
+        size = config.round_size or _round_size(expected)
+        return Plan(live_rows, "flat", size, granularity=1, expected=expected, efficiency=1.0, walk_threshold=0)
+    few, many = WALK_THRESHOLDS
+    efficiency = planning.walk_efficiency(few, TESTED_ROWS, rank, live, config.zero_share)
+    threshold = few
+    if expected > MANY_CANDIDATES * efficiency:
+        threshold, efficiency = many, planning.walk_efficiency(many, TESTED_ROWS, rank, live, config.zero_share)
+    per_chain = candidates_per_chain(rank)
+    wanted = (config.round_size or expected / efficiency / ROUNDS_PER_SEARCH) / per_chain
+    chains = 2 ** math.ceil(math.log2(min(max(wanted, MIN_CHAINS), MAX_CHAINS)))
+    return Plan(live_rows, "walk", chains * per_chain, per_chain, expected, efficiency, threshold)
+
+
+def _walks(factorization: Factorization, live: int, expected: float, config: ReconstructConfig) -> bool:
+    """Whether candidates are drawn by pivot walks."""
+    rank = factorization.rank
+    is_possible = rank > 2 and live >= rank + CHECK_ROWS and not math.isinf(expected)
+    if config.sampler == "walk" and not is_possible and live >= rank:
+        raise ValueError(
+            f"sampler is 'walk', which needs rank 3 or more and at least {CHECK_ROWS} live rows beyond the rank; this layer "
+            f"has rank {rank} and {live} live rows: use sampler 'flat' or 'auto'."
+        )
+    is_worth_it = expected >= WALK_EXPECTED and numerics.relative_noise(factorization) <= WALK_NOISE
+    return is_possible and (config.sampler == "walk" or (config.sampler == "auto" and is_worth_it))
 
 
 def initial_state(rank: int, config: ReconstructConfig) -> SearchState:
@@ -176,18 +220,15 @@ def search(
         return Outcome(state, state.pool.directions[chosen], certificate, Status.EXACT)
     if (stop := _no_search(factorization.rank, plan, state, config)) is not None:
         return Outcome(state, state.pool.directions[chosen], certificate, stop)
-    left = np.asarray(factorization.left)[plan.live_rows]
-    left = left / np.linalg.norm(left, axis=1, keepdims=True)
-    tolerance = numerics.search_tolerance(factorization)
-    runner = compile_round(left, key, tolerance, plan.round_size, config)
+    sampler = _compile(factorization, plan, key, config)
     started, solving, drawn_before = time.perf_counter(), 0.0, state.candidates
     status = None
     while status is None:
         size = _next_size(plan, state, config)
         threshold = plan.zero_threshold(factorization.rank, state.candidates, config)
-        hits = runner.run(key, _first_candidate(state, plan, config), size, threshold)
+        drawn = sampler.draw(_round_number(state, config), size, threshold)()
         solve_started = time.perf_counter()
-        grown, state = _absorb(factorization, plan, state, hits, size, threshold)
+        grown, state = _absorb(factorization, plan, state, drawn, size, threshold)
         if grown:
             chosen, certificate = select(state.pool, judge)
         solving += time.perf_counter() - solve_started
@@ -203,17 +244,17 @@ def search(
             status = Status.TIME_BUDGET
         elif _next_size(plan, state, config) == 0:
             status = Status.CANDIDATE_BUDGET
-        elif certificate is not None and state.candidates * config.shard[1] > OVERRUN_LIMIT * plan.expected:
+        elif certificate is not None and plan.independent(state.candidates, config) > OVERRUN_LIMIT * plan.expected:
             status = Status.PARTIAL
     return Outcome(
         state=state,
         directions=state.pool.directions[chosen],
         certificate=certificate,
         status=status,
-        compile_seconds=runner.compile_seconds,
+        compile_seconds=sampler.compile_seconds,
         search_seconds=time.perf_counter() - started - solving,
         solve_seconds=solving,
-        devices=(len(runner.devices), runner.devices[0].device_kind),
+        devices=(len(sampler.devices), sampler.devices[0].device_kind),
     )
 
 
@@ -228,29 +269,41 @@ def _no_search(rank: int, plan: Plan, state: SearchState, config: ReconstructCon
 
 def _next_size(plan: Plan, state: SearchState, config: ReconstructConfig) -> int:
     """Candidates of the next round: a whole one, or none without budget for it; only the first may be cut short."""
-    left = config.max_candidates - state.candidates
-    return plan.round_size if left >= plan.round_size else max(left, 0) * (state.candidates == 0)
+    left = max(config.max_candidates - state.candidates, 0)
+    if left >= plan.round_size:
+        return plan.round_size
+    return left // plan.granularity * plan.granularity * (state.candidates == 0)
 
 
 def expected_remaining(rank: int, found: int, plan: Plan, candidates: int, config: ReconstructConfig) -> float:
-    """Expected candidates for the directions still missing, taken to be those with the fewest zeros in the model."""
+    """Expected candidates of the plan's sampler for the directions still missing, those with the fewest zeros."""
     if found >= rank:
         return 0.0
     if math.isinf(plan.expected):
         return math.inf
     share = plan.zero_share(candidates, config)
     zeros = np.sort(planning.planned_zero_counts(rank, len(plan.live_rows), share))[: rank - found]
-    return planning.expected_candidates(planning.hit_probability(zeros, len(plan.live_rows), rank))
+    independent = planning.expected_candidates(planning.hit_probability(zeros, len(plan.live_rows), rank))
+    return independent / plan.efficiency
+
+
+def _compile(factorization: Factorization, plan: Plan, key: jax.Array, config: ReconstructConfig) -> Sampler:
+    """The sampler that was planned, compiled for the rows that it draws from."""
+    left = np.asarray(factorization.left)[plan.live_rows]
+    left = left / np.linalg.norm(left, axis=1, keepdims=True)
+    if plan.sampler == "walk":
+        return walk_sampler(left, key, plan.walk_threshold, plan.round_size, config)
+    return flat_sampler(left, key, numerics.search_tolerance(factorization), plan.round_size, config)
 
 
 def _absorb(
-    factorization: Factorization, plan: Plan, state: SearchState, hits: RoundHits, size: int, threshold: int
+    factorization: Factorization, plan: Plan, state: SearchState, drawn: Drawn, size: int, threshold: int
 ) -> tuple[bool, SearchState]:
     """The state after a round, and whether the pool gained a direction."""
     before, verified = state.pool, None
     merged = before
-    if len(hits.index):
-        verified = pool.verify(factorization, _rows_of(factorization, plan, hits), threshold)
+    if len(drawn.rows):
+        verified = pool.verify(factorization, plan.live_rows[drawn.rows], threshold)
         merged = pool.merge(before, *verified)
     explained = 0 if verified is None else int(verified.hits.sum())
     return not np.array_equal(merged.directions, before.directions), state._replace(
@@ -258,24 +311,16 @@ def _absorb(
         # A round that the budget cut short is drawn again, whole, when the budget grows.
         next_round=state.next_round + int(size == plan.round_size),
         candidates=state.candidates + size,
-        hits=state.hits + hits.count,
-        hits_dropped=state.hits_dropped + hits.count - len(hits.index),
-        false_hits=state.false_hits + len(hits.index) - explained,
+        hits=state.hits + drawn.count,
+        hits_dropped=state.hits_dropped + drawn.dropped,
+        false_hits=state.false_hits + drawn.count - drawn.dropped - explained,
     )
 
 
-def _rows_of(factorization: Factorization, plan: Plan, hits: RoundHits) -> Int[np.ndarray, "hits k"]:
-    """Rows of ``left`` that each hit was drawn from; padded to a power of two, so that few shapes are compiled."""
-    padded = np.zeros(2 ** math.ceil(math.log2(max(len(hits.index), MIN_HITS))), np.uint32)
-    padded[: len(hits.index)] = hits.index
-    rows = hit_rows(hits.key, padded, num_rows=len(plan.live_rows), count=factorization.rank - 1)
-    return plan.live_rows[np.asarray(rows)[: len(hits.index)]]
-
-
-def _first_candidate(state: SearchState, plan: Plan, config: ReconstructConfig) -> int:
-    """Global index of the next round's first candidate: shards take the rounds in turn."""
+def _round_number(state: SearchState, config: ReconstructConfig) -> int:
+    """Global number of the next round: shards take the rounds in turn."""
     index, count = config.shard
-    return (state.next_round * count + index) * plan.round_size
+    return state.next_round * count + index
 
 
 def _round_size(expected: float) -> int:

@@ -85,15 +85,12 @@ def test_shards_take_the_rounds_in_turn_and_together_draw_the_whole(monkeypatch)
     parts = [
         run(never, factorization, dataclasses.replace(CONFIG, max_candidates=512, shard=(i, 2))).state for i in range(2)
     ]
-    plan = search.plan_search(factorization, CONFIG)
-    firsts = [
-        search._first_candidate(
-            search.SearchState(pool=whole.pool, next_round=k), plan, dataclasses.replace(CONFIG, shard=(i, 2))
-        )
+    numbers = [
+        search._round_number(search.SearchState(whole.pool, next_round=k), dataclasses.replace(CONFIG, shard=(i, 2)))
         for k in range(2)
         for i in range(2)
     ]
-    assert firsts == [0, 256, 512, 768]
+    assert numbers == [0, 1, 2, 3]
     assert sum(part.hits for part in parts) == whole.hits
     assert not np.array_equal(parts[0].pool.hits, parts[1].pool.hits)
 

@@ -17,7 +17,7 @@ from spear_jax.cli.reconstruct import run, tell
 from spear_jax.config import ReconstructConfig
 
 # Of the shards' options, those that decide what they found; devices and budgets are this machine's own.
-CHOSEN = ("method", "rank", "num_examples", "round_size")
+CHOSEN = ("method", "rank", "num_examples", "sampler", "round_size")
 
 
 def register(app: typer.Typer) -> None:

@@ -38,7 +38,8 @@ def reconstruct(
     max_candidates: Annotated[int, typer.Option(help="Candidate budget.")] = ReconstructConfig.max_candidates,
     max_seconds: Annotated[float | None, typer.Option(help="Time budget of the search.")] = None,
     round_size: Annotated[int | None, typer.Option(help="Candidates per round, a power of two.")] = None,
-    chunk_size: Annotated[int, typer.Option(help="Candidates a device holds at once.")] = ReconstructConfig.chunk_size,
+    sampler: Annotated[str, typer.Option(help="auto, walk or flat.")] = "auto",
+    chunk_size: Annotated[int | None, typer.Option(help="Candidates or chains a device holds at once.")] = None,
     mapper: Annotated[str, typer.Option(help="shard_map or pmap.")] = "shard_map",
     num_devices: Annotated[int | None, typer.Option(help="Devices to use; all by default.")] = None,
     shard: Annotated[str, typer.Option(help="i/N: draw only every N-th round from round i on; see merge.")] = "0/1",
@@ -66,8 +67,8 @@ def reconstruct(
     update = load_update(update_file, layout=layout)
     config = _config(
         method=method, rank=rank, num_examples=_num_examples(update), max_candidates=max_candidates,
-        max_seconds=max_seconds, round_size=round_size, chunk_size=chunk_size, mapper=mapper, num_devices=num_devices,
-        shard=_parse_shard(shard),
+        max_seconds=max_seconds, sampler=sampler, round_size=round_size, chunk_size=chunk_size, mapper=mapper,
+        num_devices=num_devices, shard=_parse_shard(shard),
     )  # fmt: skip
     if is_joined:
         initialize_distributed(coordinator, num_processes, process_id, ids)

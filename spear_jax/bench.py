@@ -1,6 +1,7 @@
 """How fast candidates are drawn and judged, against the obvious ways to find null vectors, in one process.
 
-Compilation is timed apart, results are waited for, and every figure is a median over repeats on the same candidates.
+Compilation is timed apart, results are waited for, and every figure is a median over repeats. The problem is planted,
+so that the finds of a walk can be counted; shares are given of this very device's rate of float32 matrix products.
 """
 
 from __future__ import annotations
@@ -13,12 +14,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from spear_jax import sampling
+from spear_jax import planning, samplers, sampling
+from spear_jax.config import ReconstructConfig
 from spear_jax.numerics import SEARCH_ZERO, search_matmul
+from spear_jax.pivot_walk import CHECK_ROWS, TESTED_ROWS
 
 BASELINE_CHUNK = 512
+WALK_CHAINS, WALK_THRESHOLD = 2**12, 2
+GEMM_SIZE, COPY_ENTRIES = 2048, 2**25
+# An entry of ``left @ q`` below this is zero for a null vector in float64.
+EXACT_ZERO = 1e-9
 
 
 class Rate(NamedTuple):
@@ -27,6 +34,8 @@ class Rate(NamedTuple):
     Attributes:
         name: of the way.
         candidates_per_second: from the median time.
+        effective_per_second: independent candidates that these are worth, per second.
+        operations: float32 operations for one candidate, on paper; comparisons of 16 bits count half.
         compile_seconds: of its program.
         seconds: median of the repeats.
         repeats: their number.
@@ -34,9 +43,37 @@ class Rate(NamedTuple):
 
     name: str
     candidates_per_second: float
+    effective_per_second: float
+    operations: float
     compile_seconds: float
     seconds: float
     repeats: int
+
+
+class Peak(NamedTuple):
+    """What the device does at best.
+
+    Attributes:
+        flops: operations per second of a float32 matrix product.
+        bytes_per_second: read and written by a copy that fits no cache.
+    """
+
+    flops: float
+    bytes_per_second: float
+
+
+class Problem(NamedTuple):
+    """What is drawn from.
+
+    Attributes:
+        left: (m, r) float64 rows of unit norm.
+        directions: (r, r) the true directions, one a column.
+        per_candidate: expected finds of one independent candidate.
+    """
+
+    left: Float[np.ndarray, "m r"]
+    directions: Float[np.ndarray, "r r"]
+    per_candidate: float
 
 
 def svd_null_vector(rows: Float[jax.Array, "k r"]) -> Float[jax.Array, " r"]:
@@ -61,19 +98,18 @@ BASELINES: dict[str, Callable[[jax.Array], jax.Array]] = {
 def bench_sampling(
     out_features: int, rank: int, *, chunk_size: int = 2048, num_chunks: int = 8, repeats: int = 5, seed: int = 0
 ) -> list[Rate]:
-    """Rates of the flat kernel and of the baselines, each drawing rows and counting all zeros.
+    """Rates of the pivot walk, of the flat kernel and of the baselines, which draw rows and count all zeros.
 
     Args:
-        out_features: m, rows of a random orthonormal ``left``.
-        rank: r, its columns.
+        out_features: m, rows of a planted problem.
+        rank: r, its columns; the walk is left out where m < r + `CHECK_ROWS` or r < 3.
         chunk_size: candidates at once in the flat kernel; the baselines take `BASELINE_CHUNK`.
         num_chunks: chunks in one timed run of the flat kernel.
         repeats: timed runs, after one that is not.
-        seed: of ``left`` and of the candidates.
+        seed: of the problem and of the candidates.
     """
-    rng = np.random.default_rng(seed)
-    left = np.linalg.qr(rng.standard_normal((out_features, rank)))[0]
-    left = jnp.asarray(left / np.linalg.norm(left, axis=1, keepdims=True), jnp.float32)
+    problem = plant(out_features, rank, seed)
+    left = jnp.asarray(problem.left, jnp.float32)
     key, tolerance = jax.random.key(seed), jnp.float32(SEARCH_ZERO / np.sqrt(rank))
 
     def flat(left: jax.Array, first: jax.Array) -> Any:
@@ -82,10 +118,68 @@ def bench_sampling(
             num_chunks=num_chunks, chunk_size=chunk_size, capacity=64,
         )  # fmt: skip
 
-    rates = [_time("flat", flat, left, chunk_size * num_chunks, repeats)]
+    walks = [_time_walk(problem, key, repeats)] if rank > 2 and out_features >= rank + CHECK_ROWS else []
+    operations = 2 / 3 * rank**3 + 2 * out_features * rank
+    rates = [*walks, _time("flat", flat, left, chunk_size * num_chunks, operations, repeats)]
     for name, null_vector in BASELINES.items():
-        rates.append(_time(name, _baseline(null_vector, key, tolerance), left, BASELINE_CHUNK, repeats))
+        rates.append(_time(name, _baseline(null_vector, key, tolerance), left, BASELINE_CHUNK, operations, repeats))
     return rates
+
+
+def plant(out_features: int, rank: int, seed: int) -> Problem:
+    """Columns of Gaussian entries, each zero with probability one half, and an orthonormal basis of their span."""
+    rng = np.random.default_rng(seed)
+    grad_z = rng.standard_normal((out_features, rank)) * (rng.random((out_features, rank)) < 0.5)
+    left = np.linalg.svd(grad_z, full_matrices=False)[0]
+    directions = left.T @ grad_z
+    zeros = np.sum(grad_z == 0, axis=0)
+    norm = np.linalg.norm(left, axis=1, keepdims=True)
+    per_candidate = float(planning.hit_probability(zeros, out_features, rank).sum())
+    return Problem(left / np.where(norm > 0, norm, 1), directions / np.linalg.norm(directions, axis=0), per_candidate)
+
+
+def measure_peak(repeats: int = 5) -> Peak:
+    """Rate of a large matrix product and of a large copy, from the median time."""
+    square = jnp.ones((GEMM_SIZE, GEMM_SIZE), jnp.float32)
+    long = jnp.ones((COPY_ENTRIES,), jnp.float32)
+    product = _median_seconds(jax.jit(search_matmul), (square, square), repeats)
+    copying = _median_seconds(jax.jit(lambda array: array + 1), (long,), repeats)
+    return Peak(2 * GEMM_SIZE**3 / product, 2 * 4 * COPY_ENTRIES / copying)
+
+
+def walk_operations(rank: int) -> float:
+    """Operations of one step of a walk for each pair that it tries: update, quotients, comparisons."""
+    update = 2 * CHECK_ROWS * rank
+    quotients = 3 * TESTED_ROWS * (rank + rank // 2)
+    comparisons = 3 * TESTED_ROWS * rank * (rank // 2) / 2
+    return (update + quotients + comparisons) / (rank * (rank - 1) / 2)
+
+
+def _time_walk(problem: Problem, key: jax.Array, repeats: int) -> Rate:
+    """Whole rounds, what the host does with their hits included; finds are hits of different rounds or directions."""
+    rank = problem.left.shape[1]
+    size = WALK_CHAINS * samplers.candidates_per_chain(rank)
+    sampler = samplers.walk_sampler(problem.left, key, WALK_THRESHOLD, size, ReconstructConfig(hits_capacity=2**14))
+    sampler.draw(0, size, 0)()
+    seconds, finds = [], 0
+    for number in range(1, repeats + 1):
+        started = time.perf_counter()
+        drawn = sampler.draw(number, size, 0)()
+        seconds.append(time.perf_counter() - started)
+        finds += _distinct(problem, drawn.rows, drawn.chains)
+    median = statistics.median(seconds)
+    effective = finds / repeats / problem.per_candidate if problem.per_candidate else 0.0
+    return Rate(
+        "walk", size / median, effective / median, walk_operations(rank), sampler.compile_seconds, median, repeats
+    )
+
+
+def _distinct(problem: Problem, rows: Int[np.ndarray, "hits k"], chains: Int[np.ndarray, " hits"]) -> int:
+    """Pairs of a chain and a true direction that it found."""
+    vectors = sampling.null_vectors_float64(problem.left[rows])
+    likeness = np.abs(vectors @ problem.directions)
+    is_true = likeness.max(axis=1, initial=0) > 1 - EXACT_ZERO
+    return len(set(zip(chains[is_true], likeness[is_true].argmax(axis=1), strict=True)))
 
 
 def _baseline(
@@ -105,15 +199,23 @@ def _baseline(
     return run
 
 
-def _time(name: str, function: Callable[..., Any], left: jax.Array, candidates: int, repeats: int) -> Rate:
+def _time(
+    name: str, function: Callable[..., Any], left: jax.Array, candidates: int, operations: float, repeats: int
+) -> Rate:
     started = time.perf_counter()
     program = jax.jit(function).lower(left, jnp.uint32(0)).compile()
     compile_seconds = time.perf_counter() - started
-    jax.block_until_ready(program(left, jnp.uint32(0)))
+    seconds = _median_seconds(program, (left, jnp.uint32(candidates)), repeats)
+    rate = candidates / seconds
+    return Rate(name, rate, rate, operations, compile_seconds, seconds, repeats)
+
+
+def _median_seconds(program: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> float:
+    """Seconds of a call, the median after one that does not count."""
+    jax.block_until_ready(program(*arguments))
     seconds = []
-    for repeat in range(repeats):
+    for _ in range(repeats):
         started = time.perf_counter()
-        jax.block_until_ready(program(left, jnp.uint32((repeat + 1) * candidates)))
+        jax.block_until_ready(program(*arguments))
         seconds.append(time.perf_counter() - started)
-    median = statistics.median(seconds)
-    return Rate(name, candidates / median, compile_seconds, median, repeats)
+    return statistics.median(seconds)

@@ -1,8 +1,8 @@
 """The pivot walk: a simplex tableau whose every step tries all pairs of its columns as candidates.
 
 A chain holds a basis B of r rows of ``left`` and `CHECK_ROWS` further rows, all distinct, as the tableau
-``T = left[check] B^-1``: column i is what the direction that vanishes on the basis but its row i gives on the check rows.
-Exchanging basis row j for check row k is a rank-one update of T. Before each exchange all pairs of columns are tried:
+``T = left[check] B^-1``: column i is what the direction that vanishes on the basis but its row i gives on the check
+rows. Exchanging basis row j for check row k is a rank-one update of T. Before each exchange all pairs are tried:
 the candidate (i, j, k) is the r - 1 rows of B without its rows i and j and with check row k, and its null vector gives
 ``T_i - T_j T_ki / T_kj`` on the check rows. That is zero where the two columns, each divided by its entry in row k,
 agree. So with each quotient cut down to 16 bits, a candidate costs one integer comparison for each row it is tested on;
@@ -100,7 +100,7 @@ def chain_rows(key: Array, chains: Integer[Array, " chains"], num_rows: int, cou
     def shuffle(number: Array) -> Array:
         # Random bits above the index: one operand sorts several times faster than a key and a value.
         bits = jax.random.bits(jax.random.fold_in(key, number), (num_rows,), jnp.uint32)
-        return (jnp.sort((bits << index_bits) | index) & ((1 << index_bits) - 1))[: share * count]
+        return jnp.sort((bits << index_bits) | index)[: share * count] & jnp.uint32((1 << index_bits) - 1)
 
     return jax.vmap(shuffle)(chains[::share] // share).reshape(-1, count).T.astype(jnp.int32)
 
@@ -112,8 +112,9 @@ def chains_per_shuffle(num_rows: int, count: int) -> int:
 
 def exchange_places(key: Array, rank: int) -> Int[Array, "steps 2"]:
     """Check row and basis row that step s of every chain exchanges."""
-    draw = jax.random.randint(jax.random.fold_in(key, PLACES_KEY), (STEPS, 2), 0, jnp.array([CHECK_ROWS, rank]))
-    return draw.astype(jnp.int32)
+    keys = jax.random.split(jax.random.fold_in(key, PLACES_KEY))
+    draw = lambda place, size: jax.random.randint(keys[place], (STEPS,), 0, size, jnp.int32)
+    return jnp.stack([draw(0, CHECK_ROWS), draw(1, rank)], axis=1)
 
 
 def start_tableau(matrices: Float[Array, "n r chains"]) -> Float[Array, "w r chains"]:
@@ -147,7 +148,7 @@ def exchange_terms(
     is_exchanged = jnp.abs(pivot) > min_pivot
     inverse = jnp.where(is_exchanged, 1 / pivot, 0)
     unit = lambda size, place: (jnp.arange(size, dtype=jnp.int32) == place).astype(tableau.dtype)[:, None]
-    return leaving + unit(len(leaving), row), (entering - unit(len(entering), column)) * inverse, is_exchanged
+    return leaving + unit(len(leaving), row), (entering - unit(len(entering), column)) * inverse[None], is_exchanged
 
 
 def exchange(

@@ -33,11 +33,13 @@ class Drawn(NamedTuple):
 
     Attributes:
         rows: (hits, r - 1) rows of the hits' submatrices, of the rows that were drawn from.
+        chains: (hits,) what each was drawn by, a chain of a walk or itself.
         count: hits of the round, those that did not fit the buffer included.
         dropped: of these, how many did not fit.
     """
 
     rows: Int[np.ndarray, "hits k"]
+    chains: Int[np.ndarray, " hits"]
     count: int
     dropped: int
 
@@ -78,7 +80,7 @@ def flat_sampler(
         padded = np.zeros(2 ** math.ceil(math.log2(max(len(hits.index), MIN_HITS))), np.uint32)
         padded[: len(hits.index)] = hits.index
         rows = np.asarray(hit_rows(hits.key, padded, num_rows=len(left), count=rank - 1))[: len(hits.index)]
-        return lambda: Drawn(rows, hits.count, hits.count - len(rows))
+        return lambda: Drawn(rows, np.arange(len(rows)), hits.count, hits.count - len(rows))
 
     return Sampler(draw, runner.compile_seconds, runner.devices)
 
@@ -128,8 +130,8 @@ def walk_sampler(
 
         def wait() -> Drawn:
             hits, count = _merge([job.result() for job in running], stretch, config.hits_capacity)
-            rows = walk_round.hit_subsets(left, np.asarray(places_of(round_key)), hits)
-            return Drawn(rows, count, count - len(hits.offset))
+            rows, confirmed = walk_round.hit_subsets(left, np.asarray(places_of(round_key)), hits)
+            return Drawn(rows, hits.offset[confirmed] // STEPS, count, count - len(hits.offset))
 
         return wait
 
@@ -143,7 +145,7 @@ def _places_program(key_dtype: Any, rank: int) -> Callable[[jax.Array], jax.Arra
 
 
 def _merge(lanes: list[walk_round.WalkHits], stretch: int, capacity: int) -> tuple[walk_round.WalkHits, int]:
-    """First hits of a round from those of each lane and device, the same for any number of them, and how many it had."""
+    """First hits of a round, from those of each lane and device in their order, and how many it had in all."""
     parts = []
     for lane, hits in enumerate(lanes):
         for place, count in enumerate(np.minimum(hits.count, capacity)):

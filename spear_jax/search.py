@@ -29,11 +29,11 @@ ROUNDS_PER_SEARCH = 8
 MIN_ROUND, MAX_ROUND = 2**10, 2**17
 # The same for chains of a walk, of 128 steps each.
 MIN_CHAINS, MAX_CHAINS = 2**7, 2**15
-# Expected candidates from which a walk is worth its compilation, and the noise, next to the smallest singular value, up to
-# which its quotients agree in their leading twelve bits.
+# Expected candidates from which a walk is worth its compilation, and the noise, next to the smallest singular value, up
+# to which its quotients agree in their leading twelve bits.
 WALK_EXPECTED, WALK_NOISE = 2**16, 1e-5
-# Tested rows that must agree in a hit. Three of eight let fewer true and far fewer false ones through than two: worth it
-# where so many candidates are drawn that the host could not keep up with the false ones.
+# Tested rows that must agree in a hit. Three of eight let fewer true and far fewer false ones through than two: worth
+# it where so many candidates are drawn that the host could not keep up with the false ones.
 WALK_THRESHOLDS, MANY_CANDIDATES = (2, 3), 1e11
 # Zeros beyond those of any null vector, its own rank - 1 rows: the float32 zero test lets that many through by chance
 # less than once in 1e6 candidates at 1000 rows.
@@ -176,8 +176,8 @@ def _walks(factorization: Factorization, live: int, expected: float, config: Rec
     is_possible = rank > 2 and live >= rank + CHECK_ROWS and not math.isinf(expected)
     if config.sampler == "walk" and not is_possible and live >= rank:
         raise ValueError(
-            f"sampler is 'walk', which needs rank 3 or more and at least {CHECK_ROWS} live rows beyond the rank; this layer "
-            f"has rank {rank} and {live} live rows: use sampler 'flat' or 'auto'."
+            f"sampler is 'walk', which needs rank 3 or more and at least {CHECK_ROWS} live rows beyond the rank; this "
+            f"layer has rank {rank} and {live} live rows: use sampler 'flat' or 'auto'."
         )
     is_worth_it = expected >= WALK_EXPECTED and numerics.relative_noise(factorization) <= WALK_NOISE
     return is_possible and (config.sampler == "walk" or (config.sampler == "auto" and is_worth_it))

@@ -1,7 +1,7 @@
 """From the steps of a pivot walk to the submatrices that its hits stand for.
 
-On the device: which steps of which chains are hits, and all exchanges of these chains. On the host: the walk replayed in
-row indices, and the pair of columns that agrees found in float64, so that nothing rests on the walk's arithmetic.
+On the device: which steps of which chains are hits, and all exchanges of these chains. On the host: the walk replayed
+in row indices, and the pair of columns that agrees found in float64, so that nothing rests on the walk's arithmetic.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from jaxtyping import Bool, Float, Int
 from spear_jax import pivot_walk
 from spear_jax.pivot_walk import CHECK_ROWS, STEPS, TESTED_ROWS
 
-# Two quotients agree in float64 when they differ by less; the rows' own noise may reach 1e-4.
-AGREEMENT = 1e-3
+# Share of their size by which quotients that agree may differ in float64: what the noise of float32 gradients, up to
+# 1e-6 of a row, comes to in a tableau.
+AGREEMENT = 1e-4
 # Check rows, of all, in which the columns of a pair must agree: a true pair does in nearly half of them.
 MIN_AGREEING = 4
-# Entries of one array while hits are turned into submatrices (64 MiB).
-BLOCK_ENTRIES = 2**23
+# Entries of one array while hits are turned into submatrices: a core's cache.
+BLOCK_ENTRIES = 2**17
 
 
 class WalkHits(NamedTuple):
@@ -71,7 +72,7 @@ def walk_range(
     def one_chunk(hits: WalkHits, start: Array) -> tuple[WalkHits, None]:
         inside = start + places
         steps = pivot_walk.walk(left, key, first + inside.astype(jnp.uint32))
-        is_hit = ((steps.mismatches.astype(jnp.int32) <= limit[:, None]) & (inside < end)).T
+        is_hit = ((steps.mismatches.astype(jnp.int32) <= limit[:, None]) & (inside < end)[None]).T
         add = lambda: _append(hits, is_hit, steps, start)
         return lax.cond(jnp.any(is_hit), add, lambda: hits), None
 
@@ -102,22 +103,29 @@ def _append(hits: WalkHits, is_hit: Bool[Array, "chains steps"], steps: pivot_wa
 
 def hit_subsets(
     left: Float[np.ndarray, "m r"], places: Int[np.ndarray, "steps 2"], hits: WalkHits
-) -> Int[np.ndarray, "k q"]:
-    """Rows of the r - 1 row submatrices that hits stand for; without the hits that float64 does not confirm.
+) -> tuple[Int[np.ndarray, "k q"], Int[np.ndarray, " k"]]:
+    """The submatrices that hits stand for, without the hits that float64 does not confirm.
 
     Args:
         left: (m, r) float64, the rows that were walked on.
         places: (STEPS, 2) of `pivot_walk.exchange_places`.
         hits: on the host, all of them in use.
+
+    Returns:
+        (k, r - 1) rows of each submatrix and (k,) the hit that it is from.
     """
     rank = left.shape[1]
     step = hits.offset % STEPS
     rows = _replay(hits.rows, hits.is_exchanged, step, places, rank)
     entering = places[step, 0]
-    size = max(1, BLOCK_ENTRIES // (CHECK_ROWS * rank * rank))
-    blocks = [slice(start, start + size) for start in range(0, len(rows), size)]
-    kept = [_subsets(left, rows[block], entering[block], rank) for block in blocks]
-    return np.concatenate([np.zeros((0, rank - 1), np.int64), *kept])
+    size = max(1, BLOCK_ENTRIES // (CHECK_ROWS * rank))
+    subsets, confirmed = [np.zeros((0, rank - 1), np.int64)], [np.zeros(0, np.int64)]
+    for start in range(0, len(rows), size):
+        block = slice(start, start + size)
+        part, kept = _subsets(left, rows[block], entering[block], rank)
+        subsets.append(part)
+        confirmed.append(start + kept)
+    return np.concatenate(subsets), np.concatenate(confirmed)
 
 
 def _replay(
@@ -138,23 +146,39 @@ def _replay(
 
 def _subsets(
     left: Float[np.ndarray, "m r"], rows: Int[np.ndarray, "hits n"], entering: Int[np.ndarray, " hits"], rank: int
-) -> Int[np.ndarray, "k q"]:
-    """For each hit the basis without the pair of rows whose columns agree best, and with the entering row."""
+) -> tuple[Int[np.ndarray, "k q"], Int[np.ndarray, " k"]]:
+    """Of each confirmed hit the basis without the pair of rows whose columns agree best, and with the entering row."""
     hits = np.arange(len(rows))
-    basis, check = left[rows[:, :rank]], left[rows[:, rank:]]
-    is_regular = np.abs(np.linalg.det(basis)) > 0
+    basis, check = np.swapaxes(left[rows[:, :rank]], 1, 2), np.swapaxes(left[rows[:, rank:]], 1, 2)
+    is_regular = np.abs(np.linalg.det(basis)) > np.finfo(np.float64).tiny
     basis[~is_regular] = np.eye(rank)
-    tableau = np.swapaxes(np.linalg.solve(np.swapaxes(basis, 1, 2), np.swapaxes(check, 1, 2)), 1, 2)
+    tableau = np.swapaxes(np.linalg.solve(basis, check), 1, 2)
     with np.errstate(all="ignore"):
         quotient = tableau / tableau[hits, entering][:, None, :]
-        difference = np.abs(quotient[:, :, :, None] - quotient[:, :, None, :])
-        agrees = difference < AGREEMENT * np.abs(quotient[:, :, :, None])
-    count = agrees.sum(axis=1) - 1  # without the entering row
-    count[:, np.arange(rank), np.arange(rank)] = 0
-    best = count.reshape(len(rows), -1).argmax(axis=1)
-    kept = np.flatnonzero(is_regular & (count.reshape(len(rows), -1).max(axis=1, initial=0) >= MIN_AGREEING))
-    pair = np.stack(np.divmod(best, rank), axis=1)[kept]
+    pair, count = _best_pair(quotient)
+    # The entering row agrees in every pair.
+    kept = np.flatnonzero(is_regular & (count > MIN_AGREEING))
+    pair = pair[kept]
     is_left = np.ones((len(kept), rank), bool)
     np.put_along_axis(is_left, pair, False, axis=1)
     remaining = rows[kept, :rank][is_left].reshape(len(kept), rank - 2)
-    return np.concatenate([remaining, rows[kept, rank + entering[kept]][:, None]], axis=1)
+    return np.concatenate([remaining, rows[kept, rank + entering[kept]][:, None]], axis=1), kept
+
+
+def _best_pair(
+    quotient: Float[np.ndarray, "hits w r"],
+) -> tuple[Int[np.ndarray, "hits 2"], Int[np.ndarray, " hits"]]:
+    """The two columns that agree in most rows, and in how many, for each hit."""
+    hits, _, rank = quotient.shape
+    allowed = AGREEMENT * np.abs(quotient)
+    best, pair = np.full(hits, -1), np.zeros((hits, 2), np.int64)
+    for distance in range(1, rank // 2 + 1):
+        with np.errstate(invalid="ignore"):
+            agrees = np.abs(quotient - np.roll(quotient, -distance, axis=2)) < allowed
+        count = agrees.sum(axis=1)
+        column = count.argmax(axis=1)
+        most = count[np.arange(hits), column]
+        better = most > best
+        best[better] = most[better]
+        pair[better] = np.stack([column, (column + distance) % rank], axis=1)[better]
+    return pair, best

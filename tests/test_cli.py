@@ -177,11 +177,13 @@ def test_the_demo_runs_from_photos_to_a_page(tmp_path, json_flag):
         assert said.out.splitlines()[-1].endswith(f"open {tmp_path / 'index.html'} or {tmp_path / 'contact.png'}")
 
 
-def test_the_benchmark_compares_four_ways(tmp_path):
-    options = ("--width", 20, "--rank", 3, "--chunk-size", 64, "--repeats", 1, "--out", tmp_path / "b.json")
+@pytest.mark.parametrize(("width", "ways"), [(20, 4), (40, 5)])
+def test_the_benchmark_compares_the_ways_there_are(tmp_path, width, ways):
+    options = ("--width", width, "--rank", 3, "--chunk-size", 64, "--repeats", 1, "--out", tmp_path / "b.json")
     said = run("bench", "sampling", *options, "--json")
     assert said.code == 0
-    assert len(said.json["rates"]) == 4
+    assert len(said.json["rates"]) == ways
+    assert said.json["effective_candidates_per_second"] >= said.json["flat_candidates_per_second"] > 0
     assert json.loads((tmp_path / "b.json").read_text()) == said.json
 
 

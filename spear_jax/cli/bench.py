@@ -9,7 +9,7 @@ import jax
 import typer
 
 from spear_jax import record
-from spear_jax.bench import bench_sampling
+from spear_jax.bench import bench_sampling, measure_peak
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, table
 
@@ -33,18 +33,26 @@ def sampling(
 ) -> None:
     """Measure candidates per second.
 
-    The flat kernel of the search against batched SVD, LU and QR, in float32.
+    Pivot walk and flat kernel of the search against batched SVD, LU and QR, in float32, on a planted problem.
     """
     if rank > out_features:
         raise ValueError(f"--rank is {rank} but --width is {out_features}; a rank is at most the number of rows.")
     rates = bench_sampling(out_features, rank, chunk_size=chunk_size, repeats=repeats, seed=seed)
-    flat = rates[0].candidates_per_second
+    peak = measure_peak()
+    by_name = {rate.name: rate for rate in rates}
+    lu = by_name["lu"].candidates_per_second
+    share = lambda rate: rate.candidates_per_second * rate.operations / peak.flops
     content: dict[str, Any] = {
-        "flat_candidates_per_second": flat,
+        "flat_candidates_per_second": by_name["flat"].candidates_per_second,
+        "effective_candidates_per_second": max(rate.effective_per_second for rate in rates),
         "width": out_features,
         "rank": rank,
         "device_kind": jax.devices()[0].device_kind,
-        "rates": [rate._asdict() | {"flat_is_faster_by": flat / rate.candidates_per_second} for rate in rates],
+        "peak": peak._asdict(),
+        "rates": [
+            rate._asdict() | {"effective_over_lu": rate.effective_per_second / lu, "share_of_peak": share(rate)}
+            for rate in rates
+        ],
         "versions": record.versions(),
     }
     if out is not None:
@@ -53,9 +61,18 @@ def sampling(
         (
             rate.name,
             f"{rate.candidates_per_second:,.0f}",
-            f"{flat / rate.candidates_per_second:.1f}",
+            f"{rate.effective_per_second:,.0f}",
+            f"{rate.effective_per_second / lu:.1f}",
+            f"{rate.operations:,.0f}",
+            f"{100 * share(rate):.1f} %",
             f"{rate.compile_seconds:.1f}",
         )
         for rate in rates
     ]
-    emit(content, as_json, lambda: table(rows, header=("way", "candidates/s", "flat is faster by", "compile s")))
+    header = ("way", "candidates/s", "effective/s", "over LU", "operations", "of peak", "compile s")
+
+    def tell() -> None:
+        table(rows, header=header)
+        typer.echo(f"peak: {peak.flops:.3g} float32 operations/s, copy {peak.bytes_per_second:.3g} B/s")
+
+    emit(content, as_json, tell)

@@ -1,0 +1,106 @@
+"""Both samplers behind one face: the same rounds on any number of devices, for any chunk size, mapper and lane."""
+
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+
+from spear_jax import numerics, pivot_walk, samplers, search
+from spear_jax.config import ReconstructConfig
+from spear_jax.factorize import factorize
+from spear_jax.testing import planted_problem
+
+RANK, CHAINS = 9, 512
+ROUND = CHAINS * samplers.candidates_per_chain(RANK)
+VARIANTS = [
+    {"num_devices": 1, "chunk_size": 32},
+    {"num_devices": 1, "chunk_size": 256},
+    {"num_devices": 2},
+    {"num_devices": 3, "chunk_size": 64},
+    {"num_devices": 8},
+    {"num_devices": 2, "mapper": "pmap"},
+]
+only_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="asks for eight CPU devices and equal bits")
+
+
+@cache
+def planted():
+    return factorize(planted_problem(RANK, 110, 50, seed=2).observation.weight_grad)
+
+
+def unit_left():
+    left = np.asarray(planted().left)[np.asarray(planted().live_mask)]
+    return left / np.linalg.norm(left, axis=1, keepdims=True)
+
+
+@cache
+def sampler(**options):
+    config = ReconstructConfig(**{"num_devices": 1, "hits_capacity": 512} | options)
+    return samplers.walk_sampler(unit_left(), jax.random.key(0), 2, ROUND, config)
+
+
+@only_cpu
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_rounds_are_the_same_submatrices(variant):
+    for number in (0, 3):
+        reference, other = sampler().draw(number, ROUND, 0)(), sampler(**variant).draw(number, ROUND, 0)()
+        assert reference.count > 100
+        assert (other.count, other.dropped) == (reference.count, reference.dropped)
+        np.testing.assert_array_equal(other.rows, reference.rows)
+
+
+def test_another_round_gives_other_submatrices_and_a_short_one_the_first():
+    whole, other = sampler().draw(0, ROUND, 0)(), sampler().draw(1, ROUND, 0)()
+    assert not np.array_equal(whole.rows, other.rows)
+    part = sampler().draw(0, ROUND // 4, 0)()
+    assert 0 < part.count < whole.count
+    shorter = min(len(part.rows), len(whole.rows))
+    np.testing.assert_array_equal(part.rows[:shorter], whole.rows[:shorter])
+
+
+def test_hits_beyond_the_buffer_are_dropped_and_counted():
+    few = sampler(hits_capacity=16).draw(0, ROUND, 0)()
+    whole = sampler().draw(0, ROUND, 0)()
+    assert few.count == whole.count
+    assert few.dropped == few.count - 16
+    np.testing.assert_array_equal(few.rows, whole.rows[: len(few.rows)])
+
+
+def test_rounds_and_keys_share_one_compilation(monkeypatch):
+    traces = []
+    original = pivot_walk.walk
+    monkeypatch.setattr(pivot_walk, "walk", lambda *arguments: traces.append(1) or original(*arguments))
+    for seed in range(3):
+        config = ReconstructConfig(num_devices=1, chunk_size=64, hits_capacity=99)
+        one = samplers.walk_sampler(unit_left() * (1 + seed), jax.random.key(seed), 2 + seed % 2, ROUND, config)
+        for number in range(2):
+            one.draw(number, ROUND // (1 + number), 0)()
+        assert len(traces) == 1
+
+
+def test_what_is_long_and_clean_is_walked_and_the_rest_drawn_flat():
+    config = ReconstructConfig()
+    clean = factorize(planted_problem(20, 200, 80).observation.weight_grad)
+    noisy = factorize(planted_problem(20, 200, 400, noise=1e-3).observation.weight_grad, rank=20)
+    assert numerics.relative_noise(noisy) > search.WALK_NOISE > numerics.relative_noise(clean)
+    assert search.plan_search(clean, config).sampler == "walk"
+    assert search.plan_search(noisy, config).sampler == "flat"
+    assert search.plan_search(planted(), config).sampler == "flat"
+    assert search.plan_search(planted(), ReconstructConfig(sampler="walk")).sampler == "walk"
+    assert search.plan_search(clean, ReconstructConfig(sampler="flat")).sampler == "flat"
+
+
+def test_a_walk_without_enough_rows_is_refused_in_a_sentence():
+    small = factorize(planted_problem(4, 25, 60).observation.weight_grad)
+    assert search.plan_search(small, ReconstructConfig()).sampler == "flat"
+    with pytest.raises(ValueError, match="at least 24 live rows beyond the rank; this layer has rank 4 and 2"):
+        search.plan_search(small, ReconstructConfig(sampler="walk"))
+
+
+def test_rounds_of_a_walk_are_whole_chains():
+    plan = search.plan_search(planted(), ReconstructConfig(sampler="walk", round_size=2**22))
+    per_chain = samplers.candidates_per_chain(RANK)
+    assert plan.granularity == per_chain
+    assert plan.round_size % per_chain == 0
+    assert (plan.round_size // per_chain).bit_count() == 1

@@ -129,9 +129,11 @@ def walk_sampler(
         running = [pool.submit(run, lane) for lane in range(lanes)]
 
         def wait() -> Drawn:
-            hits, count = _merge([job.result() for job in running], stretch, config.hits_capacity)
-            rows, confirmed = walk_round.hit_subsets(left, np.asarray(places_of(round_key)), hits)
-            return Drawn(rows, hits.offset[confirmed] // STEPS, count, count - len(hits.offset))
+            by_lane = [job.result() for job in running]
+            offset, *chains = _merge(by_lane, stretch, config.hits_capacity)
+            rows, confirmed = walk_round.hit_subsets(left, np.asarray(places_of(round_key)), offset, *chains)
+            count = sum(int(hits.count.sum()) for hits in by_lane)
+            return Drawn(rows, offset[confirmed] // STEPS, count, count - len(offset))
 
         return wait
 
@@ -144,16 +146,14 @@ def _places_program(key_dtype: Any, rank: int) -> Callable[[jax.Array], jax.Arra
     return places.lower(jax.ShapeDtypeStruct((), key_dtype)).compile()
 
 
-def _merge(lanes: list[walk_round.WalkHits], stretch: int, capacity: int) -> tuple[walk_round.WalkHits, int]:
-    """First hits of a round, from those of each lane and device in their order, and how many it had in all."""
+def _merge(lanes: list[walk_round.WalkHits], stretch: int, capacity: int) -> list[np.ndarray]:
+    """Offsets, rows and exchanges of a round's first hits, from those of each lane and device in their order."""
     parts = []
     for lane, hits in enumerate(lanes):
         for place, count in enumerate(np.minimum(hits.count, capacity)):
-            offset = hits.offset[place, :count] + lane * stretch * STEPS
+            offset = np.asarray(hits.offset[place, :count]) + lane * stretch * STEPS
             parts.append((offset, hits.rows[place, :count], hits.is_exchanged[place, :count]))
-    kept = (np.concatenate(arrays)[:capacity] for arrays in zip(*parts, strict=True))
-    count = sum(int(hits.count.sum()) for hits in lanes)
-    return walk_round.WalkHits(*kept, count=np.asarray(count)), count
+    return [np.concatenate(arrays)[:capacity] for arrays in zip(*parts, strict=True)]
 
 
 def candidates_per_chain(rank: int) -> int:
@@ -172,7 +172,7 @@ def chains_at_once(rank: int, device: Device) -> int:
 
 def _lanes(devices: tuple[Device, ...]) -> int:
     """Programs that run side by side: a CPU that is one device has several cores."""
-    if len(devices) > 1 or devices[0].platform != "cpu":
+    if len(devices) > 1 or any(device.platform != "cpu" for device in devices):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 1 << (cores.bit_length() - 1)

@@ -102,21 +102,25 @@ def _append(hits: WalkHits, is_hit: Bool[Array, "chains steps"], steps: pivot_wa
 
 
 def hit_subsets(
-    left: Float[np.ndarray, "m r"], places: Int[np.ndarray, "steps 2"], hits: WalkHits
+    left: Float[np.ndarray, "m r"],
+    places: Int[np.ndarray, "steps 2"],
+    offset: Int[np.ndarray, " hits"],
+    rows: Int[np.ndarray, "hits n"],
+    is_exchanged: Bool[np.ndarray, "hits steps"],
 ) -> tuple[Int[np.ndarray, "k q"], Int[np.ndarray, " k"]]:
     """The submatrices that hits stand for, without the hits that float64 does not confirm.
 
     Args:
         left: (m, r) float64, the rows that were walked on.
         places: (STEPS, 2) of `pivot_walk.exchange_places`.
-        hits: on the host, all of them in use.
+        offset, rows, is_exchanged: of `WalkHits`, those in use.
 
     Returns:
         (k, r - 1) rows of each submatrix and (k,) the hit that it is from.
     """
     rank = left.shape[1]
-    step = hits.offset % STEPS
-    rows = _replay(hits.rows, hits.is_exchanged, step, places, rank)
+    step = offset % STEPS
+    rows = _replay(rows, is_exchanged, step, places, rank)
     entering = places[step, 0]
     size = max(1, BLOCK_ENTRIES // (CHECK_ROWS * rank))
     subsets, confirmed = [np.zeros((0, rank - 1), np.int64)], [np.zeros(0, np.int64)]

@@ -86,8 +86,8 @@ def walk_hits(left, *, chains=256, seed=0, threshold=2, capacity=4096):
     scalars = jnp.uint32(0), jnp.int32(0), jnp.int32(chains), jnp.int32(threshold)
     hits = jax.tree.map(np.asarray, jax.jit(program)(jnp.asarray(left, jnp.float32), key, *scalars))
     assert hits.count <= capacity
-    in_use = walk_round.WalkHits(*(array[: hits.count] for array in hits[:3]), count=hits.count)
-    return in_use, np.asarray(pivot_walk.exchange_places(key, left.shape[1]))
+    in_use = [array[: hits.count] for array in hits[:3]]
+    return in_use, walk_round.hit_subsets(left, np.asarray(pivot_walk.exchange_places(key, left.shape[1])), *in_use)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -97,10 +97,9 @@ def test_hits_show_true_directions_at_the_planned_rate(seed):
     problem = planted_problem(rank, 160, 60, seed=seed)
     factorization = factorize(problem.observation.weight_grad)
     left = unit_left(factorization)
-    hits, places = walk_hits(left, chains=chains, seed=seed)
-    assert (np.diff(hits.offset) > 0).all()
-    rows, confirmed = walk_round.hit_subsets(left, places, hits)
-    assert len(rows) > 0.8 * hits.count
+    (offset, *_), (rows, confirmed) = walk_hits(left, chains=chains, seed=seed)
+    assert (np.diff(offset) > 0).all()
+    assert len(rows) > 0.8 * len(offset)
     live = np.flatnonzero(np.asarray(factorization.live_mask))
     found = sampling.null_vectors_float64(np.asarray(factorization.left)[live[rows]])
     likeness = np.abs(found @ problem.directions(np.asarray(factorization.left)))
@@ -109,7 +108,7 @@ def test_hits_show_true_directions_at_the_planned_rate(seed):
     per_draw = planning.hit_probability(zeros, len(left), rank).sum()
     candidates = chains * STEPS * rank * (rank - 1) / 2
     # Hits of one chain and direction within 30 steps are one find.
-    seen = set(zip(hits.offset[confirmed] // 30, likeness.argmax(axis=1), strict=True))
+    seen = set(zip(offset[confirmed] // 30, likeness.argmax(axis=1), strict=True))
     efficiency = planning.walk_efficiency(2, TESTED_ROWS, rank, len(left), float(np.mean(zeros)) / len(left))
     assert 0.5 < len(seen) / (candidates * per_draw * efficiency) < 2
 
@@ -139,9 +138,9 @@ def test_a_dense_random_matrix_gives_no_submatrix():
     """Quotients agree by chance now and then; float64 lets none through."""
     left = np.random.default_rng(0).normal(size=(120, 9))
     left /= np.linalg.norm(left, axis=1, keepdims=True)
-    hits, places = walk_hits(left, threshold=1)
-    assert hits.count > 20
-    assert len(walk_round.hit_subsets(left, places, hits)[0]) == 0
+    (offset, *_), (rows, _) = walk_hits(left, threshold=1)
+    assert len(offset) > 20
+    assert len(rows) == 0
 
 
 def test_a_submatrix_leaves_out_the_pair_that_agrees():

@@ -100,8 +100,12 @@ def reconstruct(
 
 def choose_method(factorization: Factorization, config: ReconstructConfig) -> tuple[str, str]:
     """The proposer to start with and why, in a sentence: ``auto`` samples what sampling finds at once."""
-    expected = plan_search(factorization, config).expected
-    cost = f"{factorization.rank} directions in {factorization.left.shape[0]} rows need about {expected:.3g} candidates"
+    plan = plan_search(factorization, config)
+    expected = plan.expected
+    cost = (
+        f"{factorization.rank} directions in {factorization.left.shape[0]} rows need about {expected:.3g} independent "
+        f"candidates ({plan.sampler} sampler, {expected / plan.efficiency:.3g} of its own)"
+    )
     if config.method != "auto":
         return config.method, f"{config.method}, as asked; by sampling {cost}"
     if factorization.rank == 1 or expected <= AUTO_SAMPLING:
@@ -195,9 +199,11 @@ def _stats(
     return SearchStats(
         method=outcome.state.method,
         reason=reason,
+        sampler=plan.sampler,
+        efficiency=plan.efficiency,
         candidates=candidates,
         rounds=outcome.state.next_round,
-        expected_candidates=plan.expected,
+        expected_candidates=plan.expected / plan.efficiency,
         expected_remaining=np.inf
         if is_full
         else expected_remaining(factorization.rank, found, plan, candidates, config),

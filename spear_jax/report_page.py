@@ -69,6 +69,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
         "How": [
             ("Method", _text(stats.get("method"))),
             ("Why this one", _text(stats.get("reason"))),
+            ("Sampler", _text(stats.get("sampler"))),
             ("Candidates drawn", number(stats.get("candidates"))),
             ("Candidates expected", number(stats.get("expected_candidates"))),
             ("Still expected", number(stats.get("expected_remaining"))),

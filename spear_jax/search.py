@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -221,12 +222,16 @@ def search(
     if (stop := _no_search(factorization.rank, plan, state, config)) is not None:
         return Outcome(state, state.pool.directions[chosen], certificate, stop)
     sampler = _compile(factorization, plan, key, config)
+    begin = partial(_begin, sampler, plan, config, factorization.rank)
+    running = begin(state)
     started, solving, drawn_before = time.perf_counter(), 0.0, state.candidates
     status = None
     while status is None:
-        size = _next_size(plan, state, config)
-        threshold = plan.zero_threshold(factorization.rank, state.candidates, config)
-        drawn = sampler.draw(_round_number(state, config), size, threshold)()
+        assert running is not None
+        size, threshold, drawn = running.size, running.threshold, running.wait()
+        # What follows does not depend on what was found: an accelerator need not wait for the host.
+        after = _counted(plan, state, size)
+        running = begin(after) if _works_ahead(sampler) else None
         solve_started = time.perf_counter()
         grown, state = _absorb(factorization, plan, state, drawn, size, threshold)
         if grown:
@@ -246,6 +251,8 @@ def search(
             status = Status.CANDIDATE_BUDGET
         elif certificate is not None and plan.independent(state.candidates, config) > OVERRUN_LIMIT * plan.expected:
             status = Status.PARTIAL
+        elif running is None:
+            running = begin(state)
     return Outcome(
         state=state,
         directions=state.pool.directions[chosen],
@@ -296,6 +303,35 @@ def _compile(factorization: Factorization, plan: Plan, key: jax.Array, config: R
     return flat_sampler(left, key, numerics.search_tolerance(factorization), plan.round_size, config)
 
 
+class _Running(NamedTuple):
+    """A round that was started."""
+
+    size: int
+    threshold: int
+    wait: Callable[[], Drawn]
+
+
+def _begin(sampler: Sampler, plan: Plan, config: ReconstructConfig, rank: int, state: SearchState) -> _Running | None:
+    """Start the round that follows on this state, None without budget for it."""
+    size = _next_size(plan, state, config)
+    if size == 0:
+        return None
+    threshold = plan.zero_threshold(rank, state.candidates, config)
+    return _Running(size, threshold, sampler.draw(_round_number(state, config), size, threshold))
+
+
+def _works_ahead(sampler: Sampler) -> bool:
+    """Whether the devices can draw the next round while the host looks at the last: not where they are its cores."""
+    return sampler.devices[0].platform != "cpu"
+
+
+def _counted(plan: Plan, state: SearchState, size: int) -> SearchState:
+    """The state with a round of this size counted; a round that the budget cut short is drawn again, whole."""
+    return state._replace(
+        next_round=state.next_round + int(size == plan.round_size), candidates=state.candidates + size
+    )
+
+
 def _absorb(
     factorization: Factorization, plan: Plan, state: SearchState, drawn: Drawn, size: int, threshold: int
 ) -> tuple[bool, SearchState]:
@@ -306,11 +342,8 @@ def _absorb(
         verified = pool.verify(factorization, plan.live_rows[drawn.rows], threshold)
         merged = pool.merge(before, *verified)
     explained = 0 if verified is None else int(verified.hits.sum())
-    return not np.array_equal(merged.directions, before.directions), state._replace(
+    return not np.array_equal(merged.directions, before.directions), _counted(plan, state, size)._replace(
         pool=merged,
-        # A round that the budget cut short is drawn again, whole, when the budget grows.
-        next_round=state.next_round + int(size == plan.round_size),
-        candidates=state.candidates + size,
         hits=state.hits + drawn.count,
         hits_dropped=state.hits_dropped + drawn.dropped,
         false_hits=state.false_hits + drawn.count - drawn.dropped - explained,

@@ -104,9 +104,12 @@ class SearchStats:
     Attributes:
         method: the proposer that ran.
         reason: why that one, in a sentence.
-        candidates: submatrices drawn.
+        sampler: how candidates are drawn, ``"walk"`` or ``"flat"``.
+        efficiency: independent candidates that one of the sampler's is worth.
+        candidates: submatrices tried.
         rounds: whole rounds run.
-        expected_candidates: expected number in the hypergeometric model, infinite where a column is unreachable.
+        expected_candidates: expected number of the sampler's, by the hypergeometric model and its efficiency; infinite
+            where a column is unreachable.
         expected_remaining: expected number still needed, from the zero counts seen so far.
         hits: candidates that passed the float32 filter.
         hits_dropped: of these, how many did not fit the round's buffer.
@@ -121,6 +124,8 @@ class SearchStats:
 
     method: str
     reason: str
+    sampler: str
+    efficiency: float
     candidates: int
     rounds: int
     expected_candidates: float

@@ -66,6 +66,43 @@ def test_devices_and_mapper_leave_the_state_alone():
         assert_same_state(run(judge, factorization, dataclasses.replace(CONFIG, **options)).state, reference.state)
 
 
+@pytest.mark.parametrize("sampler", ["flat", "walk"])
+def test_working_ahead_changes_nothing(monkeypatch, sampler):
+    """Accelerators draw a round while the host looks at the last; forced here, and the last one is thrown away."""
+    _, factorization, judge = planted(batch_size=6)
+    config = dataclasses.replace(CONFIG, sampler=sampler, round_size=2**18 if sampler == "walk" else 256)
+    reference = run(judge, factorization, config)
+    assert reference.status is Status.EXACT
+    monkeypatch.setattr(search, "_works_ahead", lambda _: True)
+    assert_same_state(run(judge, factorization, config).state, reference.state)
+    budget = dataclasses.replace(config, max_candidates=3 * search.plan_search(factorization, config).round_size)
+    ahead = run(never, factorization, budget)
+    assert ahead.status is Status.CANDIDATE_BUDGET
+    assert ahead.state.next_round == 3
+
+
+def test_a_walk_resumed_sharded_and_spread_ends_like_one_that_never_stopped():
+    _, factorization, _ = planted(batch_size=6)
+    config = dataclasses.replace(CONFIG, sampler="walk", round_size=2**18, max_candidates=2**21, chunk_size=None)
+    states = []
+    reference = run(never, factorization, config, on_round=lambda progress: states.append(progress.state))
+    assert len(states) > 2
+    for state in states[:-1]:
+        assert_same_state(run(never, factorization, config, state=state).state, reference.state)
+    spread = dataclasses.replace(config, num_devices=4, chunk_size=32)
+    assert_same_state(run(never, factorization, spread).state, reference.state)
+
+
+def test_a_budget_below_a_round_draws_whole_chains_and_below_a_chain_nothing():
+    _, factorization, _ = planted(batch_size=6)
+    config = dataclasses.replace(CONFIG, sampler="walk", round_size=2**18, chunk_size=None)
+    per_chain = search.plan_search(factorization, config).granularity
+    some = run(never, factorization, dataclasses.replace(config, max_candidates=5 * per_chain + 7))
+    assert (some.state.candidates, some.state.next_round) == (5 * per_chain, 0)
+    nothing = run(never, factorization, dataclasses.replace(config, max_candidates=per_chain - 1))
+    assert (nothing.status, nothing.state.candidates) == (Status.CANDIDATE_BUDGET, 0)
+
+
 def test_on_round_is_called_after_each_round_with_what_is_left():
     _, factorization, judge = planted()
     seen = []

@@ -13,13 +13,16 @@ log=$out/gpu.jsonl
 python3 -c 'import jax; print(jax.__version__, jax.devices())'
 timeout 120 python3 -m experiments.gpu.correctness | tee -a "$log"
 
-# Candidates per second of the flat kernel against batched SVD, LU and QR on the same device.
+# Candidates per second of pivot walk and flat kernel against batched SVD, LU and QR on the same device.
 for size in "200 20" "400 25" "2000 25"; do
   read -r width rank <<<"$size"
   timeout 60 python3 -m spear_jax bench sampling --width "$width" --rank "$rank" --chunk-size 65536 --json | tee -a "$log" ||
     echo "{\"experiment\": \"bench sampling\", \"width\": $width, \"rank\": $rank, \"error\": \"failed or timed out\"}" | tee -a "$log"
 done
+# Sampling alone, b = 20 to 33 at m = 2000.
+timeout 130 python3 -m experiments.gpu.long_searches --seconds 90 | tee -a "$log" ||
+  echo '{"experiment": "long searches", "error": "failed or timed out"}' | tee -a "$log"
 # Whole batches by the dictionary method.
-timeout 200 python3 -m experiments.gpu.large_batches --seconds 120 | tee -a "$log" ||
+timeout 150 python3 -m experiments.gpu.large_batches --seconds 100 | tee -a "$log" ||
   echo '{"experiment": "large batches", "error": "failed or timed out"}' | tee -a "$log"
 echo "written: $log"

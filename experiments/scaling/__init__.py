@@ -1,0 +1,1 @@
+"""Sampling over devices, hosts and clusters."""

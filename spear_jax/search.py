@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from spear_jax import numerics, planning, pool
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import INDEX_BITS, agree
-from spear_jax.pivot_walk import CHECK_ROWS, TESTED_ROWS
+from spear_jax.pivot_walk import CHECK_ROWS, MAX_SHARE, TESTED_ROWS
 from spear_jax.samplers import Drawn, Sampler, candidates_per_chain, flat_sampler, walk_sampler
 from spear_jax.select import Judge, select
 from spear_jax.status import Status
@@ -166,8 +166,10 @@ def plan_search(factorization: Factorization, config: ReconstructConfig) -> Plan
     if expected > MANY_CANDIDATES * efficiency:
         threshold, efficiency = many, planning.walk_efficiency(many, TESTED_ROWS, rank, live, config.zero_share)
     per_chain = candidates_per_chain(rank)
-    wanted = (config.round_size or expected / efficiency / ROUNDS_PER_SEARCH) / per_chain
-    chains = 2 ** math.ceil(math.log2(min(max(wanted, MIN_CHAINS), MAX_CHAINS)))
+    wanted = min(max(expected / efficiency / ROUNDS_PER_SEARCH / per_chain, MIN_CHAINS), MAX_CHAINS)
+    if config.round_size is not None:
+        wanted = max(config.round_size / per_chain, MAX_SHARE)
+    chains = 2 ** math.ceil(math.log2(wanted))
     return Plan(live_rows, "walk", chains * per_chain, per_chain, expected, efficiency, threshold)
 
 

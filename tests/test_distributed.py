@@ -51,15 +51,17 @@ def test_another_seed_gives_other_bytes(problem, tmp_path):
     assert bytes_of(tmp_path) != bytes_of(reference)
 
 
-@pytest.mark.parametrize("method", ["sampling", "dictionary"])
-def test_two_processes_joined_over_the_network_give_the_bytes_of_one(problem, tmp_path, method):
+@pytest.mark.parametrize("way", ["flat", "walk", "dictionary"])
+def test_two_processes_joined_over_the_network_give_the_bytes_of_one(problem, tmp_path, way):
     update, reference = problem
     options: tuple = ()
-    if method == "dictionary":  # a search that needs its batch of starts
-        update, reference = planted_update(tmp_path / "u.safetensors", 32, 124, 200, seed=1), tmp_path / "one"
-        options = ("--method", "dictionary")
+    if way != "flat":  # several rounds of walks, and a search that needs its batch of starts
+        b, m = (32, 124) if way == "dictionary" else (14, 110)
+        update, reference = planted_update(tmp_path / "u.safetensors", b, m, 200, seed=1), tmp_path / "one"
+        options = ("--sampler", "walk", "--round-size", 2**18) if way == "walk" else ()
+        options = ("--method", "dictionary" if way == "dictionary" else "sampling", *options)
         said = run("reconstruct", update, "--out", reference, "--num-devices", 1, *options, "--json")
-        assert said.json["stats"]["rounds"] > 2
+        assert said.json["stats"]["rounds"] > 1
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -68,13 +68,14 @@ class ReconstructConfig:
             which picks one and says why.
         rank: number of directions to look for; ``None`` reads it off the singular values of the weight gradient.
         num_examples: batch size as the client reports it, if it does; only the status depends on it.
-        max_candidates: candidate budget over all rounds (for one shard: of that shard).
+        max_candidates: budget of the sampler's own candidates over all rounds (for one shard: of that shard); a walk
+            tries 10^9 a second on two cores, the flat sampler 3 10^5.
         max_seconds: time budget of the search in seconds, ``None`` for no limit. Checked between rounds, so two
             runs that stop on it need not stop at the same candidate.
         sampler: how candidates are drawn: ``"walk"`` (pivot walks), ``"flat"`` (independent submatrices), or
             ``"auto"``, which walks where the expected search is long and the noise small.
         round_size: candidates per compiled round over all devices, a power of two; ``None`` picks it from the
-            expected number of candidates. A walk rounds it to whole chains.
+            expected number of candidates. A walk rounds it up to a power of two of chains, 32 at least.
         chunk_size: candidates, or chains of a walk, that a device holds at once, a power of two; ``None`` picks it.
             Memory and speed only, never the result.
         hits_capacity: candidates per round that may pass the float32 filter before the rest of the round's is dropped.
@@ -91,7 +92,7 @@ class ReconstructConfig:
     method: str = "auto"
     rank: int | None = None
     num_examples: int | None = None
-    max_candidates: int = 2**36
+    max_candidates: int = 2**42
     max_seconds: float | None = None
     sampler: str = "auto"
     round_size: int | None = None

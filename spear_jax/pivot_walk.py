@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -31,12 +32,15 @@ CHECK_ROWS, TESTED_ROWS = 24, 8
 STEPS = 128
 # An exchange on a smaller pivot is skipped: it would lose the digits that the comparison needs.
 MIN_PIVOT = 0.05
-# Of a quotient's float32, four bits of the exponent and twelve of the mantissa are compared.
+# Of a quotient's float32, four bits of the exponent and twelve of the mantissa are compared, rounded to nearest: the
+# entering row gives one, or the float below it.
 DROPPED_BITS = 11
 # Shifts in one body of the loop over the distances of a pair: fewer launches, no longer compilation.
 UNROLL = 5
 # Chains that share a shuffle at most: so many must fit on a device at once.
 MAX_SHARE = 32
+# Rows up to which a shuffle has sixteen random bits beside the index.
+PACKED_ROWS = 2**16
 # `fold_in` of the key for the places of the exchanges; shuffles count up from zero.
 PLACES_KEY = 2**32 - 1
 
@@ -94,12 +98,15 @@ def chain_rows(key: Array, chains: Integer[Array, " chains"], num_rows: int, cou
         (count, c) int32.
     """
     share = chains_per_shuffle(num_rows, count)
+    chex.assert_is_divisible(len(chains), share)
     index_bits = (num_rows - 1).bit_length()
     index = jnp.arange(num_rows, dtype=jnp.uint32)
 
     def shuffle(number: Array) -> Array:
-        # Random bits above the index: one operand sorts several times faster than a key and a value.
         bits = jax.random.bits(jax.random.fold_in(key, number), (num_rows,), jnp.uint32)
+        if num_rows > PACKED_ROWS:
+            return lax.sort_key_val(bits, index)[1][: share * count]
+        # Random bits above the index: one operand sorts several times faster than a key and a value.
         return jnp.sort((bits << index_bits) | index)[: share * count] & jnp.uint32((1 << index_bits) - 1)
 
     return jax.vmap(shuffle)(chains[::share] // share).reshape(-1, count).T.astype(jnp.int32)
@@ -165,7 +172,7 @@ def quotients(tested: Float[Array, "t r chains"], reciprocal: Float[Array, "r ch
     """
     rows, rank, chains = tested.shape
     bits = lax.bitcast_convert_type(tested * reciprocal[None], jnp.int32)
-    codes = (bits >> DROPPED_BITS).astype(jnp.uint16).reshape(rows, rank * chains)
+    codes = ((bits + (1 << (DROPPED_BITS - 1))) >> DROPPED_BITS).astype(jnp.uint16).reshape(rows, rank * chains)
     return [jnp.concatenate([codes[row], codes[row, : rank // 2 * chains]]) for row in range(rows)]
 
 

@@ -13,9 +13,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import optimize, special, stats
 
+from spear_jax.pivot_walk import CHECK_ROWS, TESTED_ROWS
+
 # Distinct finds of pivot walks per find expected of as many seen candidates: 0.21 to 0.26 on planted problems with
 # (m, b) = (200, 16), (200, 20), (400, 24) and (2000, 25).
 WALK_CORRELATION = 0.22
+# Noise of a row, as `numerics.relative_noise` has it, at which half as many are found: 0.81 of all at 6.6e-5, 0.53 at
+# 2.2e-4, 0.12 at 2.2e-3 with (m, b) = (160, 14).
+WALK_NOISE_HALF = 2.5e-4
 _LOG_STEP = 1 / 64  # of the trapezoidal rule; the error falls like exp(-pi^2 / step), far below rounding
 _LOG_START = -40.0  # the integral below exp(-40) / min(p) adds less than 1e-17 of the result
 _TAIL = 50.0  # the integral where every exponential is below exp(-50) adds less than 1e-20
@@ -154,28 +159,37 @@ def planned_candidates(rank: int, num_rows: int, zero_share: float = 0.5, quanti
     return expected_candidates(probabilities) if quantile is None else candidate_quantile(probabilities, quantile)
 
 
-def walk_threshold_rate(threshold: int, tested: int, rank: int, num_rows: int, zero_share: float = 0.5) -> float:
+def walk_threshold_rate(threshold: int, rank: int, num_rows: int, zero_share: float = 0.5) -> float:
     """Probability that a pair of columns of a pivot walk that is a true candidate agrees in too few tested rows.
 
     Given that the candidate's rank - 1 rows are zero in a column, each further row is with probability
-    ``(z - rank + 1) / (m - rank + 1)``, z = p m: the tail ``P(Bin(tested, that) < threshold)``.
+    ``(z - rank + 1) / (m - rank + 1)``, z = p m. Where the entering row is among the `TESTED_ROWS` it tells nothing.
     """
-    _check_model(num_rows, zero_share)
-    _check_rank(rank, num_rows)
-    further = max(zero_share * num_rows - rank + 1, 0) / (num_rows - rank + 1)
-    return float(stats.binom.cdf(threshold - 1, tested, further))
+    further = _zero_share_beyond(rank, num_rows, zero_share)
+    entering = TESTED_ROWS / CHECK_ROWS
+    rate = lambda tested: float(stats.binom.cdf(threshold - 1, tested, further))
+    return entering * rate(TESTED_ROWS - 1) + (1 - entering) * rate(TESTED_ROWS)
 
 
-def walk_efficiency(threshold: int, tested: int, rank: int, num_rows: int, zero_share: float = 0.5) -> float:
+def walk_efficiency(
+    threshold: int, rank: int, num_rows: int, zero_share: float = 0.5, relative_noise: float = 0.0
+) -> float:
     """Independent draws that a candidate of a pivot walk is worth.
 
     A candidate is seen only if the two rows that it leaves out are not zero in its column, or the basis would be
-    singular, and if enough tested rows agree. The rest, `WALK_CORRELATION`, is measured: successive bases share rows,
-    so hits come in clusters, and float32 loses some.
+    singular, and if enough tested rows agree. The rest is measured: `WALK_CORRELATION`, as successive bases share rows,
+    so that hits come in clusters, and float32 loses some; and what noise of the rows loses, half at `WALK_NOISE_HALF`.
     """
-    further = max(zero_share * num_rows - rank + 1, 0) / (num_rows - rank + 1)
-    seen = 1 - walk_threshold_rate(threshold, tested, rank, num_rows, zero_share)
-    return WALK_CORRELATION * (1 - further) ** 2 * seen
+    not_zero = 1 - _zero_share_beyond(rank, num_rows, zero_share)
+    seen = 1 - walk_threshold_rate(threshold, rank, num_rows, zero_share)
+    return WALK_CORRELATION * not_zero**2 * seen / (1 + relative_noise / WALK_NOISE_HALF)
+
+
+def _zero_share_beyond(rank: int, num_rows: int, zero_share: float) -> float:
+    """Probability that a row is zero in a column in which rank - 1 others are."""
+    _check_model(num_rows, zero_share)
+    _check_rank(rank, num_rows)
+    return max(zero_share * num_rows - rank + 1, 0) / (num_rows - rank + 1)
 
 
 def failure_probability_bound(

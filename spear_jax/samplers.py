@@ -49,14 +49,16 @@ class Sampler(NamedTuple):
 
     Attributes:
         draw: ``draw(number, size, threshold)`` starts round ``number`` with ``size`` candidates, a hit having
-            ``threshold`` zeros, and returns a function that waits for what it came to.
+            ``threshold`` zeros (a walk has its own test), and returns a function that waits for what it came to.
         compile_seconds: seconds that tracing and compilation took.
         devices: the devices used.
+        is_waiting: whether ``draw`` returns before the round is done.
     """
 
     draw: Callable[[int, int, int], Callable[[], Drawn]]
     compile_seconds: float
     devices: tuple[Device, ...]
+    is_waiting: bool
 
 
 def flat_sampler(
@@ -82,7 +84,7 @@ def flat_sampler(
         rows = np.asarray(hit_rows(hits.key, padded, num_rows=len(left), count=rank - 1))[: len(hits.index)]
         return lambda: Drawn(rows, np.arange(len(rows)), hits.count, hits.count - len(rows))
 
-    return Sampler(draw, runner.compile_seconds, runner.devices)
+    return Sampler(draw, runner.compile_seconds, runner.devices, is_waiting=False)
 
 
 def walk_sampler(
@@ -104,8 +106,11 @@ def walk_sampler(
     per_chain = candidates_per_chain(rank)
     chains = round_size // per_chain
     devices = select_devices(config.num_devices)
-    at_once = min(config.chunk_size or chains_at_once(rank, devices[0]), chains)
-    lanes = min(_lanes(devices), chains // at_once)
+    share = pivot_walk.chains_per_shuffle(len(left), rank + CHECK_ROWS)
+    lanes = min(_lanes(devices), chains // share)
+    # Every device and lane has chains of its own, and a chunk has whole shuffles.
+    fair = 1 << (max(chains // (len(devices) * lanes), 1).bit_length() - 1)
+    at_once = max(min(config.chunk_size or chains_at_once(rank, devices[0]), fair), share)
     num_chunks = -(-chains // (len(devices) * lanes * at_once))
     started = time.perf_counter()
     program = compile_program(
@@ -130,14 +135,14 @@ def walk_sampler(
 
         def wait() -> Drawn:
             by_lane = [job.result() for job in running]
-            offset, *chains = _merge(by_lane, stretch, config.hits_capacity)
-            rows, confirmed = walk_round.hit_subsets(left, np.asarray(places_of(round_key)), offset, *chains)
+            offset, *histories = _merge(by_lane, stretch, config.hits_capacity)
+            rows, confirmed = walk_round.hit_subsets(left, np.asarray(places_of(round_key)), offset, *histories)
             count = sum(int(hits.count.sum()) for hits in by_lane)
             return Drawn(rows, offset[confirmed] // STEPS, count, count - len(offset))
 
         return wait
 
-    return Sampler(draw, compile_seconds, devices)
+    return Sampler(draw, compile_seconds, devices, is_waiting=True)
 
 
 @lru_cache(maxsize=64)

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from spear_jax import numerics, planning, pool
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import INDEX_BITS, agree
-from spear_jax.pivot_walk import CHECK_ROWS, MAX_SHARE, TESTED_ROWS
+from spear_jax.pivot_walk import CHECK_ROWS, MAX_SHARE
 from spear_jax.samplers import Drawn, Sampler, candidates_per_chain, flat_sampler, walk_sampler
 from spear_jax.select import Judge, select
 from spear_jax.status import Status
@@ -31,8 +31,8 @@ MIN_ROUND, MAX_ROUND = 2**10, 2**17
 # The same for chains of a walk, of 128 steps each.
 MIN_CHAINS, MAX_CHAINS = 2**7, 2**15
 # Expected candidates from which a walk is worth its compilation, and the noise, next to the smallest singular value, up
-# to which its quotients agree in their leading twelve bits.
-WALK_EXPECTED, WALK_NOISE = 2**16, 1e-5
+# to which enough of its quotients agree in their leading twelve bits.
+WALK_EXPECTED, WALK_NOISE = 2**16, 1e-3
 # Tested rows that must agree in a hit. Three of eight let fewer true and far fewer false ones through than two: worth
 # it where so many candidates are drawn that the host could not keep up with the false ones.
 WALK_THRESHOLDS, MANY_CANDIDATES = (2, 3), 1e11
@@ -150,8 +150,7 @@ class Outcome(NamedTuple):
 def plan_search(factorization: Factorization, config: ReconstructConfig) -> Plan:
     """Rows, way to sample, round size and expected cost from rank, live rows and noise alone.
 
-    Raises:
-        ValueError: a walk was asked for that has too few rows.
+    A walk that was asked for where none is possible is planned flat; `search` refuses it when it comes to that.
     """
     rank = factorization.rank
     live_rows = np.flatnonzero(np.asarray(factorization.live_mask))
@@ -160,11 +159,11 @@ def plan_search(factorization: Factorization, config: ReconstructConfig) -> Plan
     if not _walks(factorization, live, expected, config):
         size = config.round_size or _round_size(expected)
         return Plan(live_rows, "flat", size, granularity=1, expected=expected, efficiency=1.0, walk_threshold=0)
+    noise = numerics.relative_noise(factorization)
+    worth = lambda threshold: planning.walk_efficiency(threshold, rank, live, config.zero_share, noise)
     few, many = WALK_THRESHOLDS
-    efficiency = planning.walk_efficiency(few, TESTED_ROWS, rank, live, config.zero_share)
-    threshold = few
-    if expected > MANY_CANDIDATES * efficiency:
-        threshold, efficiency = many, planning.walk_efficiency(many, TESTED_ROWS, rank, live, config.zero_share)
+    threshold = few if expected <= MANY_CANDIDATES * worth(few) else many
+    efficiency = worth(threshold)
     per_chain = candidates_per_chain(rank)
     wanted = min(max(expected / efficiency / ROUNDS_PER_SEARCH / per_chain, MIN_CHAINS), MAX_CHAINS)
     if config.round_size is not None:
@@ -175,13 +174,7 @@ def plan_search(factorization: Factorization, config: ReconstructConfig) -> Plan
 
 def _walks(factorization: Factorization, live: int, expected: float, config: ReconstructConfig) -> bool:
     """Whether candidates are drawn by pivot walks."""
-    rank = factorization.rank
-    is_possible = rank > 2 and live >= rank + CHECK_ROWS and not math.isinf(expected)
-    if config.sampler == "walk" and not is_possible and live >= rank:
-        raise ValueError(
-            f"sampler is 'walk', which needs rank 3 or more and at least {CHECK_ROWS} live rows beyond the rank; this "
-            f"layer has rank {rank} and {live} live rows: use sampler 'flat' or 'auto'."
-        )
+    is_possible = factorization.rank > 2 and live >= factorization.rank + CHECK_ROWS and not math.isinf(expected)
     is_worth_it = expected >= WALK_EXPECTED and numerics.relative_noise(factorization) <= WALK_NOISE
     return is_possible and (config.sampler == "walk" or (config.sampler == "auto" and is_worth_it))
 
@@ -215,6 +208,9 @@ def search(
         config: budgets, shapes and devices.
         state: where to go on, None for the start.
         on_round: called after each round, before the budgets are looked at.
+
+    Raises:
+        ValueError: a walk was asked for that has too few rows.
     """
     plan = plan_search(factorization, config)
     state = initial_state(factorization.rank, config) if state is None else state
@@ -223,6 +219,11 @@ def search(
         return Outcome(state, state.pool.directions[chosen], certificate, Status.EXACT)
     if (stop := _no_search(factorization.rank, plan, state, config)) is not None:
         return Outcome(state, state.pool.directions[chosen], certificate, stop)
+    if config.sampler == "walk" and plan.sampler != "walk":
+        raise ValueError(
+            f"sampler is 'walk', which needs rank 3 or more and at least {CHECK_ROWS} live rows beyond the rank; this "
+            f"layer has rank {factorization.rank} and {len(plan.live_rows)} live rows: use sampler 'flat' or 'auto'."
+        )
     sampler = _compile(factorization, plan, key, config)
     begin = partial(_begin, sampler, plan, config, factorization.rank)
     running = begin(state)
@@ -323,8 +324,11 @@ def _begin(sampler: Sampler, plan: Plan, config: ReconstructConfig, rank: int, s
 
 
 def _works_ahead(sampler: Sampler) -> bool:
-    """Whether the devices can draw the next round while the host looks at the last: not where they are its cores."""
-    return sampler.devices[0].platform != "cpu"
+    """Whether the devices draw the next round while the host looks at the last.
+
+    Not where they are the host's cores, and not in joined processes, which must start collectives in one order.
+    """
+    return sampler.is_waiting and jax.process_count() == 1 and sampler.devices[0].platform != "cpu"
 
 
 def _counted(plan: Plan, state: SearchState, size: int) -> SearchState:

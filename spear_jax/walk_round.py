@@ -70,11 +70,14 @@ def walk_range(
     limit = TESTED_ROWS - threshold - is_tested.astype(jnp.int32)
 
     def one_chunk(hits: WalkHits, start: Array) -> tuple[WalkHits, None]:
+        return lax.cond(start < end, lambda: with_chunk(hits, start), lambda: hits), None
+
+    def with_chunk(hits: WalkHits, start: Array) -> WalkHits:
         inside = start + places
         steps = pivot_walk.walk(left, key, first + inside.astype(jnp.uint32))
         is_hit = ((steps.mismatches.astype(jnp.int32) <= limit[:, None]) & (inside < end)[None]).T
         add = lambda: _append(hits, is_hit, steps, start)
-        return lax.cond(jnp.any(is_hit), add, lambda: hits), None
+        return lax.cond(jnp.any(is_hit), add, lambda: hits)
 
     empty = WalkHits(
         offset=jnp.zeros((capacity,), jnp.int32),

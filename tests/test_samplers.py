@@ -9,11 +9,14 @@ import pytest
 from spear_jax import numerics, pivot_walk, samplers, search
 from spear_jax.config import ReconstructConfig
 from spear_jax.factorize import factorize
+from spear_jax.reconstruct import reconstruct
+from spear_jax.status import Status
 from spear_jax.testing import planted_problem
 
 RANK, CHAINS = 9, 512
 ROUND = CHAINS * samplers.candidates_per_chain(RANK)
 VARIANTS = [
+    {"num_devices": 1, "chunk_size": 1},
     {"num_devices": 1, "chunk_size": 32},
     {"num_devices": 1, "chunk_size": 256},
     {"num_devices": 2},
@@ -50,6 +53,19 @@ def test_rounds_are_the_same_submatrices(variant):
         np.testing.assert_array_equal(other.rows, reference.rows)
 
 
+@only_cpu
+@pytest.mark.parametrize("count", [1, 4])
+def test_every_device_and_lane_has_chains_of_its_own(monkeypatch, count):
+    """However many chains fit at once."""
+    monkeypatch.setattr(samplers, "chains_at_once", lambda *_: 2**16)
+    compiled = {}
+    monkeypatch.setattr(samplers, "compile_program", lambda *_, **sizes: compiled.update(sizes))
+    config = ReconstructConfig(num_devices=count)
+    samplers.walk_sampler(unit_left(), jax.random.key(0), 2, ROUND, config)
+    lanes = samplers._lanes(tuple(jax.devices()[:count]))
+    assert compiled["num_chunks"] * compiled["chunk_size"] == CHAINS // (count * lanes)
+
+
 def test_another_round_gives_other_submatrices_and_a_short_one_the_first():
     whole, other = sampler().draw(0, ROUND, 0)(), sampler().draw(1, ROUND, 0)()
     assert not np.array_equal(whole.rows, other.rows)
@@ -82,7 +98,7 @@ def test_rounds_and_keys_share_one_compilation(monkeypatch):
 def test_what_is_long_and_clean_is_walked_and_the_rest_drawn_flat():
     config = ReconstructConfig()
     clean = factorize(planted_problem(20, 200, 80).observation.weight_grad)
-    noisy = factorize(planted_problem(20, 200, 400, noise=1e-3).observation.weight_grad, rank=20)
+    noisy = factorize(planted_problem(20, 200, 400, noise=3e-2).observation.weight_grad, rank=20)
     assert numerics.relative_noise(noisy) > search.WALK_NOISE > numerics.relative_noise(clean)
     assert search.plan_search(clean, config).sampler == "walk"
     assert search.plan_search(noisy, config).sampler == "flat"
@@ -92,10 +108,14 @@ def test_what_is_long_and_clean_is_walked_and_the_rest_drawn_flat():
 
 
 def test_a_walk_without_enough_rows_is_refused_in_a_sentence():
-    small = factorize(planted_problem(4, 25, 60).observation.weight_grad)
-    assert search.plan_search(small, ReconstructConfig()).sampler == "flat"
+    """Only when it comes to sampling: a batch of one, a full rank or another method end as they do without it."""
+    observation, walk = planted_problem(4, 25, 60).observation, ReconstructConfig(sampler="walk", method="sampling")
     with pytest.raises(ValueError, match="at least 24 live rows beyond the rank; this layer has rank 4 and 2"):
-        search.plan_search(small, ReconstructConfig(sampler="walk"))
+        reconstruct(observation, jax.random.key(0), walk)
+    single = planted_problem(1, 100, 60).observation
+    assert reconstruct(single, jax.random.key(0), walk).status is Status.EXACT
+    full = planted_problem(70, 60, 80).observation
+    assert reconstruct(full, jax.random.key(0), walk).status is Status.RANK_FULL
 
 
 def test_rounds_of_a_walk_are_whole_chains():

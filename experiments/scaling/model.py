@@ -37,7 +37,7 @@ def main() -> None:
     print("|---|---|---|---|" + "---|" * len(GPUS))
     for rank in (25, 28, 30, 35, 40):
         expected = planning.planned_candidates(rank, width)
-        efficiency = planning.walk_efficiency(THRESHOLD, TESTED_ROWS, rank, width)
+        efficiency = planning.walk_efficiency(THRESHOLD, rank, width)
         steps = expected / efficiency / (rank * (rank - 1) / 2)
         cpu = steps * np.dot(cost, terms(rank)) / 3600
         gpu = [steps * passes * bytes_per_step(rank) / H100_BYTES_PER_SECOND / 3600 for passes in PASSES]

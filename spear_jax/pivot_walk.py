@@ -32,9 +32,10 @@ CHECK_ROWS, TESTED_ROWS = 24, 8
 STEPS = 128
 # An exchange on a smaller pivot is skipped: it would lose the digits that the comparison needs.
 MIN_PIVOT = 0.05
-# Of a quotient's float32, four bits of the exponent and twelve of the mantissa are compared, rounded to nearest: the
-# entering row gives one, or the float below it.
+# Of a quotient's float32, four bits of the exponent and twelve of the mantissa are compared.
 DROPPED_BITS = 11
+# Numerator of the reciprocals: the entering row divided by itself may give the float below one, which has other bits.
+ABOVE_ONE = 1 + 2.0**-20
 # Shifts in one body of the loop over the distances of a pair: fewer launches, no longer compilation.
 UNROLL = 5
 # Chains that share a shuffle at most: so many must fit on a device at once.
@@ -74,7 +75,7 @@ def walk(left: Float[Array, "m r"], key: Array, chains: Integer[Array, " chains"
 
     def prepare(tableau: Array, place: Array) -> tuple[tuple[Array, ...], list[Array]]:
         entering = lax.dynamic_index_in_dim(tableau, place[0], keepdims=False)
-        return exchange_terms(tableau, place[0], place[1], MIN_PIVOT), quotients(tableau[:TESTED_ROWS], 1 / entering)
+        return exchange_terms(tableau, place[0], place[1], MIN_PIVOT), quotients(tableau[:TESTED_ROWS], entering)
 
     def step(carry: tuple, place: Array) -> tuple[tuple, tuple[Array, Array]]:
         tableau, (left_term, right_term, is_exchanged), codes = carry
@@ -165,14 +166,15 @@ def exchange(
     return tableau - left_term[:, None] * right_term[None]
 
 
-def quotients(tested: Float[Array, "t r chains"], reciprocal: Float[Array, "r chains"]) -> list[Array]:
+def quotients(tested: Float[Array, "t r chains"], entering: Float[Array, "r chains"]) -> list[Array]:
     """16 bits of each entry divided by its column's entry in the entering row, one flat array for each tested row.
 
     The columns stand in it once and a half, so that every cyclic shift of them is a contiguous slice.
     """
     rows, rank, chains = tested.shape
+    reciprocal = ABOVE_ONE / entering
     bits = lax.bitcast_convert_type(tested * reciprocal[None], jnp.int32)
-    codes = ((bits + (1 << (DROPPED_BITS - 1))) >> DROPPED_BITS).astype(jnp.uint16).reshape(rows, rank * chains)
+    codes = (bits >> DROPPED_BITS).astype(jnp.uint16).reshape(rows, rank * chains)
     return [jnp.concatenate([codes[row], codes[row, : rank // 2 * chains]]) for row in range(rows)]
 
 

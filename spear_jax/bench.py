@@ -6,6 +6,7 @@ so that the finds of a walk can be counted; shares are given of this very device
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.numerics import SEARCH_ZERO, search_matmul
 from spear_jax.pivot_walk import CHECK_ROWS, TESTED_ROWS
 
-BASELINE_CHUNK = 512
+BASELINE_CHUNK, FLAT_ROUND = 512, 2**17
 WALK_CHAINS, WALK_THRESHOLD = 2**12, 2
 GEMM_SIZE, COPY_ENTRIES = 2048, 2**25
 # An entry of ``left @ q`` below this is zero for a null vector in float64.
@@ -39,6 +40,8 @@ class Rate(NamedTuple):
         compile_seconds: of its program.
         seconds: median of the repeats.
         repeats: their number.
+        finds: pairs of a chain and a true direction that a walk found in all repeats, what its effective rate is
+            counted from; few mean an uncertain rate. None for ways whose candidates are independent.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Rate(NamedTuple):
     compile_seconds: float
     seconds: float
     repeats: int
+    finds: int | None = None
 
 
 class Peak(NamedTuple):
@@ -96,33 +100,27 @@ BASELINES: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def bench_sampling(
-    out_features: int, rank: int, *, chunk_size: int = 2048, num_chunks: int = 8, repeats: int = 5, seed: int = 0
+    out_features: int, rank: int, *, chunk_size: int | None = None, repeats: int = 5, seed: int = 0
 ) -> list[Rate]:
     """Rates of the pivot walk, of the flat kernel and of the baselines, which draw rows and count all zeros.
 
     Args:
         out_features: m, rows of a planted problem.
         rank: r, its columns; the walk is left out where m < r + `CHECK_ROWS` or r < 3.
-        chunk_size: candidates at once in the flat kernel; the baselines take `BASELINE_CHUNK`.
-        num_chunks: chunks in one timed run of the flat kernel.
+        chunk_size: candidates at once in the flat kernel, None for its own choice; the baselines take
+            `BASELINE_CHUNK`.
         repeats: timed runs, after one that is not.
         seed: of the problem and of the candidates.
     """
     problem = plant(out_features, rank, seed)
     left = jnp.asarray(problem.left, jnp.float32)
-    key, tolerance = jax.random.key(seed), jnp.float32(SEARCH_ZERO / np.sqrt(rank))
-
-    def flat(left: jax.Array, first: jax.Array) -> Any:
-        return sampling.search_range(
-            left, key, first, jnp.int32(0), jnp.int32(chunk_size * num_chunks), tolerance, jnp.int32(rank + 8),
-            num_chunks=num_chunks, chunk_size=chunk_size, capacity=64,
-        )  # fmt: skip
-
-    walks = [_time_walk(problem, key, repeats)] if rank > 2 and out_features >= rank + CHECK_ROWS else []
+    key, tolerance = jax.random.key(seed), SEARCH_ZERO / np.sqrt(rank)
+    rates = [_time_walk(problem, key, repeats)] if rank > 2 and out_features >= rank + CHECK_ROWS else []
     operations = 2 / 3 * rank**3 + 2 * out_features * rank
-    rates = [*walks, _time("flat", flat, left, chunk_size * num_chunks, operations, repeats)]
+    rates.append(_time_flat(problem, key, tolerance, chunk_size, operations, repeats))
     for name, null_vector in BASELINES.items():
-        rates.append(_time(name, _baseline(null_vector, key, tolerance), left, BASELINE_CHUNK, operations, repeats))
+        program = _baseline(null_vector, key, jnp.float32(tolerance))
+        rates.append(_time(name, program, left, BASELINE_CHUNK, operations, repeats))
     return rates
 
 
@@ -170,8 +168,21 @@ def _time_walk(problem: Problem, key: jax.Array, repeats: int) -> Rate:
     median = statistics.median(seconds)
     effective = finds / repeats / problem.per_candidate if problem.per_candidate else 0.0
     return Rate(
-        "walk", size / median, effective / median, walk_operations(rank), sampler.compile_seconds, median, repeats
-    )
+        "walk", size / median, effective / median, walk_operations(rank), sampler.compile_seconds, median, repeats,
+        finds,
+    )  # fmt: skip
+
+
+def _time_flat(
+    problem: Problem, key: jax.Array, tolerance: float, chunk_size: int | None, operations: float, repeats: int
+) -> Rate:
+    """Whole rounds of the flat kernel."""
+    config = ReconstructConfig(chunk_size=chunk_size, hits_capacity=64)
+    sampler = samplers.flat_sampler(problem.left, key, tolerance, FLAT_ROUND, config)
+    threshold, numbers = problem.left.shape[1] + 8, itertools.count()
+    seconds = _median_seconds(lambda: sampler.draw(next(numbers), FLAT_ROUND, threshold)().count, (), repeats)
+    rate = FLAT_ROUND / seconds
+    return Rate("flat", rate, rate, operations, sampler.compile_seconds, seconds, repeats)
 
 
 def _distinct(problem: Problem, rows: Int[np.ndarray, "hits k"], chains: Int[np.ndarray, " hits"]) -> int:

@@ -7,11 +7,10 @@ What comes out depends on (key, round) alone: not on the number of devices, on t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,46 +18,10 @@ import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
-from jaxtyping import Float, UInt32
-
-from spear_jax.config import ReconstructConfig
-from spear_jax.sampling import Hits, search_range
-from spear_jax.types import Array
 
 AXIS = "candidates"
-# Candidates of the flat kernel on a device at once.
-FLAT_CHUNK = 2**11
 INDEX_BITS = 32
 Device = Any  # jax.Device is a variable to type checkers, not a type
-
-
-class RoundHits(NamedTuple):
-    """Hits of one round on the host.
-
-    Attributes:
-        index: (hits,) uint32 global indices, modulo 2^32, in rising order; at most the buffer's capacity.
-        key: the key to derive their rows from.
-        count: hits of the round, those that did not fit included.
-    """
-
-    index: UInt32[np.ndarray, " hits"]
-    key: jax.Array
-    count: int
-
-
-class RoundRunner(NamedTuple):
-    """A compiled round and what it took to build.
-
-    Attributes:
-        run: ``run(key, first, size, threshold) -> RoundHits`` for ``size`` candidates from global index ``first`` on,
-            a hit having ``threshold`` zeros.
-        compile_seconds: seconds that tracing and compilation took.
-        devices: the devices used.
-    """
-
-    run: Callable[[jax.Array, int, int, int], RoundHits]
-    compile_seconds: float
-    devices: tuple[Device, ...]
 
 
 def select_devices(num_devices: int | None) -> tuple[Device, ...]:
@@ -71,42 +34,6 @@ def select_devices(num_devices: int | None) -> tuple[Device, ...]:
     if num_devices is not None and num_devices > len(devices):
         raise ValueError(f"num_devices is {num_devices} but JAX sees {len(devices)} device(s); ask for at most those.")
     return tuple(devices[:num_devices])
-
-
-def compile_round(
-    left: Float[Array, "m r"], key: jax.Array, tolerance: float, round_size: int, config: ReconstructConfig
-) -> RoundRunner:
-    """Compile one round for these shapes; thresholds and keys are arguments of the compiled program.
-
-    Args:
-        left: (m, r) float32, rows of unit norm.
-        key: the search's key (only its type matters here).
-        tolerance: zero test of the search.
-        round_size: candidates of a round.
-        config: chunk size, capacity, mapper and number of devices.
-    """
-    devices = select_devices(config.num_devices)
-    chunk_size = min(config.chunk_size or FLAT_CHUNK, round_size)
-    num_chunks = -(-round_size // (len(devices) * chunk_size))
-    zero = jnp.asarray(tolerance, jnp.float32)
-    left = jnp.asarray(left, jnp.float32)
-    started = time.perf_counter()
-    program = compile_program(
-        search_range, left.shape, key.dtype, (jnp.float32, jnp.int32), devices, config.mapper,
-        num_chunks=num_chunks, chunk_size=chunk_size, capacity=config.hits_capacity,
-    )  # fmt: skip
-    compile_seconds = time.perf_counter() - started
-
-    def run(key: jax.Array, first: int, size: int, threshold: int) -> RoundHits:
-        # Indices are 32 bits wide: beyond that the high part moves into the key.
-        high, low = divmod(first, 2**INDEX_BITS)
-        key = key if high == 0 else jax.random.fold_in(key, high)
-        hits = jax.tree.map(
-            np.asarray, program(left, key, jnp.uint32(low), jnp.int32(size), zero, jnp.int32(threshold))
-        )
-        return _merge(hits, key, low, config.hits_capacity)
-
-    return RoundRunner(run, compile_seconds, devices)
 
 
 def _device_round(
@@ -189,13 +116,6 @@ class _Bound:
 
     def compile(self) -> Callable[..., Any]:
         return partial(self.mapped.compile(), self.devices)
-
-
-def _merge(hits: Hits, key: jax.Array, first: int, capacity: int) -> RoundHits:
-    """First hits of the round from each device's first ones: the same for any number of devices."""
-    kept = [offset[: min(int(count), capacity)] for offset, count in zip(hits.offset, hits.count, strict=True)]
-    offset = np.concatenate(kept)[:capacity].astype(np.uint32)
-    return RoundHits(index=np.uint32(first) + offset, key=key, count=int(hits.count.sum()))
 
 
 def deal_out(

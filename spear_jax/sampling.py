@@ -13,7 +13,6 @@ returns indices of candidates only; `verify` recomputes what passed in float64 f
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import NamedTuple
 
@@ -26,10 +25,6 @@ from jaxtyping import Float, Int, Integer
 from spear_jax.numerics import search_matmul
 
 PIVOT_WINDOW = 4
-# Residual of a null vector (unit vector, unit rows) above which elimination is repeated by QR, and the block of
-# candidates of which one may be: none of 4096 random candidates at (200, 20) had one above 2e-6.
-MAX_RESIDUAL = 1e-5
-QR_SHARE = 256
 
 
 class Hits(NamedTuple):
@@ -138,23 +133,10 @@ def propose(
     m, rank = left.shape
     rows = jax.vmap(lambda i: candidate_rows(key, i, m, rank - 1), out_axes=1)(index)
     matrices = jnp.moveaxis(left[rows], -1, 1)
-    directions = _repair(matrices, null_vector(matrices))
+    directions = null_vector(matrices)
     # A singular matrix gives NaN, which compares false with everything: no zeros, never a hit.
     zero_count = jnp.sum(jnp.abs(search_matmul(left, directions)) < tolerance, axis=0, dtype=jnp.int32)
     return directions, zero_count
-
-
-def _repair(matrices: Float[Array, "k r chunk"], directions: Float[Array, "r chunk"]) -> Float[Array, "r chunk"]:
-    """Redo by QR the candidate with the largest residual of each block, where it is too large."""
-    residual = jnp.max(jnp.abs(jnp.sum(matrices * directions[None], axis=1)), axis=0, initial=0)
-    residual = jnp.where(jnp.isfinite(residual), residual, jnp.inf)
-    # The worst of each aligned block of candidates, so that what is redone does not depend on the chunk size.
-    block = math.gcd(QR_SHARE, residual.shape[0])
-    blocks = residual.reshape(-1, block)
-    place = lax.argmax(blocks, 1, jnp.int32) + block * jnp.arange(blocks.shape[0], dtype=jnp.int32)
-    redone = jax.vmap(null_vector_qr, in_axes=2, out_axes=1)(matrices[:, :, place])
-    kept = jnp.where(residual[place][None] > MAX_RESIDUAL, redone, directions[:, place])
-    return directions.at[:, place].set(kept)
 
 
 def search_range(

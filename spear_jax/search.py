@@ -328,7 +328,7 @@ def _works_ahead(sampler: Sampler) -> bool:
 
     Not where they are the host's cores, and not in joined processes, which must start collectives in one order.
     """
-    return sampler.is_waiting and jax.process_count() == 1 and sampler.devices[0].platform != "cpu"
+    return jax.process_count() == 1 and sampler.devices[0].platform != "cpu"
 
 
 def _counted(plan: Plan, state: SearchState, size: int) -> SearchState:

@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 
-from spear_jax import devices, sampling
+from spear_jax import samplers, sampling
 from spear_jax.config import ReconstructConfig
 
 CONFIG = ReconstructConfig(chunk_size=64, num_devices=2)
@@ -21,12 +21,13 @@ def test_rounds_keys_sizes_and_thresholds_share_one_compilation(monkeypatch):
     traces = []
     original = sampling.propose
     monkeypatch.setattr(sampling, "propose", lambda *arguments: traces.append(1) or original(*arguments))
-    runner = devices.compile_round(unit_rows(0), jax.random.key(0), 1e-3, 256, CONFIG)
+    samplers.flat_sampler(unit_rows(0), jax.random.key(0), 1e-3, 256, CONFIG)
     after_compiling = len(traces)
     assert after_compiling >= 1
     for seed in range(3):
-        for first, size, threshold in ((0, 256, 5), (256, 100, 7), (2**33, 256, 9)):
-            runner.run(jax.random.key(seed), first, size, threshold)
+        sampler = samplers.flat_sampler(unit_rows(seed), jax.random.key(seed), 1e-3, 256, CONFIG)
+        for number, size, threshold in ((0, 256, 5), (1, 100, 7), (2**25, 256, 9)):
+            sampler.draw(number, size, threshold)()
     assert len(traces) == after_compiling
 
 
@@ -41,11 +42,11 @@ def test_the_rows_of_hits_are_compiled_once_per_padded_size():
 
 def test_a_second_search_of_the_same_shapes_compiles_nothing(monkeypatch):
     """A hundred batches of one layer must not pay for a hundred compilations."""
-    devices.compile_round(unit_rows(1), jax.random.key(1), 1e-3, 256, CONFIG)
+    samplers.flat_sampler(unit_rows(1), jax.random.key(1), 1e-3, 256, CONFIG)
     traces = []
     original = sampling.propose
     monkeypatch.setattr(sampling, "propose", lambda *arguments: traces.append(1) or original(*arguments))
-    devices.compile_round(unit_rows(2), jax.random.key(2), 2e-3, 256, CONFIG)
+    samplers.flat_sampler(unit_rows(2), jax.random.key(2), 2e-3, 256, CONFIG)
     assert traces == []
 
 

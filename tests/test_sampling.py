@@ -14,6 +14,8 @@ from spear_jax.factorize import factorize
 from spear_jax.testing import planted_problem
 
 FLOAT32_RESIDUAL = 1e-5
+# Share of true hits that rounding may hide from the flat search; 1e-3 measured from b = 8 to 28.
+HIDDEN = 3e-3
 
 
 def unit_rows(factorization):
@@ -103,37 +105,26 @@ def test_an_exactly_singular_submatrix_never_counts_as_a_hit():
     directions, zeros = propose(left, jax.random.key(0), jnp.arange(256, dtype=jnp.uint32), jnp.float32(1e-3))
     raw = jax.jit(sampling.null_vector)(jnp.ones((3, 4), jnp.float32))
     assert not np.isfinite(raw).any()
-    broken = ~np.isfinite(np.asarray(directions)).all(axis=0)
-    assert broken.sum() > 200  # all but the few that QR redid
-    assert (np.asarray(zeros)[broken] == 0).all()
+    assert not np.isfinite(np.asarray(directions)).any()
+    assert (np.asarray(zeros) == 0).all()
 
 
-def nearly_dependent(seed, rank, count):
-    """Submatrices whose rows differ by 1e-4 in all but one: elimination loses what the difference holds."""
-    rng = np.random.default_rng(seed)
-    common = rng.normal(size=(1, rank, count))
-    rows = np.concatenate([common + 1e-4 * rng.normal(size=(rank - 2, rank, count)), rng.normal(size=(1, rank, count))])
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
-def residuals(rows, directions):
-    return np.abs(np.einsum("krc,rc->kc", rows.astype(np.float64), np.asarray(directions, np.float64))).max(axis=0)
-
-
-def test_qr_repairs_what_elimination_spoilt(monkeypatch):
-    good = np.random.default_rng(0).normal(size=(5, 6, 630)).astype(np.float32)
-    good /= np.linalg.norm(good, axis=1, keepdims=True)
-    bad = nearly_dependent(1, 6, 10)
-    matrices = np.concatenate([good, bad], axis=2)
-    spoilt = np.array(jax.jit(sampling.null_vector)(jnp.asarray(matrices)))
-    # Elimination with pivoting is good enough here; its failure is written in, once as nonsense and once as NaN.
-    spoilt[:, 100] = np.eye(6)[0]
-    spoilt[:, 635] = np.nan
-    repaired = np.asarray(jax.jit(sampling._repair)(jnp.asarray(matrices), jnp.asarray(spoilt)))
-    assert residuals(matrices, spoilt)[100] > 1e-2
-    assert residuals(matrices, repaired).max() < FLOAT32_RESIDUAL
-    untouched = residuals(matrices, spoilt) < 0.5 * sampling.MAX_RESIDUAL
-    np.testing.assert_array_equal(repaired[:, untouched], spoilt[:, untouched])
+@pytest.mark.parametrize(("batch_size", "out_features"), [(8, 200), (20, 200), (20, 1000)])
+def test_rounding_hides_hardly_any_hit(batch_size, out_features):
+    """Submatrices of one column's zero rows, that float64 finds regular, show its zeros in float32 as well."""
+    problem = planted_problem(batch_size, out_features, 200, seed=batch_size)
+    factorization = factorize(problem.observation.weight_grad)
+    left, rng = unit_rows(factorization), np.random.default_rng(0)
+    tolerance, solve = numerics.search_tolerance(factorization), jax.jit(sampling.null_vector)
+    hidden, count = 0, 0
+    for column in problem.grad_z[np.asarray(factorization.live_mask)].T:
+        zero_rows = np.flatnonzero(column == 0)
+        matrices = left[np.stack([rng.choice(zero_rows, batch_size - 1, replace=False) for _ in range(200)])]
+        matrices = matrices[np.linalg.svd(matrices.astype(np.float64), compute_uv=False)[:, -1] > 1e-6]
+        vectors = np.asarray(solve(jnp.asarray(np.moveaxis(matrices, 0, 2))), np.float64)
+        zeros = np.sum(np.abs(left @ vectors) < tolerance, axis=0)
+        hidden, count = hidden + np.sum(zeros < 0.8 * len(zero_rows)), count + len(matrices)
+    assert hidden <= HIDDEN * count
 
 
 @pytest.fixture(scope="module")

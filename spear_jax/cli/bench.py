@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 def sampling(
     out_features: Annotated[int, typer.Option("--width", help="Rows m of the left factor.", min=3)] = 200,
     rank: Annotated[int, typer.Option(help="Rank r, the batch size.", min=2)] = 20,
-    chunk_size: Annotated[int, typer.Option(help="Candidates at once.", min=1)] = 2048,
+    chunk_size: Annotated[int | None, typer.Option(help="Candidates of the flat kernel at once.", min=1)] = None,
     repeats: Annotated[int, typer.Option(help="Timed runs, of which the median counts.", min=1)] = 5,
     seed: options.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,

@@ -18,7 +18,7 @@ import jax
 import matplotlib
 
 from experiments import common
-from spear_jax import bench
+from spear_jax import bench, planning
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -53,28 +53,39 @@ def draw() -> None:
     path = common.RESULTS / f"{NAME}.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     by_size = {(line["width"], line["rank"]): line for line in lines}
+    peak = lines[-1]["peak"]["flops"]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
     for axis, sizes, place, label in ((axes[0], BY_RANK, 1, "b, at m = 200"), (axes[1], BY_WIDTH, 0, "m, at b = 20")):
-        known = [size for size in sizes if size in by_size]
+        known = [by_size[size] | {"at": size[place]} for size in sizes if size in by_size]
         for way, color in WAYS.items():
-            rates = [{rate["name"]: rate for rate in by_size[size]["rates"]}.get(way) for size in known]
-            points = [(size[place], rate) for size, rate in zip(known, rates, strict=True) if rate]
-            where = [point for point, _ in points]
-            axis.plot(where, [1e9 / rate["effective_per_second"] for _, rate in points], "o-", color=color, label=way)
+            points = [(line, rate) for line in known for rate in line["rates"] if rate["name"] == way]
+            axis.plot(*seconds_of(points), "o-", color=color, label=way)
             if way in ("walk", "flat"):
-                floor = [1e9 * rate["operations"] / by_size[known[0]]["peak"]["flops"] for _, rate in points]
-                shown = [
-                    bound * rate["candidates_per_second"] / rate["effective_per_second"]
-                    for bound, (_, rate) in zip(floor, points, strict=True)
-                ]
-                axis.plot(where, shown, ":", color=color, label=f"{way}: operations at the rate of a matrix product")
+                limit = [1e9 / efficiency(line, rate) * rate["operations"] / peak for line, rate in points]
+                where = [line["at"] for line, _ in points]
+                axis.plot(where, limit, ":", color=color, label=f"{way}: operations at the rate of a matrix product")
         axis.set(xlabel=label, yscale="log")
         axis.grid(alpha=0.3)
     axes[1].set_xscale("log")
     axes[0].set_ylabel("ns per effective candidate")
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(common.RESULTS / f"{NAME}.png", dpi=120)
     print(f"written: {common.RESULTS / NAME}.png")
+
+
+def seconds_of(points: list[tuple[dict, dict]]) -> tuple[list[int], list[float]]:
+    """Where, and nanoseconds of an effective candidate."""
+    return (
+        [line["at"] for line, _ in points],
+        [1e9 / (efficiency(line, rate) * rate["candidates_per_second"]) for line, rate in points],
+    )
+
+
+def efficiency(line: dict, rate: dict) -> float:
+    """Independent candidates that one is worth: for a walk the planner's, as few finds would say little."""
+    if rate["name"] != "walk":
+        return 1.0
+    return planning.walk_efficiency(bench.WALK_THRESHOLD, line["rank"], line["width"])
 
 
 if __name__ == "__main__":

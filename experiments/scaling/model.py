@@ -21,6 +21,7 @@ from spear_jax import bench, planning
 from spear_jax.pivot_walk import CHECK_ROWS, TESTED_ROWS
 
 THRESHOLD = 3
+UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"), (1e-6, "us"))
 FITTED_FROM, GPUS = 20, (1, 8, 64, 1024)
 H100_BYTES_PER_SECOND = 3.35e12
 # Passes over a tableau that a step makes: fused as on paper, and with every intermediate written and read again.
@@ -94,11 +95,7 @@ def read(name: str) -> list[dict]:
 
 def spoken(seconds: float) -> str:
     """Seconds in a unit that reads well."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms")):
-        if seconds >= size:
-            break
-    else:
-        size, unit = 1e-6, "us"
+    size, unit = next(((size, unit) for size, unit in UNITS if seconds >= size), UNITS[-1])
     return f"{float(f'{seconds / size:.2g}'):g} {unit}"
 
 

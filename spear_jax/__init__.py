@@ -17,9 +17,15 @@ from spear_jax.data import DataError as DataError
 from spear_jax.data import demo_batch as demo_batch
 from spear_jax.data import load_batch as load_batch
 from spear_jax.devices import initialize_distributed as initialize_distributed
+from spear_jax.dp_sgd import dp_sgd_update as dp_sgd_update
 from spear_jax.evaluate import Evaluation as Evaluation
 from spear_jax.evaluate import evaluate as evaluate
 from spear_jax.factorize import factorize as factorize
+from spear_jax.local_training import LocalTraining as LocalTraining
+from spear_jax.local_training import simulate_round as simulate_round
+from spear_jax.model_files import ModelFile as ModelFile
+from spear_jax.model_files import make_update as make_update
+from spear_jax.model_files import read_model as read_model
 from spear_jax.models import MLP as MLP
 from spear_jax.models import init_params as init_params
 from spear_jax.models import train as train

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 
@@ -38,7 +39,8 @@ class Update:
         global_tensors: the model the server sent, by tensor name.
         client_tensors: what came back, by the same names: gradients, weights, or weight changes, as ``kind`` says.
         metadata: strings: ``kind`` (gradient, weights or delta), and where known ``lr``, ``local_steps``,
-            ``num_examples``, ``framework``, ``layout``, ``normalization`` (JSON), ``image_shape`` (JSON).
+            ``weight_decay`` (lambda of the term ``lambda w`` in every gradient), ``num_examples``, ``framework``,
+            ``layout``, ``normalization`` (JSON), ``image_shape`` (JSON).
         layout: ``"out_in"`` or ``"in_out"`` to settle how square kernels are stored; overrides the metadata.
 
     Raises:
@@ -62,6 +64,11 @@ class Update:
     def kind(self) -> str:
         """``"gradient"``, ``"weights"`` or ``"delta"``."""
         return self.metadata["kind"]
+
+    @property
+    def local_steps(self) -> int:
+        """SGD steps that the client took; 1 for a gradient and where the bundle does not say."""
+        return 1 if self.kind == "gradient" else int(self.metadata.get("local_steps", "1"))
 
     @property
     def layers(self) -> tuple[DenseLayer, ...]:
@@ -118,8 +125,9 @@ class Update:
     def observation(self, layer_name: str | None = None) -> LayerObservation:
         """What the server sees of one dense layer.
 
-        Weights and weight changes of one local SGD step are turned into the gradient they came from; where the
-        learning rate is not known, into a multiple of it. Half precision is widened to float32, no other dtype changes.
+        Weights and weight changes are turned into the sum of the gradients of the client's SGD steps, without weight
+        decay; where the learning rate is not known, into a multiple of it. Half precision is widened to float32, no
+        other dtype changes.
 
         Args:
             layer_name: name of a layer or an ending that only one has; the first layer by default.
@@ -128,15 +136,19 @@ class Update:
             Kernel and gradient as (out, in), whatever their layout.
 
         Raises:
-            UpdateError: no such layer, several local steps, or numbers that cannot be used (NaN, all zero).
+            UpdateError: no such layer, several local steps of a layer that is not the first, weight decay without a
+                learning rate, or numbers that cannot be used (NaN, all zero).
         """
         layer = self.layer(layer_name)
         weight, bias = self._tensors(layer, self.global_tensors)
         weight_grad, bias_grad = self._tensors(layer, self._gradients(layer))
+        drift = float(self.metadata.get("lr", "1")) if self.local_steps > 1 else 0.0
         try:
             # Damaged numbers are reported by the check in a sentence, not by NumPy in a warning.
             with np.errstate(invalid="ignore", over="ignore"):
-                return LayerObservation(weight=weight, bias=bias, weight_grad=weight_grad, bias_grad=bias_grad)
+                return LayerObservation(
+                    weight=weight, bias=bias, weight_grad=weight_grad, bias_grad=bias_grad, drift=drift
+                )
         except ValueError as error:
             raise UpdateError(f"layer {layer.name}: {error}") from error
 
@@ -196,11 +208,10 @@ class Update:
         names = (layer.kernel_name, layer.bias_name)
         if self.kind == "gradient":
             return {name: self.client_tensors[name] for name in names}
-        steps = int(self.metadata.get("local_steps", "1"))
-        if steps != 1:
+        if self.local_steps > 1 and layer != self.layers[0]:
             raise UpdateError(
-                f"the client took {steps} local steps and updates of more than one are not supported yet; "
-                "take a round with one local step over the whole batch, or its gradient."
+                f"the client took {self.local_steps} local steps, in which the inputs of {layer.name} changed, so its "
+                f"update is no product of one batch; only the first layer, {self.layers[0].name}, can be inverted."
             )
         lr = float(self.metadata.get("lr", "1"))
         # A vanishing learning rate gives infinities, which the observation reports.
@@ -208,8 +219,20 @@ class Update:
             return {name: self._descent(name) / lr for name in names}
 
     def _descent(self, name: str) -> np.ndarray:
-        client = _widen(self.client_tensors[name])
-        return -client if self.kind == "delta" else _widen(self.global_tensors[name]) - client
+        """The weights that were sent, as weight decay alone would have left them, less those that came back."""
+        sent, client = _widen(self.global_tensors[name]), _widen(self.client_tensors[name])
+        descent = -client if self.kind == "delta" else sent - client
+        return descent if self._decay == 0 else descent - sent.dtype.type(self._decay) * sent
+
+    @property
+    def _decay(self) -> float:
+        """Share of themselves that the weights lost to weight decay: w shrinks by ``1 - lr lambda`` in each step."""
+        if "weight_decay" not in self.metadata:
+            return 0.0
+        if "lr" not in self.metadata:
+            raise UpdateError("weight_decay is given but lr is not; weight decay can be removed with both.")
+        shrinkage = float(self.metadata["lr"]) * float(self.metadata["weight_decay"])
+        return -math.expm1(self.local_steps * math.log1p(-shrinkage)) if shrinkage < 1 else 1.0
 
 
 def load_update(path: str | os.PathLike[str], *, layout: str | None = None) -> Update:

@@ -35,23 +35,18 @@ def simulate_update(model: MLP, params: Params, batch: Batch, *, dtype: str = "f
         ValueError: float64 without x64, inputs of another length than the model takes, labels it has no logit for.
     """
     require_dtype(dtype)
-    _check(model, params, batch)
+    check_batch(model, params, batch)
     model = model.clone(param_dtype=jnp.dtype(dtype))
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
     inputs = jnp.asarray(batch.inputs, dtype)
     gradients, grad_z, pre_activations = _differentiate(model, params, inputs, jnp.asarray(batch.labels))
 
-    update = Update(_flatten(params), _flatten(gradients), _metadata(batch))
+    update = Update(flatten(params), flatten(gradients), update_metadata(batch))
     layers = [layer_name(index) for index in range(len(model.widths) + 1)]
     hidden = [inputs, *map(nn.relu, pre_activations[:-1])]
-    truth = Truth(
+    truth = truth_of(
+        batch,
         layer_inputs={name: np.asarray(values, np.float64) for name, values in zip(layers, hidden, strict=True)},
-        labels=batch.labels,
-        names=batch.names,
-        images=batch.images,
-        normalization=batch.normalization,
-        image_shape=batch.image_shape,
-        columns=batch.columns,
         grad_z={name: np.asarray(values, np.float64).T for name, values in zip(layers, grad_z, strict=True)},
     )
     return update, truth
@@ -79,11 +74,27 @@ def _differentiate(
     return gradients, [grad_z[name] for name in zeros], pre_activations
 
 
-def _flatten(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def truth_of(batch: Batch, layer_inputs: Mapping[str, np.ndarray], grad_z: Mapping[str, np.ndarray]) -> Truth:
+    """What the client keeps to itself."""
+    return Truth(
+        layer_inputs=layer_inputs,
+        labels=batch.labels,
+        names=batch.names,
+        images=batch.images,
+        normalization=batch.normalization,
+        image_shape=batch.image_shape,
+        columns=batch.columns,
+        grad_z=grad_z,
+    )
+
+
+def flatten(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Tensors by the names that they have in a bundle."""
     return {f"{layer}/{leaf}": np.asarray(value) for layer, leaves in params.items() for leaf, value in leaves.items()}
 
 
-def _metadata(batch: Batch) -> dict[str, str]:
+def update_metadata(batch: Batch) -> dict[str, str]:
+    """What the bundle of one step's gradient says of itself."""
     metadata = {
         "kind": "gradient",
         "framework": "flax",
@@ -98,7 +109,12 @@ def _metadata(batch: Batch) -> dict[str, str]:
     return metadata
 
 
-def _check(model: MLP, params: Params, batch: Batch) -> None:
+def check_batch(model: MLP, params: Params, batch: Batch) -> None:
+    """Checks that the model takes this batch.
+
+    Raises:
+        ValueError: inputs of another length than the model takes, labels it has no logit for.
+    """
     in_features, length = params[layer_name(0)]["kernel"].shape[0], batch.inputs.shape[1]
     if in_features != length:
         raise ValueError(f"the model takes {in_features} inputs but a sample of the batch has {length} values.")

@@ -17,13 +17,13 @@ from jaxtyping import Float
 
 from spear_jax import pool
 from spear_jax.basis import Basis, make_basis
-from spear_jax.certify import Evidence
+from spear_jax.certify import Evidence, is_determined
 from spear_jax.compile_clock import compile_seconds
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import select_devices
 from spear_jax.full_round import full_round
 from spear_jax.polish import polish
-from spear_jax.search import Outcome, Progress, SearchState, initial_state, is_done, is_late
+from spear_jax.search import Outcome, Progress, SearchState, initial_state, is_late, settled
 from spear_jax.select import Judge, select
 from spear_jax.status import Status
 from spear_jax.subspace import last_direction, subspace_round
@@ -66,10 +66,10 @@ def dictionary_search(
     chosen, certificate = select(state.pool, judge)
     status = None
     while status is None:
-        if is_done(certificate):
-            status = Status.EXACT
+        if (ended := settled(certificate)) is not None:
+            status = ended
         elif certificate is not None and certificate.matching.min() == 1:
-            status = Status.PARTIAL  # every pattern agrees, but the noise allows larger errors than exact means
+            status = Status.PARTIAL  # every pattern agrees, but the noise leaves the inputs open
         elif state.next_round >= options.max_rounds:
             status = Status.ROUND_BUDGET
         elif is_late(started, config):
@@ -78,7 +78,10 @@ def dictionary_search(
             known = state.pool.directions[chosen]
             if certificate is not None:
                 # A full set that does not certify holds mixtures: known are those whose own pattern agrees.
-                known = known[certificate.matching == 1]
+                is_known = certificate.exact | certificate.approximate | (certificate.matching == 1)
+                if evidence.drift:
+                    is_known[~is_known] = is_determined(factorization, known[~is_known])
+                known = known[is_known]
             merged, before, grown = state.pool, state.pool, False
             round_key = jax.random.fold_in(key, state.next_round)
             for proposed in _proposals(factorization, basis, known, round_key, state.next_round, config):

@@ -75,8 +75,10 @@ def estimate_rank(spectrum: np.ndarray, rounding_floor: float) -> int:
         rounding_floor: largest singular value that rounding of the gradient's entries would explain.
     """
     arithmetic = EPS64 * float(spectrum[0]) * float(np.sqrt(len(spectrum)))
-    is_rounding = spectrum[1:] <= max(ROUNDING_MARGIN * rounding_floor, arithmetic)
-    if is_rounding.any():
+    highest = max(ROUNDING_MARGIN * rounding_floor, arithmetic)
+    if spectrum[-1] <= highest:
+        # Noise that was added may lie across the end of that range: its singular values vary by NOISE_MARGIN.
+        is_rounding = spectrum[1:] <= NOISE_MARGIN * highest
         gaps = np.maximum(spectrum[:-1], arithmetic) / np.maximum(spectrum[1:], arithmetic)
         return 1 + int(np.argmax(np.where(is_rounding, gaps, 0)))
     # The smallest singular values of noise scatter down to zero: a gap in the last quarter means nothing, and after a

@@ -11,6 +11,7 @@ import contextlib
 import lzma
 import math
 import os
+import tokenize
 import uuid
 import zipfile
 import zlib
@@ -25,8 +26,8 @@ from safetensors.numpy import save_file
 _META = "meta/"
 # Deflate cannot shrink anything by more than about 1032, so a larger claim is a lie.
 _MAX_DEFLATE_RATIO = 1100
-_ZIP_ERRORS = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, RuntimeError)
-_READ_ERRORS = (OSError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, EOFError)
+ZIP_ERRORS = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, RuntimeError)
+READ_ERRORS = (OSError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, EOFError)
 
 
 class TensorFileError(ValueError):
@@ -50,9 +51,19 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
         raise TensorFileError(
             f"{path.name} has extension {path.suffix or '(none)'!r}; expected .safetensors or .npz: convert it first."
         )
+    return _READERS[path.suffix](existing_file(path))
+
+
+def existing_file(path: str | os.PathLike[str]) -> Path:
+    """The path of a file that is there.
+
+    Raises:
+        TensorFileError: no such file, or a folder.
+    """
+    path = Path(path)
     if not path.is_file():
         raise TensorFileError(f"{path} {'is a folder, not a file' if path.is_dir() else 'does not exist'}.")
-    return _READERS[path.suffix](path)
+    return path
 
 
 def write_tensors(
@@ -121,6 +132,8 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            if sum(info.compress_size for info in members) > path.stat().st_size:
+                raise TensorFileError(f"{path.name}: its arrays claim more bytes than the file has: it is damaged.")
             for info in members:
                 _check_npy_header(archive, info, path.name, path.stat().st_size)
             arrays = {}
@@ -129,7 +142,8 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
                     arrays[info.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
     except TensorFileError:
         raise
-    except (*_ZIP_ERRORS, *_READ_ERRORS) as error:
+    # NumPy takes a damaged header to pieces as Python tokens.
+    except (*ZIP_ERRORS, *READ_ERRORS, SyntaxError, tokenize.TokenError) as error:
         raise TensorFileError(f"{path.name} is not a readable npz file (truncated or damaged?): {error}.") from error
     return {name: _restore_bfloat16(array) for name, array in arrays.items()}
 
@@ -148,7 +162,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     try:
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
-    except (SafetensorError, *_READ_ERRORS) as error:
+    except (SafetensorError, *READ_ERRORS) as error:
         raise TensorFileError(
             f"{path.name} is not a readable safetensors file (truncated or damaged?): {error}."
         ) from error

@@ -68,8 +68,16 @@ def _positive(text: str) -> float:
     return value
 
 
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{text} is negative")
+    return value
+
+
 _CHECKS: dict[str, tuple[Callable[[str], bool], str]] = {
     "lr": (_parses(_positive), "a positive number"),
+    "weight_decay": (_parses(_not_negative), "a number that is not negative"),
     "local_steps": (_is_count, "a positive integer"),
     "num_examples": (_is_count, "a positive integer"),
     "layout": (LAYOUTS.__contains__, f"one of {', '.join(LAYOUTS)}"),

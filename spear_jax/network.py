@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spear_jax import numerics
-from spear_jax.certify import Evidence, certify
+from spear_jax.certify import Evidence, all_or_none, certify
 from spear_jax.recover import disaggregation, has_every_scale
 from spear_jax.types import Array, Certificate
 
@@ -111,11 +111,13 @@ def repair(
         if np.sum(again.exact | after.exact) <= np.sum(certificate.exact | verdicts.exact):
             break
         directions, certificate, verdicts = trial, again, after
+    certificate = all_or_none(certificate)
     if certificate.exact.all():
         exact = ~verdicts.is_refused if verdicts.exact.any() else certificate.exact
     else:
         exact = verdicts.exact & _would_notice(evidence, network, directions, verdicts)
-    return directions, dataclasses.replace(certificate, exact=exact, labels=verdicts.labels)
+    approximate = certificate.approximate & ~exact & ~verdicts.is_refused
+    return directions, dataclasses.replace(certificate, exact=exact, approximate=approximate, labels=verdicts.labels)
 
 
 def judge(

@@ -25,16 +25,20 @@ class LayerObservation:
         bias: (m,) floating.
         weight_grad: (m, n) floating, ``dL/dW = D X^T`` with ``D = dL/dZ`` (SPEAR, Thm. 3.1).
         bias_grad: (m,) floating, ``dL/dbias = D 1``.
+        drift: multiple of the gradients by which weight and bias moved, downhill, while the client computed them: 0 for
+            the gradient of one step; the learning rate where the gradients are a sum over several local steps.
 
     Raises:
         ValueError: one sentence per mistake: a missing or non-floating array, shapes that disagree (a transposed
-            kernel is named as such), NaN or infinity with their count and first position, an all-zero gradient.
+            kernel is named as such), NaN or infinity with their count and first position, an all-zero gradient, a
+            drift that is negative or not finite.
     """
 
     weight: Float[Array, "m n"]
     bias: Float[Array, " m"]
     weight_grad: Float[Array, "m n"]
     bias_grad: Float[Array, " m"]
+    drift: Any = 0.0
 
     @property
     def out_features(self) -> int:
@@ -51,11 +55,13 @@ def _checking(init: Callable[..., None]) -> Callable[..., None]:
     """The constructor with the check before it; pytrees are rebuilt without it, around anything JAX may put there."""
 
     @functools.wraps(init)
-    def checked(self: Any, *, weight: Any, bias: Any, weight_grad: Any, bias_grad: Any) -> None:
+    def checked(self: Any, *, weight: Any, bias: Any, weight_grad: Any, bias_grad: Any, drift: Any = 0.0) -> None:
         arrays = {"weight": weight, "bias": bias, "weight_grad": weight_grad, "bias_grad": bias_grad}
         if not any(isinstance(array, Tracer | jax.ShapeDtypeStruct) for array in arrays.values()):
             _check(arrays)
-        init(self, **arrays)
+            if not 0 <= drift < np.inf:
+                raise ValueError(f"drift is {drift}; expected 0 for one step's gradient, or the learning rate.")
+        init(self, **arrays, drift=drift)
 
     return checked
 
@@ -78,8 +84,8 @@ def _check(arrays: dict[str, Any]) -> None:
     for name in ("weight_grad", "bias_grad"):
         if not _module(arrays[name]).any(arrays[name]):
             raise ValueError(
-                f"{name} is zero everywhere: no sample reached this layer (every unit inactive, or the layer was "
-                "frozen); take an update in which the layer was trained."
+                f"{name} is zero everywhere: no sample reached this layer (every unit inactive, the layer frozen, "
+                "or its gradient withheld); take an update in which the layer was trained."
             )
 
 

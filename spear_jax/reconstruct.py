@@ -44,7 +44,8 @@ def reconstruct(
         key: a JAX key; the same key and config give the same result on any number of devices.
         config: method, budgets, devices.
         model: the dense layers above as ``[(W2, b2), ...]``, kernels (out, in), ReLU between, softmax cross-entropy on
-            top: each sample is then certified on its own too, with its label (`network`).
+            top: each sample is then certified on its own too, with its label (`network`). Not used, and neither is
+            ``next_weight_grad``, where the client took several steps (``observation.drift``).
         next_weight_grad: (j, m) kernel gradient of the layer above, (out, in): the directions that are found then
             give their samples one by one, and the search goes on without these (`next_layer`, `deflate`).
         state: state of a search to go on with (`checkpoint.load_state`).
@@ -60,6 +61,8 @@ def reconstruct(
     layers_above = None if model is None else network.check_network(model, observation.out_features)
     if next_weight_grad is not None:
         next_weight_grad = check_gradient(next_weight_grad, observation.out_features)
+    if observation.drift:
+        layers_above, next_weight_grad = None, None  # both speak of one step at the weights that were sent
     started = time.perf_counter()
     factorization = factorize(observation.weight_grad, rank=config.rank)
     if factorization.is_full and config.rank is None:
@@ -162,7 +165,10 @@ def _nothing(factorization: Factorization) -> tuple[Float[np.ndarray, "r n"], Ce
 
 
 def _final_status(status: Status, certificate: Certificate, rank: int, config: ReconstructConfig) -> Status:
-    status = Status.EXACT if certificate.exact.all() else status
+    if certificate.exact.all():
+        status = Status.EXACT
+    elif (certificate.exact | certificate.approximate).all():
+        return Status.APPROXIMATE
     if status is Status.EXACT and config.num_examples is not None and rank < config.num_examples:
         return Status.EXACT_VISIBLE
     return Status.PARTIAL if not status.is_complete and certificate.exact.any() else status

@@ -215,8 +215,8 @@ def search(
     plan = plan_search(factorization, config)
     state = initial_state(factorization.rank, config) if state is None else state
     chosen, certificate = select(state.pool, judge)
-    if is_done(certificate):
-        return Outcome(state, state.pool.directions[chosen], certificate, Status.EXACT)
+    if (ended := settled(certificate)) is not None:
+        return Outcome(state, state.pool.directions[chosen], certificate, ended)
     if (stop := _no_search(factorization.rank, plan, state, config)) is not None:
         return Outcome(state, state.pool.directions[chosen], certificate, stop)
     if config.sampler == "walk" and plan.sampler != "walk":
@@ -246,8 +246,8 @@ def search(
             on_round(
                 Progress(state, len(chosen), factorization.rank, remaining, elapsed, state.candidates - drawn_before)
             )
-        if is_done(certificate):
-            status = Status.EXACT
+        if (ended := settled(certificate)) is not None:
+            status = ended
         elif is_late(started, config):
             status = Status.TIME_BUDGET
         elif _next_size(plan, state, config) == 0:
@@ -372,6 +372,13 @@ def _round_size(expected: float) -> int:
 def is_late(started: float, config: ReconstructConfig) -> bool:
     """Whether the time budget of a search that started at this `time.perf_counter` is spent, the same on every host."""
     return config.max_seconds is not None and agree(time.perf_counter() - started > config.max_seconds)
+
+
+def settled(certificate: Certificate | None) -> Status | None:
+    """How a search ended that can find nothing better: every pattern agrees; None while there is more to find."""
+    if certificate is None or not (certificate.exact | certificate.approximate).all():
+        return None
+    return Status.EXACT if certificate.exact.all() else Status.APPROXIMATE
 
 
 def is_done(certificate: Certificate | None) -> bool:

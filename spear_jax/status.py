@@ -13,6 +13,10 @@ class Status(enum.Enum):
         "Every sample that the gradient shows was reconstructed and certified, but the client reported more: "
         "duplicated inputs merge into one, and a sample whose gradient is zero or below the noise leaves no trace."
     )
+    APPROXIMATE = (
+        "Every sample was reconstructed and its pattern confirmed, but the noise of the update leaves larger errors "
+        "than exact allows: the certificate gives the expected error of each."
+    )
     PARTIAL = (
         "Some samples were reconstructed but not certified: search longer (a larger candidate or time budget, "
         "another seed), or read the certificate to see which samples can be relied on."

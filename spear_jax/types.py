@@ -82,6 +82,9 @@ class Certificate:
     Attributes:
         exact: (r,) whether the sample is certified: every live entry of every column agrees with ReLU, or the sample
             is confirmed on its own through the layers above; its expected error is below `numerics.MAX_ERROR`.
+        approximate: (r,) whether every decided entry agrees as for ``exact``, but the noise leaves larger errors.
+        error: (r,) expected error of the input relative to its norm, from the noise of the gradient, hardly ever
+            exceeded twice; it holds where the sample is exact or approximate. Infinite where nothing bounds it.
         matching: (r,) in [0, 1], share of live entries where ``Z > 0`` agrees with ``D != 0``.
         matching_score: the mean of ``matching``; the paper's lambda (Sec. 4.2), here over live rows.
         weight_residual: ``|weight_grad - D X^T| / |weight_grad|``.
@@ -90,6 +93,8 @@ class Certificate:
     """
 
     exact: Bool[np.ndarray, " r"]
+    approximate: Bool[np.ndarray, " r"]
+    error: Float[np.ndarray, " r"]
     matching: Float[np.ndarray, " r"]
     matching_score: float
     weight_residual: float

@@ -128,11 +128,36 @@ def test_one_local_step_gives_back_the_gradient(kind, lr):
     np.testing.assert_array_equal(observation.weight, sent["dense_1/kernel"].T)
 
 
-def test_several_local_steps_are_refused_when_observed_but_can_be_inspected():
-    update = Update(tensors(0), tensors(1), {"kind": "weights", "local_steps": "5"})
-    assert len(update.layers) == 2
-    with pytest.raises(UpdateError, match="5 local steps .* not supported yet"):
-        update.observation()
+def test_several_local_steps_leave_the_first_layer_with_its_drift_and_refuse_the_others():
+    update = Update(tensors(0), tensors(1), {"kind": "weights", "local_steps": "5", "lr": "0.25"})
+    assert update.observation().drift == 0.25
+    with pytest.raises(
+        UpdateError, match="5 local steps, in which the inputs of dense_1 changed.* first layer, dense_0"
+    ):
+        update.observation("dense_1")
+    assert update.next_weight_grad() is None
+    one = Update(tensors(0), tensors(1), {"kind": "weights", "local_steps": "1", "lr": "0.25"})
+    assert one.observation().drift == 0
+
+
+def test_weight_decay_is_removed_over_any_number_of_steps():
+    """Against the steps themselves: w <- w - lr (g + lambda w)."""
+    rate, decay, steps = 0.1, 0.03, 7
+    sent, rng = tensors(0), np.random.default_rng(5)
+    weights = {name: tensor.astype(np.float64) for name, tensor in sent.items()}
+    total = {name: np.zeros_like(tensor) for name, tensor in weights.items()}
+    for step in range(steps):
+        for name, tensor in weights.items():
+            gradient = rng.normal(size=tensor.shape)
+            total[name] += (1 - rate * decay) ** (steps - 1 - step) * gradient
+            weights[name] = tensor - rate * (gradient + decay * tensor)
+    metadata = {"kind": "weights", "lr": str(rate), "local_steps": str(steps), "weight_decay": str(decay)}
+    sent = {name: tensor.astype(np.float64) for name, tensor in sent.items()}
+    observed = Update(sent, weights, metadata).observation()
+    np.testing.assert_allclose(observed.weight_grad, total["dense_0/kernel"].T, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(observed.bias_grad, total["dense_0/bias"], rtol=1e-9, atol=1e-9)
+    with pytest.raises(UpdateError, match="weight_decay is given but lr is not"):
+        Update(sent, weights, {"kind": "weights", "weight_decay": "0.1"}).observation()
 
 
 def test_layers_are_found_by_exact_name_or_unique_ending():

@@ -19,7 +19,7 @@ import typer
 
 from spear_jax.cli.output import EXIT_FAULT, EXIT_STOPPED, EXIT_USAGE, fail
 
-COMMANDS = ("demo", "simulate", "inspect", "reconstruct", "evaluate", "report", "merge", "bench")
+COMMANDS = ("demo", "simulate", "bundle", "defend", "inspect", "reconstruct", "evaluate", "report", "merge", "bench")
 
 # Typer keeps Click's exceptions in different places from release to release; this is Click's UsageError in any.
 _UsageError = typer.BadParameter.__bases__[0]

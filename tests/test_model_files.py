@@ -1,0 +1,197 @@
+"""Model files of every framework, names and orders, the update that two make, and mutants of them all."""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from spear_jax.bundle import Update, UpdateError, save_update
+from spear_jax.files import read_npz
+from spear_jax.layers import find_layers
+from spear_jax.model_files import ModelFile, make_update, match_names, name_by_order, read_model
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def small(seed=0, separator=".", prefix=""):
+    rng = np.random.default_rng(seed)
+    shapes = {f"a{separator}weight": (3, 4), f"a{separator}bias": (3,), f"b{separator}weight": (2, 3), "b.bias": (2,)}
+    return {prefix + name: rng.normal(size=shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("leaf", ["weight", "kernel"])
+def test_a_list_of_arrays_is_named_by_its_order(tmp_path, leaf):
+    sizes = (7, 5, 5, 9, 3, 4, 4, 4, 4, 4, 4, 4, 4)
+    arrays = [np.ones((2, 2, 3, 3)), np.ones(2)]  # a convolution before the dense layers
+    for n, m in zip(sizes, sizes[1:], strict=False):
+        arrays += [np.full((m, n) if leaf == "weight" else (n, m), len(arrays), float), np.ones(m)]
+    arrays += [np.ones((4, 3))]  # a layer without bias after them
+    np.savez(tmp_path / "parameters.npz", *arrays)
+    tensors = read_model(tmp_path / "parameters.npz").tensors
+    assert list(tensors)[:2] == ["arr_0", "arr_1"]
+    assert list(tensors)[-1] == "arr_26"
+    for found, array in zip(tensors.values(), arrays, strict=True):
+        np.testing.assert_array_equal(found, array)
+    layers, skipped = find_layers({name: array.shape for name, array in tensors.items()})
+    assert [(layer.in_features, layer.out_features) for layer in layers] == list(zip(sizes, sizes[1:], strict=False))
+    assert [float(tensors[layer.kernel_name][0, 0]) for layer in layers] == list(range(2, 26, 2))
+    assert {layer.layout for layer in layers} == {"out_in" if leaf == "weight" else "in_out"}
+    assert [name for name, _ in skipped] == ["arr_0", "arr_26"]
+
+
+def test_matrices_and_vectors_that_do_not_fit_stay_unnamed():
+    arrays = [np.ones((3, 4)), np.ones(5), np.ones(3), np.ones((2, 3)), np.ones(2), np.ones(2)]
+    assert list(name_by_order(arrays)) == ["arr_0", "arr_1", "arr_2", "layer_00.weight", "layer_00.bias", "arr_5"]
+    assert name_by_order([]) == {}
+
+
+def test_named_arrays_and_safetensors_keep_their_names(tmp_path):
+    np.savez(tmp_path / "model.npz", **small())
+    save_file(small(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert read_model(tmp_path / "model.npz").framework is None
+    assert read_model(tmp_path / "model.safetensors").framework == "pytorch"
+    for suffix in (".npz", ".safetensors"):
+        assert sorted(read_model(tmp_path / f"model{suffix}").tensors) == sorted(small())
+
+
+def test_many_names_for_the_same_bytes_of_an_archive_are_refused(tmp_path):
+    np.savez_compressed(tmp_path / "one.npz", a=np.zeros(10**6))
+    content = (tmp_path / "one.npz").read_bytes()
+    central, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    entry = content[central:end]
+    directory = b"".join(entry.replace(b"a.npy", b"%c.npy" % (97 + index)) for index in range(20))
+    counts = struct.pack("<HHII", 20, 20, len(directory), central)
+    (tmp_path / "many.npz").write_bytes(content[:central] + directory + content[end : end + 8] + counts + b"\0\0")
+    with zipfile.ZipFile(tmp_path / "many.npz") as archive:
+        assert len(archive.namelist()) == 20
+    with pytest.raises(UpdateError, match="claim more bytes than the file has"):
+        read_model(tmp_path / "many.npz")
+
+
+def test_files_that_are_no_models_are_told_apart(tmp_path):
+    save_update(Update(small(), small(1), {"kind": "gradient"}), tmp_path / "update.safetensors")
+    np.savez(tmp_path / "complex.npz", w=np.ones(2, complex))
+    np.savez(tmp_path / "text.npz", w=np.array(["a"]))
+    np.savez(tmp_path / "bell.npz", **{"w\x07": np.ones(2)})
+    np.savez(tmp_path / "empty.npz")
+    (tmp_path / "model.h5").write_bytes(b"")
+    for name, sentence in {
+        "update.safetensors": "is an update bundle already",
+        "complex.npz": "w has dtype complex128; expected real numbers",
+        "text.npz": "w has dtype <U1; expected real numbers",
+        "bell.npz": r"called 'w\\x07'; expected a name that can be printed",
+        "empty.npz": "holds no tensors",
+        "model.h5": "extension '.h5'; expected .pt, .pth or .bin",
+        "gone.pt": "does not exist",
+        "gone.msgpack": "does not exist",
+        "gone": r"extension '\(none\)'",
+    }.items():
+        with pytest.raises(UpdateError, match=sentence):
+            read_model(tmp_path / name)
+
+
+def test_a_pytorch_round_gives_the_gradient_that_the_client_took():
+    before, after = (read_model(FIXTURES / f"{side}.pt") for side in ("before", "after"))
+    update = make_update(before, after, lr=0.1, num_examples=4)
+    assert dict(update.metadata) == {"kind": "weights", "lr": "0.1", "num_examples": "4", "framework": "pytorch"}
+    truth = read_npz(FIXTURES / "pair.npz")
+    weights = [truth[f"before/{index}.weight"].astype(float) for index in (0, 2, 4)]
+    biases = [truth[f"before/{index}.bias"].astype(float) for index in (0, 2, 4)]
+    # The gradient of the mean cross-entropy, by hand.
+    values = [truth["inputs"].astype(float)]
+    for weight, bias in zip(weights, biases, strict=True):
+        values.append(np.maximum(values[-1] @ weight.T + bias[None], 0))
+    logits = values[2] @ weights[2].T + biases[2][None]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    grad_z = (probabilities - np.eye(5)[truth["labels"]]) / 4
+    for index in (2, 1, 0):
+        observation = update.observation(f"{2 * index}")
+        np.testing.assert_allclose(observation.weight_grad, grad_z.T @ values[index], atol=1e-6)
+        np.testing.assert_allclose(observation.bias_grad, grad_z.sum(axis=0), atol=1e-6)
+        grad_z = (grad_z @ weights[index]) * (values[index] > 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("", "module."), ("_orig_mod.", ""), ("model.", "module._orig_mod."), ("params/", ""), ("module.", "module.")],
+)
+def test_usual_prefixes_are_aligned_to_the_names_that_were_sent(first, second):
+    before, after = ModelFile(small(0, prefix=first), None), ModelFile(small(1, prefix=second), "pytorch")
+    update = make_update(before, after)
+    assert update.metadata["framework"] == "pytorch"
+    assert list(update.client_tensors) == list(before.tensors)
+    for sent, back in zip(before.tensors, after.tensors, strict=True):
+        np.testing.assert_array_equal(update.client_tensors[sent], after.tensors[back])
+
+
+def test_names_that_merely_begin_alike_are_not_aligned():
+    with pytest.raises(UpdateError, match="after holds other.a, which before lacks; after lacks a, which before holds"):
+        match_names(["a"], ["other.a"])
+    with pytest.raises(UpdateError, match=r"after lacks 2, 3, 4 and 3 more, which before holds"):
+        match_names("1234567", ["1"])
+    assert match_names(["w", "mean"], ["module.w"], may_lack=True) == {"module.w": "w"}
+
+
+def test_updates_that_cannot_be_made():
+    before = ModelFile(small(), None)
+    fewer = ModelFile({name: tensor for name, tensor in small(1).items() if name != "b.bias"}, None)
+    turned = ModelFile({name: tensor.T for name, tensor in small(1).items()}, None)
+    with pytest.raises(UpdateError, match="after lacks b.bias, which before holds"):
+        make_update(before, fewer)
+    with pytest.raises(UpdateError, match="global/b.bias has no counterpart grad/b.bias"):
+        make_update(before, fewer, kind="gradient")
+    with pytest.raises(UpdateError, match=r"a.weight is \(3, 4\) before and \(4, 3\) after, b.weight"):
+        make_update(before, turned)
+    with pytest.raises(UpdateError, match="no tensor changed"):
+        make_update(before, before)
+    with pytest.raises(UpdateError, match="kind is 'x'"):
+        make_update(before, ModelFile(small(1), None), kind="x")
+    with pytest.raises(UpdateError, match="lr is '-1.0'"):
+        make_update(before, ModelFile(small(1), None), lr=-1.0)
+    loose = ModelFile({"conv": np.ones((2, 2, 3, 3))}, None)
+    with pytest.raises(UpdateError, match="no dense layer with a bias"):
+        make_update(loose, ModelFile({"conv": np.zeros((2, 2, 3, 3))}, None))
+
+
+def test_a_gradient_may_lack_the_buffers():
+    sent = small() | {"norm.running_mean": np.ones(3)}
+    update = make_update(ModelFile(sent, None), ModelFile(small(1), None), kind="gradient")
+    assert sorted(update.client_tensors) == sorted(small())
+
+
+def mutants():
+    """The module of the experiment, which is no part of the package."""
+    path = Path(__file__).parent.parent / "experiments/mutated_files.py"
+    spec = importlib.util.spec_from_file_location("experiments.mutated_files", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_mutants_of_every_format_are_read_or_refused(tmp_path):
+    trial = mutants().run(tmp_path, 200, seed=1)
+    assert trial["faults"] == []
+    assert trial["tracebacks"] == trial["hangs"] == trial["over_memory"] == 0
+    assert trial["formats"].keys() == {".safetensors", ".npz", ".pt", ".msgpack"}
+    assert all(0 < counts["refused"] < counts["files"] for counts in trial["formats"].values())
+
+
+def test_the_search_for_faults_can_find_one(tmp_path):
+    def slow(path):
+        while True:
+            pass
+
+    module = mutants()
+    module.SECONDS = 0.05
+    (tmp_path / "file").write_bytes(b"x")
+    hog = lambda path: ModelFile({"w": np.zeros(2**22)[:1]}, None)
+    assert module.examine(tmp_path / "file", slow).result == "hang"
+    assert module.examine(tmp_path / "file", lambda path: 1 // 0).result.startswith("ZeroDivisionError")
+    assert module.examine(tmp_path / "file", hog).is_fault
+    assert not module.examine(tmp_path / "file", lambda path: ModelFile({}, None)).is_fault

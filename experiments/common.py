@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import subprocess
@@ -49,3 +50,14 @@ def append(name: str, trial: dict[str, Any]) -> None:
     line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "peak_memory_gib": round(peak, 3)} | environment() | trial
     with (RESULTS / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    """Trials appended so far."""
+    path = RESULTS / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where JSON has no word for it."""
+    return float(value) if math.isfinite(value) else None

@@ -12,7 +12,6 @@ Each size appends one line to results/kernel_rates.jsonl.
 from __future__ import annotations
 
 import argparse
-import json
 
 import jax
 import matplotlib
@@ -50,8 +49,7 @@ def measure(width: int, rank: int, peak: bench.Peak) -> None:
 
 def draw() -> None:
     """Nanoseconds of an effective candidate over b at m = 200 and over m at b = 20."""
-    path = common.RESULTS / f"{NAME}.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = common.lines(NAME)
     by_size = {(line["width"], line["rank"]): line for line in lines}
     peak = lines[-1]["peak"]["flops"]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)

@@ -24,6 +24,8 @@ from spear_jax.metadata import FORMAT_VERSION, metadata_problem, parse_shape
 from spear_jax.normalization import Normalization
 from spear_jax.observation import LayerObservation
 
+# Weights below this are as good as zero.
+TINY = 1e-30
 _PREFIX = {"gradient": "grad/", "weights": "client/", "delta": "client/"}
 
 
@@ -147,8 +149,9 @@ class Update:
             # Damaged numbers are reported by the check in a sentence, not by NumPy in a warning.
             with np.errstate(invalid="ignore", over="ignore"):
                 return LayerObservation(
-                    weight=weight, bias=bias, weight_grad=weight_grad, bias_grad=bias_grad, drift=drift
-                )
+                    weight=weight, bias=bias, weight_grad=weight_grad, bias_grad=bias_grad, drift=drift,
+                    rounding=self._rounding(weight),
+                )  # fmt: skip
         except ValueError as error:
             raise UpdateError(f"layer {layer.name}: {error}") from error
 
@@ -217,6 +220,15 @@ class Update:
         # A vanishing learning rate gives infinities, which the observation reports.
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return {name: self._descent(name) / lr for name in names}
+
+    def _rounding(self, weight: np.ndarray) -> float:
+        """Root mean square error of an entry of the gradient, from rounding weights by up to half a unit."""
+        if self.kind == "gradient":
+            return 0.0
+        unit = np.finfo(weight.dtype).eps * np.exp2(
+            np.floor(np.log2(np.maximum(np.abs(weight), TINY), dtype=np.float64))
+        )
+        return float(np.sqrt(np.mean(unit**2) / 12)) / float(self.metadata.get("lr", "1"))
 
     def _descent(self, name: str) -> np.ndarray:
         """The weights that were sent, as weight decay alone would have left them, less those that came back."""

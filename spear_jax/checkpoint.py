@@ -38,7 +38,7 @@ def identity(observation: LayerObservation, key: jax.Array, config: ReconstructC
     """What a state belongs to: hash of the observation, the key, and each field of the config that matters.
 
     Args:
-        observation: hashed over dtype, shape and bytes of its arrays, and its drift.
+        observation: hashed over dtype, shape and bytes of its arrays, and its scalars.
         key: the search's key.
         config: everything but `NEUTRAL_FIELDS`.
     """
@@ -47,7 +47,7 @@ def identity(observation: LayerObservation, key: jax.Array, config: ReconstructC
         array = np.ascontiguousarray(getattr(observation, name))
         digest.update(f"{name}{array.dtype}{array.shape}".encode())
         digest.update(array.data)
-    digest.update(f"drift{float(observation.drift)}".encode())
+    digest.update(f"drift{float(observation.drift)}rounding{float(observation.rounding)}".encode())
     fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in NEUTRAL_FIELDS}
     return {
         "format": FORMAT,

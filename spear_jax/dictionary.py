@@ -82,6 +82,9 @@ def dictionary_search(
                 if evidence.drift:
                     is_known[~is_known] = is_determined(factorization, known[~is_known])
                 known = known[is_known]
+                if len(known) == rank:
+                    status = Status.PARTIAL  # every direction follows from its zeros, but their patterns do not agree
+                    break
             merged, before, grown = state.pool, state.pool, False
             round_key = jax.random.fold_in(key, state.next_round)
             for proposed in _proposals(factorization, basis, known, round_key, state.next_round, config):

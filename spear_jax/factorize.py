@@ -8,6 +8,7 @@ so a float32 gradient of 2000 x 150528 is never copied whole. The sketch grows u
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,12 +29,13 @@ KEPT_ENTRIES, BLOCK_ENTRIES, BLOCK_COLUMNS = 2**25, 2**20, 128
 SKETCH_SEED = 0
 
 
-def factorize(weight_grad: Array, *, rank: int | None = None) -> Factorization:
+def factorize(weight_grad: Array, *, rank: int | None = None, rounding: float = 0.0) -> Factorization:
     """Factorise the weight gradient and estimate its rank and noise floor.
 
     Args:
         weight_grad: (m, n) floating.
         rank: take this many directions instead of the estimated number.
+        rounding: root mean square of the rounding error of an entry beyond that of its dtype, see `LayerObservation`.
 
     Returns:
         the factorisation; `Factorization.is_full` where no trailing singular value shows the noise.
@@ -52,11 +54,12 @@ def factorize(weight_grad: Array, *, rank: int | None = None) -> Factorization:
     if reach == 0:
         raise ValueError("The weight gradient is zero everywhere: no sample reached this layer.")
     width = min(limit, max(FIRST_SKETCH, 2 * (rank or 0)))
+    floor_of = partial(_rounding_floor, weight_grad.shape, eps, rounding)
     while True:
-        width, sketch = _sketch(weight_grad, width, reach, eps)
+        width, sketch = _sketch(weight_grad, width, reach, floor_of)
         left, spectrum, right = _thin_svd(weight_grad, width, sketch)
         # Rows and columns that are zero add singular values that are zero: these say nothing of the noise.
-        found = estimate_rank(spectrum[:reach], _rounding_floor(weight_grad.shape, eps, spectrum))
+        found = estimate_rank(spectrum[:reach], floor_of(spectrum))
         if width >= reach or found <= width - OVERSAMPLING:
             break
         width = min(limit, 2 * width)
@@ -90,10 +93,11 @@ def estimate_rank(spectrum: np.ndarray, rounding_floor: float) -> int:
     return 1 + int(wide[-1]) if len(wide) else int(np.sum(spectrum > NOISE_MARGIN * arithmetic))
 
 
-def _rounding_floor(shape: tuple[int, ...], eps: float, spectrum: np.ndarray) -> float:
-    """Largest singular value of independent rounding errors of one unit in the last place of a typical entry."""
+def _rounding_floor(shape: tuple[int, ...], eps: float, rounding: float, spectrum: np.ndarray) -> float:
+    """Largest singular value of independent rounding errors: one unit in the last place of a typical entry, or more."""
     m, n = shape
-    return eps * float(np.linalg.norm(spectrum)) * (1 / np.sqrt(m) + 1 / np.sqrt(n))
+    own = eps * float(np.linalg.norm(spectrum)) / np.sqrt(m * n)
+    return max(own, rounding) * float(np.sqrt(m) + np.sqrt(n))
 
 
 def _assemble(weight_grad: Array, left: Any, spectrum: np.ndarray, right: Any, rank: int, reach: int) -> Factorization:
@@ -126,7 +130,7 @@ def _reach(weight_grad: Array) -> int:
     return min(int(rows), sum(int(count) for _, count in pairs))
 
 
-def _sketch(weight_grad: Array, width: int, reach: int, eps: float) -> tuple[int, Any]:
+def _sketch(weight_grad: Array, width: int, reach: int, floor_of: Callable[[np.ndarray], float]) -> tuple[int, Any]:
     """Width at which a random sketch of the columns seems to see the noise, at least the one given, and that sketch.
 
     A sketch that is wider than it must be is cut: its columns are random in any number.
@@ -138,7 +142,7 @@ def _sketch(weight_grad: Array, width: int, reach: int, eps: float) -> tuple[int
         if width >= reach:
             return width, sketch
         spectrum = np.asarray(float64_namespace().linalg.svd(sketch, compute_uv=False))
-        found = estimate_rank(spectrum, _rounding_floor((m, n), eps, spectrum))
+        found = estimate_rank(spectrum, floor_of(spectrum))
         if found <= width - OVERSAMPLING:
             enough = max(least, found + OVERSAMPLING)
             return enough, sketch[:, :enough]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -50,8 +51,11 @@ class LocalTraining:
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer is {self.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}.")
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected a positive number.")
+        for name in ("momentum", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number of at least 0.")
         for name in ("epochs", "mini_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -126,9 +130,13 @@ def simulate_round(
 
 @functools.partial(jax.jit, static_argnames=("model", "training"))
 def _step(
-    model: MLP, training: LocalTraining, params: Params, state: Any, inputs: jax.Array, labels: jax.Array
-) -> tuple[Params, Any]:
-    gradients = jax.grad(lambda params: cross_entropy(model.apply({"params": params}, inputs), labels))(params)
+    model: MLP, training: LocalTraining, params: Any, state: Any, inputs: jax.Array, labels: jax.Array
+) -> tuple[Any, Any]:
+    def loss(params: Any) -> jax.Array:
+        logits: Any = model.apply({"params": params}, inputs)
+        return cross_entropy(logits, labels)
+
+    gradients = jax.grad(loss)(params)
     changes, state = training.transformation().update(gradients, state, params)
     return optax.apply_updates(params, changes), state
 

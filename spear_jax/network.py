@@ -112,11 +112,12 @@ def repair(
             break
         directions, certificate, verdicts = trial, again, after
     certificate = all_or_none(certificate)
-    if certificate.exact.all():
-        exact = ~verdicts.is_refused if verdicts.exact.any() else certificate.exact
+    if (certificate.exact | certificate.approximate).all():
+        refused = verdicts.is_refused & verdicts.exact.any()
+        exact, approximate = certificate.exact & ~refused, certificate.approximate & ~refused
     else:
         exact = verdicts.exact & _would_notice(evidence, network, directions, verdicts)
-    approximate = certificate.approximate & ~exact & ~verdicts.is_refused
+        approximate = certificate.approximate
     return directions, dataclasses.replace(certificate, exact=exact, approximate=approximate, labels=verdicts.labels)
 
 

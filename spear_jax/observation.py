@@ -27,11 +27,13 @@ class LayerObservation:
         bias_grad: (m,) floating, ``dL/dbias = D 1``.
         drift: multiple of the gradients by which weight and bias moved, downhill, while the client computed them: 0 for
             the gradient of one step; the learning rate where the gradients are a sum over several local steps.
+        rounding: root mean square of the rounding error of an entry of ``weight_grad``, beyond that of its own dtype:
+            weights round in units of their own size, which the learning rate magnifies. 0 for a gradient.
 
     Raises:
         ValueError: one sentence per mistake: a missing or non-floating array, shapes that disagree (a transposed
             kernel is named as such), NaN or infinity with their count and first position, an all-zero gradient, a
-            drift that is negative or not finite.
+            drift or rounding that is negative or not finite.
     """
 
     weight: Float[Array, "m n"]
@@ -39,6 +41,7 @@ class LayerObservation:
     weight_grad: Float[Array, "m n"]
     bias_grad: Float[Array, " m"]
     drift: Any = 0.0
+    rounding: Any = 0.0
 
     @property
     def out_features(self) -> int:
@@ -55,13 +58,17 @@ def _checking(init: Callable[..., None]) -> Callable[..., None]:
     """The constructor with the check before it; pytrees are rebuilt without it, around anything JAX may put there."""
 
     @functools.wraps(init)
-    def checked(self: Any, *, weight: Any, bias: Any, weight_grad: Any, bias_grad: Any, drift: Any = 0.0) -> None:
+    def checked(
+        self: Any, *, weight: Any, bias: Any, weight_grad: Any, bias_grad: Any, drift: Any = 0.0, rounding: Any = 0.0
+    ) -> None:
         arrays = {"weight": weight, "bias": bias, "weight_grad": weight_grad, "bias_grad": bias_grad}
         if not any(isinstance(array, Tracer | jax.ShapeDtypeStruct) for array in arrays.values()):
             _check(arrays)
             if not 0 <= drift < np.inf:
                 raise ValueError(f"drift is {drift}; expected 0 for one step's gradient, or the learning rate.")
-        init(self, **arrays, drift=drift)
+            if not 0 <= rounding < np.inf:
+                raise ValueError(f"rounding is {rounding}; expected the size of an entry's error, 0 for a gradient.")
+        init(self, **arrays, drift=drift, rounding=rounding)
 
     return checked
 

@@ -17,7 +17,16 @@ from spear_jax.factorize import factorize
 from spear_jax.next_layer import Samples, check_gradient
 from spear_jax.observation import LayerObservation
 from spear_jax.recover import disaggregation, recover_inputs
-from spear_jax.search import Outcome, Progress, SearchState, expected_remaining, is_done, plan_search, search
+from spear_jax.search import (
+    WALK_NOISE,
+    Outcome,
+    Progress,
+    SearchState,
+    expected_remaining,
+    is_done,
+    plan_search,
+    search,
+)
 from spear_jax.select import Judge
 from spear_jax.status import Status
 from spear_jax.types import Array, Certificate, Factorization, Result, SearchStats
@@ -25,6 +34,8 @@ from spear_jax.unroll import unroll
 
 # Expected candidates up to which ``auto`` samples: seconds on two CPU cores, less than the dictionary method compiles.
 AUTO_SAMPLING = 1e6
+# The same where noise hides the zeros from a float32 search, which then finds mixtures more often than directions.
+AUTO_NOISY_SAMPLING = 1e3
 
 
 def reconstruct(
@@ -64,7 +75,7 @@ def reconstruct(
     if observation.drift:
         layers_above, next_weight_grad = None, None  # both speak of one step at the weights that were sent
     started = time.perf_counter()
-    factorization = factorize(observation.weight_grad, rank=config.rank)
+    factorization = factorize(observation.weight_grad, rank=config.rank, rounding=observation.rounding)
     if factorization.is_full and config.rank is None:
         return _refused(factorization, config, time.perf_counter() - started)
     evidence = certify.gather_evidence(observation, factorization)
@@ -111,7 +122,8 @@ def choose_method(factorization: Factorization, config: ReconstructConfig) -> tu
     )
     if config.method != "auto":
         return config.method, f"{config.method}, as asked; by sampling {cost}"
-    if factorization.rank == 1 or expected <= AUTO_SAMPLING:
+    is_noisy = numerics.relative_noise(factorization) > WALK_NOISE
+    if factorization.rank == 1 or expected <= (AUTO_NOISY_SAMPLING if is_noisy else AUTO_SAMPLING):
         return "sampling", f"sampling: {cost}"
     return "dictionary", f"dictionary, and sampling for what it leaves: by sampling alone {cost}"
 

@@ -21,7 +21,7 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.files import TensorFileError, atomic_path, read_tensors, write_tensors
 from spear_jax.layers import DenseLayer
 from spear_jax.normalization import Normalization
-from spear_jax.types import Result
+from spear_jax.types import Certificate, Result
 
 _NEEDED = ("layer", "config", "seed", "update", "image_shape", "normalization")  # by other commands
 INPUTS, RECORD, STATE = "inputs.safetensors", "result.json", "state.safetensors"
@@ -40,6 +40,9 @@ class Reconstruction(NamedTuple):
         directions: (k, r).
         exact: (r,) bool.
         matching: (r,).
+        approximate: (r,) bool; False throughout in a folder written before there was such a certificate.
+        error: (r,) expected relative error of each input, infinite where unknown, as throughout in such a folder.
+        labels: (r,) int labels by the network certificate, `network.NO_LABEL` where it did not confirm; None without.
         record: the JSON record.
     """
 
@@ -47,6 +50,9 @@ class Reconstruction(NamedTuple):
     directions: np.ndarray
     exact: np.ndarray
     matching: np.ndarray
+    approximate: np.ndarray
+    error: np.ndarray
+    labels: np.ndarray | None
     record: dict[str, Any]
 
     @property
@@ -81,6 +87,7 @@ def make_record(
         "num_examples": config.num_examples,
         "directions_found": result.directions_found,
         "certified": int(certificate.exact.sum()),
+        "approximate": int(certificate.approximate.sum()),
         "layer": layer.name,
         "shape": [layer.out_features, layer.in_features],
         "noise_floor": finite(result.noise_floor),
@@ -89,6 +96,7 @@ def make_record(
             "matching_score": finite(certificate.matching_score),
             "weight_residual": finite(certificate.weight_residual),
             "bias_residual": finite(certificate.bias_residual),
+            **_error_summary(certificate),
             "labels": None if certificate.labels is None else certificate.labels.tolist(),
         },
         "stats": {name: finite(getattr(stats, name)) for name in stats.__dataclass_fields__},
@@ -96,10 +104,29 @@ def make_record(
         "seed": seed,
         "update": str(update_path),
         "update_sha256": update.sha256,
+        "observed": _observed(update, layer),
         "layout": update.layout,
         "normalization": None if normalization is None else normalization.to_json(),
         "image_shape": None if update.image_shape is None or not is_first else list(update.image_shape),
         "versions": versions(),
+    }
+
+
+def _error_summary(certificate: Certificate) -> dict[str, float | None]:
+    """Median and maximum of the expected errors, over the samples that they hold for; None where there are none."""
+    errors = certificate.error[(certificate.exact | certificate.approximate) & np.isfinite(certificate.error)]
+    summary = {"error_median": np.median, "error_max": np.max}
+    return {name: float(reduce(errors)) if len(errors) else None for name, reduce in summary.items()}
+
+
+def _observed(update: Update, layer: DenseLayer) -> dict[str, Any]:
+    """What the client sent and how it came about, as far as the update says."""
+    return {
+        "kind": update.kind,
+        "dtype": str(update.client_tensors[layer.kernel_name].dtype),
+        "local_steps": update.local_steps,
+        "lr": float(update.metadata["lr"]) if "lr" in update.metadata else None,
+        "defence": update.metadata.get("defence"),
     }
 
 
@@ -122,6 +149,8 @@ def write_reconstruction(folder: str | os.PathLike[str], result: Result, record:
         "directions": result.directions,
         "exact": result.certificate.exact,
         "matching": result.certificate.matching,
+        "approximate": result.certificate.approximate,
+        "error": result.certificate.error,
     }
     if result.certificate.labels is not None:
         tensors["labels"] = result.certificate.labels
@@ -156,7 +185,14 @@ def read_reconstruction(folder: str | os.PathLike[str]) -> Reconstruction:
         record = _read_record(folder / RECORD)
         tensors, _ = read_tensors(folder / INPUTS)
         arrays = {name: tensors[name] for name in ("inputs", "directions", "exact", "matching")}
-        return Reconstruction(**arrays, record=record)
+        rank = len(arrays["exact"])
+        return Reconstruction(
+            **arrays,
+            approximate=tensors.get("approximate", np.zeros(rank, bool)),
+            error=tensors.get("error", np.full(rank, np.inf)),
+            labels=tensors.get("labels"),
+            record=record,
+        )
     except (OSError, TensorFileError, KeyError, ValueError) as error:
         raise RecordError(f"{folder} holds a damaged reconstruction ({error}); run spear-jax reconstruct.") from error
 

@@ -7,33 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from spear_jax import pictures
-from spear_jax.evaluate import IDENTICAL_PSNR, Normalization
-from spear_jax.report_page import DASH, render_page, share
-
-NUM_VALUES = 12
-"""Values shown of an input that is no image."""
-
-_MAX_EMBEDDED = 256  # longest side in pixels of a picture on the page; the files hold the full data
-
-
-class _Sample(NamedTuple):
-    """What the page says of one sample; pictures are added where the inputs are images."""
-
-    name: str
-    found: int | None  # row of the reconstruction
-    truth: int | None  # row of the truth
-    certified: bool
-    matching: float | None
-    psnr: float | None
-    pixel_exact: bool
+from spear_jax.evaluate import Normalization
+from spear_jax.network import NO_LABEL
+from spear_jax.report_cards import Sample, image_cards, psnr_text, value_cards, verdict
+from spear_jax.report_page import render_page
+from spear_jax.report_text import number
+from spear_jax.sweep import Trial
 
 
 def write_report(
@@ -43,6 +29,10 @@ def write_report(
     exact: Bool[np.ndarray, " r"],
     matching: Float[np.ndarray, " r"],
     *,
+    approximate: Bool[np.ndarray, " r"] | None = None,
+    error: Float[np.ndarray, " r"] | None = None,
+    labels: Int[np.ndarray, " r"] | None = None,
+    trials: Sequence[Trial] = (),
     normalization: Normalization | None = None,
     image_shape: tuple[int, int, int] | None = None,
     columns: Sequence[str] | None = None,
@@ -57,6 +47,10 @@ def write_report(
         inputs: (r, n) reconstructed inputs as the model was fed; a row with NaN counts as not reconstructed.
         exact: (r,) the certificate, per reconstruction.
         matching: (r,) share of agreeing live entries, per reconstruction.
+        approximate: (r,) reconstructions confirmed with a larger expected error than exact allows.
+        error: (r,) expected error of each, relative to its norm; shown where exact or approximate, and finite.
+        labels: (r,) labels that the layers above confirm, `network.NO_LABEL` where they do not.
+        trials: of defences against this update.
         normalization: takes inputs back to pixels in [0, 1]. Without one, images are stretched to their own range
             and not compared with originals.
         image_shape: (H, W, C) of one input; None shows the first values as a table.
@@ -70,10 +64,18 @@ def write_report(
     Raises:
         ValueError: arrays whose lengths disagree, or originals without an evaluation to say which is which.
     """
-    _check(inputs, exact, matching, image_shape, columns, truth_images, evaluation_json)
+    nobody = np.zeros(len(inputs), bool)
+    certificate = _Certificates(
+        exact,
+        nobody if approximate is None else approximate,
+        matching,
+        np.full(len(inputs), np.inf) if error is None else error,
+        np.full(len(inputs), NO_LABEL) if labels is None else labels,
+    )
+    _check(inputs, certificate, image_shape, columns, truth_images, evaluation_json)
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    samples = _samples(inputs, exact, matching, evaluation_json)
+    samples = _samples(inputs, certificate, evaluation_json)
     headline = _headline(samples, record.get("batch_size"))
     contact = None
     if image_shape is not None and samples:
@@ -83,24 +85,34 @@ def write_report(
         if any(row.original is not None or row.reconstruction is not None for row in rows):
             contact = out_dir / "contact.png"
             pictures.contact_sheet(rows, headline).save(contact)
-        shown = _image_cards(samples, rows)
+        shown = image_cards(samples, rows)
     else:
-        shown = _value_cards(samples, inputs, columns)
+        shown = value_cards(samples, inputs, columns)
     page = render_page(
         record,
         headline=headline,
         is_complete=bool(samples) and all(sample.certified for sample in samples),
         samples_html=shown,
         notes=_notes(evaluation_json, image_shape is not None and normalization is None),
+        num_by_network=sum(sample.label is not None for sample in samples),
+        trials=trials,
     )
     index = out_dir / "index.html"
     index.write_text(page, encoding="utf-8")
     return index, contact
 
 
-def _samples(
-    inputs: np.ndarray, exact: np.ndarray, matching: np.ndarray, evaluation: Mapping[str, Any] | None
-) -> list[_Sample]:
+class _Certificates(NamedTuple):
+    """The certificates, arrays over the reconstructions, or of one of them."""
+
+    exact: Any
+    approximate: Any
+    matching: Any
+    error: Any
+    labels: Any
+
+
+def _samples(inputs: np.ndarray, certificate: _Certificates, evaluation: Mapping[str, Any] | None) -> list[Sample]:
     """In the order of the truth where that is known, then what is left over; else as reconstructed."""
     finite = [bool(np.isfinite(row).all()) for row in inputs]
     assignment = list((evaluation or {}).get("assignment") or [])
@@ -109,15 +121,20 @@ def _samples(
         (found, None) for found in range(len(inputs)) if found not in assignment and (finite[found] or not assignment)
     ]
     samples = []
-    for number, (found, truth) in enumerate(pairs, start=1):
+    for place, (found, truth) in enumerate(pairs, start=1):
         usable = found >= 0 and finite[found]
+        proof = _Certificates(*(array[found].item() if usable else None for array in certificate))
+        is_bounded = (proof.exact or proof.approximate) and np.isfinite(proof.error)
         samples.append(
-            _Sample(
-                name=f"Sample {number}" if truth is not None or not assignment else f"Extra reconstruction {found + 1}",
+            Sample(
+                name=f"Sample {place}" if truth is not None or not assignment else f"Extra reconstruction {found + 1}",
                 found=found if usable else None,
                 truth=truth,
-                certified=usable and bool(exact[found]),
-                matching=float(matching[found]) if usable else None,
+                certified=bool(proof.exact),
+                approximate=bool(proof.approximate),
+                matching=proof.matching,
+                error=proof.error if is_bounded else None,
+                label=None if proof.labels == NO_LABEL else proof.labels,
                 psnr=_score(evaluation, "psnr", truth),
                 pixel_exact=_score(evaluation, "pixel_exact", truth) is True,
             )
@@ -130,15 +147,21 @@ def _score(evaluation: Mapping[str, Any] | None, name: str, truth: int | None) -
     return None if scores is None or truth is None else scores[truth]
 
 
-def _headline(samples: Sequence[_Sample], rank: Any) -> str:
+def _headline(samples: Sequence[Sample], rank: Any) -> str:
     total = max(len(samples), rank if isinstance(rank, int) else 0)
     certified = sum(sample.certified for sample in samples)
+    approximate = [sample for sample in samples if sample.approximate]
     noun = "sample" if total == 1 else "samples"
     if not total:
         return "No sample was reconstructed"
-    if not certified:
+    errors = [sample.error for sample in approximate if sample.error is not None]
+    bar = f" (expected error at most {number(max(errors))} of the input's norm)" if errors else ""
+    if not certified and not approximate:
         return f"None of {total} {noun} could be certified"
-    return f"{certified} of {total} {noun} reconstructed and certified without ground truth"
+    if not certified:
+        return f"{len(approximate)} of {total} {noun} reconstructed approximately{bar}, without ground truth"
+    rest = f", {len(approximate)} more approximately{bar}" if approximate else ""
+    return f"{certified} of {total} {noun} reconstructed and certified without ground truth{rest}"
 
 
 def _notes(evaluation: Mapping[str, Any] | None, is_stretched: bool) -> list[str]:
@@ -165,108 +188,31 @@ def _pixels(inputs: np.ndarray, normalization: Normalization | None, image_shape
 
 
 def _picture_rows(
-    samples: Sequence[_Sample], pixels: np.ndarray, originals: np.ndarray | None
+    samples: Sequence[Sample], pixels: np.ndarray, originals: np.ndarray | None
 ) -> list[pictures.SampleRow]:
     return [
         pictures.SampleRow(
             original=None if originals is None or sample.truth is None else originals[sample.truth],
             reconstruction=None if sample.found is None else pixels[sample.found],
             certified=sample.certified,
-            caption=f"{sample.name.removeprefix('Sample ')}  {_verdict(sample)}  {_psnr(sample.psnr)}".rstrip(),
+            caption=f"{sample.name.removeprefix('Sample ')}  {verdict(sample)}  {psnr_text(sample.psnr)}".rstrip(),
         )
         for sample in samples
     ]
 
 
-def _verdict(sample: _Sample) -> str:
-    if sample.found is None:
-        return "not reconstructed"
-    return "certified" if sample.certified else "not certified"
-
-
-def _psnr(psnr: float | None) -> str:
-    if psnr is None:
-        return ""
-    return "\N{INFINITY} dB" if psnr >= IDENTICAL_PSNR else f"{psnr:.1f} dB"
-
-
-def _scores_line(sample: _Sample) -> str:
-    parts = [] if sample.matching is None else [f"matching {share(sample.matching)}"]
-    if sample.psnr is not None:
-        parts.append(f"PSNR {_psnr(sample.psnr)}")
-    # An uncertified sample is never called exact, whatever a comparison with the truth says.
-    if sample.pixel_exact and sample.certified:
-        parts.append("every pixel exact")
-    return " \N{MIDDLE DOT} ".join(parts)
-
-
-def _image_cards(samples: Sequence[_Sample], rows: Sequence[pictures.SampleRow]) -> str:
-    width = 160 if len(rows) <= 8 else 128 if len(rows) <= 32 else 96
-    has_originals = any(row.original is not None for row in rows)
-    captions = ["original", "reconstruction", f"difference \N{MULTIPLICATION SIGN}{pictures.AMPLIFICATION}"]
-    shown = slice(None) if has_originals else slice(1, 2)
-    cards = []
-    for sample, row in zip(samples, rows, strict=True):
-        pairs = list(zip(row.images, captions, strict=True))[shown]
-        figures = [_figure(image, caption, width) for image, caption in pairs]
-        cards.append(_card(sample, f'<div class="strip">{"".join(figures)}</div>'))
-    return _grid(cards, len(captions[shown]) * (width + 8) + 18)
-
-
-def _card(sample: _Sample, body: str) -> str:
-    mark = "\N{CHECK MARK} " if sample.certified else ""
-    return (
-        f'<article class="card {"ok" if sample.certified else "open"}"><header><b>{escape(sample.name)}</b>'
-        f'<span class="badge">{mark}{_verdict(sample)}</span></header>{body}'
-        f"<footer>{escape(_scores_line(sample)) or DASH}</footer></article>"
-    )
-
-
-def _grid(cards: Sequence[str], width: int) -> str:
-    return f'<div class="cards" style="--card:{width}px">{"".join(cards)}</div>'
-
-
-def _figure(image: np.ndarray | None, caption: str, width: int) -> str:
-    if image is None:
-        return f'<figure><div class="none">none</div><figcaption>{escape(caption)}</figcaption></figure>'
-    drawn = pictures.picture(image, min(max(image.shape[:2]), _MAX_EMBEDDED))
-    crisp = ' class="crisp"' if max(drawn.size) < width else ""
-    return (
-        f'<figure><img{crisp} src="{pictures.data_uri(drawn)}" alt="{escape(caption)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _value_cards(samples: Sequence[_Sample], inputs: np.ndarray, columns: Sequence[str] | None) -> str:
-    if not samples:
-        return '<p class="note">There is nothing to show.</p>'
-    num_values = inputs.shape[1]
-    names = list(columns or map(str, range(num_values)))[:NUM_VALUES]
-    cards = []
-    for sample in samples:
-        values = [DASH] * len(names) if sample.found is None else [f"{value:.6g}" for value in inputs[sample.found]]
-        pairs = zip(names, values, strict=False)  # as many values as there are names to show
-        listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in pairs)
-        cards.append(_card(sample, f"<dl>{listed}</dl>"))
-    is_cut = num_values > NUM_VALUES
-    note = f'<p class="note">The first {NUM_VALUES} of the {num_values} values of every input.</p>' if is_cut else ""
-    return note + _grid(cards, 500)
-
-
 def _check(
     inputs: np.ndarray,
-    exact: np.ndarray,
-    matching: np.ndarray,
+    certificate: _Certificates,
     image_shape: tuple[int, int, int] | None,
     columns: Sequence[str] | None,
     truth_images: np.ndarray | None,
     evaluation: Mapping[str, Any] | None,
 ) -> None:
-    if not len(inputs) == len(exact) == len(matching):
-        raise ValueError(
-            f"inputs, exact and matching have {len(inputs)}, {len(exact)} and {len(matching)} entries; expected one "
-            "certificate per reconstruction."
-        )
+    lengths = {name: len(array) for name, array in zip(certificate._fields, certificate, strict=True)}
+    if set(lengths.values()) != {len(inputs)}:
+        said = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(f"there are {len(inputs)} inputs but certificates of length {said}; expected one for each.")
     if image_shape is not None and math.prod(image_shape) != inputs.shape[1]:
         raise ValueError(f"image_shape {image_shape} does not hold the {inputs.shape[1]} values of an input.")
     if columns is not None and len(columns) != inputs.shape[1]:

@@ -1,18 +1,18 @@
-"""The words and the look of the report: facts from the record, what they mean, and one HTML template.
+"""The look of the report: one self-contained HTML template, which also prints, filled section by section.
 
-Everything that comes from a file is escaped here; a key that the record lacks becomes a dash.
+Everything that comes from a file is escaped here.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from string import Template
 from typing import Any
 
-DASH = "\N{EN DASH}"
-_SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+from spear_jax import report_sections as sections
+from spear_jax.report_text import text
+from spear_jax.sweep import Trial
 
 
 def render_page(
@@ -22,165 +22,58 @@ def render_page(
     is_complete: bool,
     samples_html: str,
     notes: Iterable[str],
+    num_by_network: int,
+    trials: Sequence[Trial],
 ) -> str:
     """The whole page.
 
     Args:
         record: the dictionary of ``result.json``, with any key missing.
         headline: the first sentence, plain text.
-        is_complete: whether everything was certified, which decides how the headline is marked.
+        is_complete: whether everything was certified exact, which decides how the headline is marked.
         samples_html: what is shown of the samples, already HTML.
         notes: sentences below the headline, plain text.
+        num_by_network: samples that the layers above confirm, each on its own.
+        trials: of defences against this update, possibly none.
     """
+    tables = {name: _fact_table(rows) for name, rows in sections.facts(record).items()}
     return _PAGE.substitute(
+        tables,
         style=_STYLE,
         headline=escape(headline),
         tone="good" if is_complete else "part",
-        message=f"<p>{escape(_text(record['message']))}</p>" if record.get("message") else "",
+        message=_paragraphs([text(record["message"])] if record.get("message") else []),
         notes="".join(f'<p class="note">{escape(note)}</p>' for note in notes),
+        threat=_paragraphs([sections.threat_model(record)]),
         samples=samples_html,
-        facts="".join(_fact_table(title, rows) for title, rows in facts(record).items()),
-        limits="".join(f"<li><b>{escape(name)}.</b> {escape(text)}</li>" for name, text in _limits(record)),
+        certification=_paragraphs(sections.certification(record, num_by_network)),
+        noise=_paragraphs(sections.noise(record)),
+        defences=_paragraphs([sections.defence_sentence(trials, record)]) + _sweep_table(trials),
+        limits="".join(f"<li><b>{escape(name)}.</b> {escape(why)}</li>" for name, why in sections.limits(record)),
     )
 
 
-def facts(record: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """Tables of (name, value) in plain text, by title."""
-    stats, certificate = _mapping(record.get("stats")), _mapping(record.get("certificate"))
-    seconds, versions = _mapping(stats.get("seconds")), _mapping(record.get("versions"))
-    config, rank = _mapping(record.get("config")), record.get("batch_size")
-    return {
-        "What the server saw": [
-            ("Layer", _text(record.get("layer"))),
-            ("Kernel (out \N{MULTIPLICATION SIGN} in)", _shape(record.get("shape"))),
-            ("Noise floor of the gradient", number(record.get("noise_floor"))),
-            ("Normalisation of the inputs", _text(record.get("normalization"))),
-            ("SHA-256 of the update", _text(record.get("update_sha256"))),
-        ],
-        "What was found": [
-            ("Status", _text(record.get("status"))),
-            ("Batch size (rank of the gradient)", number(rank)),
-            ("Directions found", _of(record.get("directions_found"), rank)),
-            ("Samples certified", _of(record.get("certified"), rank)),
-            ("Mean matching score", share(certificate.get("matching_score"))),
-            ("Relative residual, weight gradient", number(certificate.get("weight_residual"))),
-            ("Relative residual, bias gradient", number(certificate.get("bias_residual"))),
-        ],
-        "How": [
-            ("Method", _text(stats.get("method"))),
-            ("Why this one", _text(stats.get("reason"))),
-            ("Sampler", _text(stats.get("sampler"))),
-            ("Candidates drawn", number(stats.get("candidates"))),
-            ("Candidates expected", number(stats.get("expected_candidates"))),
-            ("Still expected", number(stats.get("expected_remaining"))),
-            ("Rounds", number(stats.get("rounds"))),
-            ("Options", _text({name: value for name, value in config.items() if value is not None})),
-        ],
-        "On what": [
-            ("Seconds", _seconds(seconds)),
-            ("Devices", _devices(stats)),
-            ("Float64 solved by", _text(stats.get("float64"))),
-            ("Versions", _text(versions)),
-            ("Seed", _text(record.get("seed"))),
-        ],
-    }
+def _paragraphs(sentences: Iterable[str]) -> str:
+    return "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
 
 
-def number(value: Any) -> str:
-    """A number as people write it: 27 000 000 is 2.7 x 10^7, infinity its sign, anything else its text."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return _text(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return DASH if math.isnan(value) else "\N{INFINITY}"
-    if value == 0 or (value == int(value) and abs(value) < 1e6):
-        return f"{int(value):,}"
-    if 1e-3 <= abs(value) < 1e6:
-        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    mantissa, exponent = f"{value:.2e}".split("e")
-    power = str(int(exponent)).translate(_SUPERSCRIPT)
-    return f"{mantissa} \N{MULTIPLICATION SIGN} 10{power}"
-
-
-def share(value: Any) -> str:
-    """A share in [0, 1] that reads 1 only where it is 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return _text(value)
-    return "1" if value == 1 else f"{min(value, 0.9999):.4f}"
-
-
-def _of(count: Any, total: Any) -> str:
-    return DASH if count is None else f"{number(count)} of {number(total)}"
-
-
-def _devices(stats: Mapping[str, Any]) -> str:
-    kind = _text(stats.get("device_kind"))
-    return kind if stats.get("devices") is None else f"{number(stats['devices'])} \N{MULTIPLICATION SIGN} {kind}"
-
-
-def _text(value: Any) -> str:
-    """Plain text of a JSON value; a dash for what is missing."""
-    if value is None or value == "" or value == {} or value == []:
-        return DASH
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(entry)}" for key, entry in value.items())
-    if isinstance(value, list | tuple):
-        return " ".join(_text(entry) for entry in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _shape(value: Any) -> str:
-    if isinstance(value, list | tuple) and value:
-        return " \N{MULTIPLICATION SIGN} ".join(number(size) for size in value)
-    return _text(value)
-
-
-def _seconds(seconds: Mapping[str, Any]) -> str:
-    known = {name: time for name, time in seconds.items() if isinstance(time, int | float)}
-    if not known:
-        return DASH
-    total = {} if "total" in known else {"total": sum(known.values())}
-    return ", ".join(f"{name} {time:.2f}" for name, time in (known | total).items())
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _fact_table(title: str, rows: list[tuple[str, str]]) -> str:
+def _fact_table(rows: Iterable[tuple[str, str]]) -> str:
     body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
-    return f"<table class='facts'><caption>{escape(title)}</caption>{body}</table>"
+    return f'<table class="facts">{body}</table>'
 
 
-def _limits(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    shape = record.get("shape")
-    is_pair = isinstance(shape, list | tuple) and len(shape) == 2 and all(isinstance(size, int) for size in shape)
-    bound = f", here {min(shape):,}" if is_pair else ""  # type: ignore[type-var]
-    return [
-        (
-            "A larger batch",
-            f"From min(outputs, inputs) of the layer on{bound}, the gradient has full rank and hides nothing in its "
-            "column space. Below that, every further sample about doubles the cost of sampling.",
-        ),
-        (
-            "Noise",
-            "Enough of it, as in differentially private training (DP-SGD), or strong rounding of the update covers "
-            "the exact zeros that tell a true direction from a wrong one.",
-        ),
-        (
-            "Secure aggregation",
-            "The server sees only a sum over clients, which is one batch as large as all of theirs together.",
-        ),
-        ("No bias gradient", "The scale of every sample is read off it: leave the bias out, or do not send it."),
-        (
-            "A smooth activation",
-            "GELU, SiLU, tanh or sigmoid let every sample pass every neuron, so there are no zeros to find.",
-        ),
-    ]
+def _sweep_table(trials: Sequence[Trial]) -> str:
+    if not trials:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in sections.DEFENCE_HEADER)
+    rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in sections.defence_rows(trials))
+    body = "".join(f"<tr>{cells}</tr>" for cells in rows)
+    return f'<table class="sweep"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 _STYLE = """
 :root { color-scheme: light; --ink:#1c2430; --quiet:#5d6777; --line:#dfe3e8; --soft:#f5f7f9;
-  --good:#1a7f4b; --goodsoft:#e8f5ee; --warn:#a84c08; --warnsoft:#fdf2e4; }
+  --good:#1a7f4b; --goodsoft:#e8f5ee; --warn:#a84c08; --warnsoft:#fdf2e4; --near:#1f5fa8; --nearsoft:#e9f1fa; }
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", Arial, sans-serif; }
@@ -208,25 +101,30 @@ img.crisp { image-rendering: pixelated; }
 figcaption { color: var(--quiet); font-size: 12px; line-height: 1.3; margin-top: 3px; }
 .badge { font-size: 12px; font-weight: 600; border-radius: 99px; padding: 1px 9px; white-space: nowrap; }
 .ok .badge { color: var(--good); background: var(--goodsoft); }
+.near .badge { color: var(--near); background: var(--nearsoft); }
 .open .badge { color: #fff; background: var(--warn); }
-.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 24px 40px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
-.facts { align-self: start; break-inside: avoid; }
-.facts caption { text-align: left; font-weight: 600; padding-bottom: 4px; }
-.facts th { text-align: left; font-weight: 400; color: var(--quiet); width: 46%; padding: 5px 14px 5px 0; }
+.facts { max-width: 860px; margin-top: 14px; }
+.facts th { text-align: left; font-weight: 400; color: var(--quiet); width: 34%; padding: 5px 14px 5px 0; }
 .facts td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; padding: 5px 0; }
 .facts th, .facts td { vertical-align: top; border-top: 1px solid var(--line); }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 6px 14px; margin: 0; }
 dt { color: var(--quiet); font-size: 12px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 dd { margin: 0; font-size: 14px; font-variant-numeric: tabular-nums; }
+.sweep th { text-align: left; color: var(--quiet); font-weight: 600; }
+.sweep th, .sweep td { vertical-align: top; border-top: 1px solid var(--line); padding: 5px 14px 5px 0;
+  overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+h3 { font-size: 16px; margin: 20px 0 8px; }
 ul { padding-left: 20px; max-width: 80ch; margin: 0; }
 li { margin-bottom: 6px; }
 @media print {
+  @page { margin: 16mm; }
   body { font-size: 11pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   main { max-width: none; padding: 0; }
-  h2 { break-after: avoid; margin-top: 24px; }
+  h2, h3 { break-after: avoid; margin-top: 24px; }
+  tr, li { break-inside: avoid; }
   .cards { gap: 8px; grid-template-columns: repeat(auto-fill, minmax(min(100%, calc(.62 * var(--card))), 1fr)); }
-  .tables { grid-template-columns: 1fr 1fr; }
+  p { orphans: 3; widows: 3; }
   figcaption { font-size: 6pt; }
 }
 """
@@ -247,17 +145,24 @@ _PAGE = Template("""<!doctype html>
 $message
 $notes
 </div>
+<h2>Threat model</h2>
+$threat
 <h2>The samples</h2>
 $samples
-<h2>What the certificate means</h2>
-<p>A certified sample is consistent with the gradient on every live neuron of the layer: the reconstructed input, put
-through the weights that the server itself sent out, is positive exactly where the gradient that belongs to it is not
-zero. A wrong reconstruction agrees on many neurons by chance but not on all of them, and no original enters the
-test.</p>
-<h2>The run</h2>
-<div class="tables">$facts</div>
-<h2>What stops this attack</h2>
+<h2>How it was certified</h2>
+$certification
+$certified
+<h2>What it cost</h2>
+$cost
+<h2>The update and its noise</h2>
+$noise
+$observed
+<h2>Which defence would have stopped it</h2>
+$defences
+<h3>What stops this attack in general</h3>
 <ul>$limits</ul>
+<h2>To repeat it</h2>
+$repeat
 </main>
 </body>
 </html>

@@ -39,6 +39,54 @@ def test_simulate_writes_the_update_and_the_truth(client):
     assert load_update(folder / "update.safetensors").observation().weight_grad.dtype == np.float64
 
 
+def test_simulate_sends_what_local_training_makes(tmp_path):
+    files = ("--out", tmp_path / "u.npz", "--truth", tmp_path / "t.npz")
+    local = ("--kind", "delta", "--local-epochs", 2, "--mini-batch", 2, "--lr", 0.01, "--weight-decay", 0.001)
+    said = run("simulate", *SMALL, "--dtype", "float64", *local, *files, "--json")
+    assert said.code == 0, said
+    assert (said.json["kind"], said.json["local_steps"], said.json["local_training"]["epochs"]) == ("delta", 4, 2)
+    update = load_update(tmp_path / "u.npz")
+    assert (update.kind, update.local_steps, update.observation().drift) == ("delta", 4, 0.01)
+    assert update.metadata["weight_decay"] == "0.001"
+    assert run("reconstruct", tmp_path / "u.npz", "--out", tmp_path / "recon", *ONE).code == 0
+    scored = run("evaluate", tmp_path / "recon", "--truth", tmp_path / "t.npz", "--json")
+    assert (scored.json["num_recovered"], scored.json["false_certificates"]) == (3, 0)
+    assert run("report", tmp_path / "recon").code == 0
+    assert "over the client&#x27;s 4 local steps" in (tmp_path / "recon/index.html").read_text()
+
+
+def test_one_step_of_sgd_sends_weights_that_hold_the_gradient(client, tmp_path):
+    files = ("--out", tmp_path / "u.npz", "--truth", tmp_path / "t.npz")
+    said = run("simulate", *SMALL, "--dtype", "float64", "--seed", 1, "--kind", "weights", *files)
+    assert "weights after 1 local step(s) of 3 samples" in said.out
+    gradient = load_update(client[0] / "update.safetensors").observation().weight_grad
+    sent = load_update(tmp_path / "u.npz").observation().weight_grad
+    np.testing.assert_allclose(sent, gradient, rtol=1e-8, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--lr", 0.1), "--lr: a gradient has no local training; pass --kind weights or --kind delta"),
+        (("--mini-batch", 2, "--momentum", 0), "--mini-batch, --momentum: a gradient has no local training"),
+        (("--kind", "weight"), "--kind is 'weight'; expected gradient, weights or delta"),
+        (("--kind", "delta", "--lr", 0), "--lr is 0; expected a positive number"),
+        (("--kind", "delta", "--lr", "nan"), "--lr is nan; expected a number of at least 0"),
+        (("--kind", "delta", "--weight-decay", -1), "--weight-decay is -1.0; expected a number of at least 0"),
+        (("--kind", "delta", "--optimizer", "lion"), "--optimizer is 'lion'; expected one of sgd, adam, sign"),
+        (("--kind", "delta", "--optimizer", "adam", "--momentum", 0.9), "--momentum is SGD's, but --optimizer is adam"),
+        (("--kind", "delta", "--local-epochs", 0), "--local-epochs"),
+    ],
+)
+def test_local_training_that_makes_no_sense_is_refused_before_anything_is_written(tmp_path, options, said):
+    files = ("--out", tmp_path / "u.npz", "--truth", tmp_path / "t.npz")
+    ran = run("simulate", *SMALL, *options, *files, "--json")
+    assert ran.code == 2
+    assert said in ran.json["error"]
+    assert ran.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_inspect_reads_the_batch_size_off_the_gradient_and_the_truth_stays_out_of_it(client):
     folder, _ = client
     said = run("inspect", folder / "update.safetensors", "--json")

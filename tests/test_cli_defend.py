@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import importlib
+import json
 import re
 
 import jax
@@ -69,7 +73,53 @@ def test_the_list_needs_no_update():
     assert all(name in plain for name in DEFENCES)
 
 
+@pytest.fixture
+def short_grids(monkeypatch):
+    """A table of two defences, three trials."""
+    module = importlib.import_module("spear_jax.cli.defend")
+    noise = dataclasses.replace(DEFENCES["gaussian_noise"], grid=(0.0, 1.0))
+    monkeypatch.setattr(module, "sweep", functools.partial(module.sweep, defences=[noise, DEFENCES["zero_bias"]]))
+
+
+def test_a_sweep_writes_its_trials_once_and_the_report_shows_them(update_file, tmp_path, short_grids):
+    out = tmp_path / "recon"
+    said = run("defend", update_file, "--sweep", "--out", out)
+    assert said.code == 0, said
+    assert [line.split() for line in said.out.splitlines()[1:3]] == [
+        ["gaussian_noise", "relative", "0", "1"],
+        ["zero_bias", "-", "-", "yes"],
+    ]
+    assert "gaussian_noise(relative=0): 3 of 3 certified, 0 approximate\n" in said.err
+    written = (out / "defences.json").read_bytes()
+    again = run("defend", update_file, "--sweep", "--out", out, "--json")
+    assert (again.code, len(again.json["trials"])) == (0, 3)
+    assert again.err == f"{out / 'defences.json'} holds 3 trials, which are not repeated.\n"
+    assert (out / "defences.json").read_bytes() == written
+    other = run("defend", update_file, "--sweep", "--out", out, "--seed", 1, "--json")
+    assert other.code == 2
+    assert "another update, seed or --max-seconds" in other.json["error"]
+
+    assert run("reconstruct", update_file, "--out", out, *ONE).code == 0
+    assert run("report", out).code == 0
+    assert "gaussian_noise (relative from 1), zero_bias" in (out / "index.html").read_text()
+    trials = json.loads(written)
+    (out / "defences.json").write_text(json.dumps([trial | {"update_sha256": "another"} for trial in trials]))
+    assert run("report", out).code == 0
+    assert "Not tried: spear-jax defend" in (out / "index.html").read_text()
+    (out / "defences.json").write_text("{")
+    said = run("report", out)
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "holds no trials of a sweep" in said.err
+
+
 WRONG = {
+    "a sweep of nothing": (("--sweep",), "--sweep tries every defence of one update: spear-jax defend UPDATE --sweep"),
+    "a sweep of one": (("u.safetensors", "--sweep", "--defence", "int8"), "--sweep tries every defence"),
+    "a sweep without time": (("u.safetensors", "--sweep", "--max-seconds", "0"), "--max-seconds is 0.0; expected"),
+    "a sweep without end": (("u.safetensors", "--sweep", "--max-seconds", "nan"), "--max-seconds is nan; expected"),
+    "a sweep of a gone file": (("gone.npz", "--sweep"), "gone.npz does not exist"),
+    "a sweep into a file": (("u.safetensors", "--sweep", "--out", "u.safetensors"), "is a file; expected a folder"),
+    "time without a sweep": (("u.safetensors", "--defence", "int8", "--max-seconds", "3"), "--max-seconds goes with"),
     "no update": ((), "an update is missing: spear-jax defend UPDATE --defence NAME; --list"),
     "no defence": (("u.safetensors",), "--defence is missing"),
     "no such defence": (("u.safetensors", "--defence", "x"), "no defence 'x'; choose one of gaussian_noise, gaussian"),

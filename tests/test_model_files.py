@@ -7,14 +7,17 @@ import struct
 import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from spear_jax import files
 from spear_jax.bundle import Update, UpdateError, save_update
 from spear_jax.files import read_npz
 from spear_jax.layers import find_layers
 from spear_jax.model_files import ModelFile, make_update, match_names, name_by_order, read_model
+from spear_jax.reconstruct import reconstruct
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -195,3 +198,24 @@ def test_the_search_for_faults_can_find_one(tmp_path):
     assert module.examine(tmp_path / "file", lambda path: 1 // 0).result.startswith("ZeroDivisionError")
     assert module.examine(tmp_path / "file", hog).is_fault
     assert not module.examine(tmp_path / "file", lambda path: ModelFile({}, None)).is_fault
+
+
+@pytest.mark.parametrize(("rate", "exact", "bound"), [("0.1", 16, 5e-5), ("0.01", 15, 5e-4), ("0.001", 0, 5e-3)])
+@pytest.mark.parametrize("container", [".pt", ".npz", ".safetensors"])
+def test_one_step_of_pytorch_gives_its_batch_back_from_any_container(tmp_path, rate, exact, bound, container):
+    """16 of 16 from float32 weights: exact at a large learning rate, with an error bar where rounding counts more."""
+    before, after = (read_model(FIXTURES / f"sixteen_{name}.pt") for name in ("before", f"lr_{rate}"))
+    if container != ".pt":
+        for name, model in (("before", before), ("after", after)):
+            files.write_tensors(tmp_path / f"{name}{container}", model.tensors)
+        before, after = (read_model(tmp_path / f"{name}{container}") for name in ("before", "after"))
+    update = make_update(before, after, lr=float(rate))
+    result = reconstruct(update.observation(), jax.random.key(0), model=update.network())
+    certificate = result.certificate
+    assert certificate.exact.sum() >= exact
+    assert (certificate.exact | certificate.approximate).all()
+    private = read_npz(FIXTURES / "sixteen.npz")["inputs"]
+    distance = np.linalg.norm(result.inputs[:, None] - private[None], axis=2) / np.linalg.norm(private, axis=1)
+    assert len(set(distance.argmin(axis=1))) == 16
+    assert distance.min(axis=1).max() < bound
+    assert (distance.min(axis=1) < 4 * certificate.error).all()

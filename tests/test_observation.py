@@ -99,9 +99,9 @@ def test_values_that_overflow_a_sum_are_still_finite():
     assert LayerObservation(**arrays(weight=huge, weight_grad=huge)).in_features == N
 
 
-def test_tree_map_sees_arrays_and_drift_and_rebuilds_the_observation():
+def test_tree_map_sees_arrays_and_scalars_and_rebuilds_the_observation():
     observation = LayerObservation(**arrays())
-    assert len(jax.tree.leaves(observation)) == 5
+    assert len(jax.tree.leaves(observation)) == 6
     doubled = jax.tree.map(lambda leaf: 2 * leaf, observation)
     np.testing.assert_array_equal(doubled.bias_grad, 2 * observation.bias_grad)
     assert jax.tree.map(np.shape, observation).weight == (M, N)

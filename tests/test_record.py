@@ -1,5 +1,6 @@
 """The folder of a reconstruction: arrays without time or machine in them, and one valid JSON record."""
 
+import dataclasses
 import json
 
 import jax
@@ -44,6 +45,8 @@ def test_a_folder_comes_back_as_it_was_written(solved, tmp_path):
     np.testing.assert_array_equal(found.directions, solved[1].directions)
     np.testing.assert_array_equal(found.exact, solved[1].certificate.exact)
     np.testing.assert_array_equal(found.matching, solved[1].certificate.matching)
+    np.testing.assert_array_equal(found.approximate, solved[1].certificate.approximate)
+    np.testing.assert_array_equal(found.error, solved[1].certificate.error)
     assert found.record == json.loads(json.dumps(content))
     assert (found.normalization, found.image_shape) == (None, None)
 
@@ -57,13 +60,58 @@ def test_the_record_says_what_a_reader_needs(solved):
     assert {"jax", "numpy", "spear-jax", "backend"} <= set(content["versions"])
 
 
+def test_errors_are_summed_up_where_they_hold_and_are_finite(solved):
+    update, result = solved
+    certificate = dataclasses.replace(
+        result.certificate,
+        exact=np.array([True, False, False, True, False]),
+        approximate=np.array([False, True, True, False, False]),
+        error=np.array([1e-7, 0.5, 0.01, np.inf, 7.0]),
+    )
+    content = described((update, dataclasses.replace(result, certificate=certificate)))
+    assert (content["certified"], content["approximate"]) == (2, 2)
+    assert (content["certificate"]["error_median"], content["certificate"]["error_max"]) == (0.01, 0.5)
+    nothing = dataclasses.replace(certificate, exact=np.zeros(5, bool), approximate=np.zeros(5, bool))
+    content = described((update, dataclasses.replace(result, certificate=nothing)))
+    assert (content["certificate"]["error_median"], content["certificate"]["error_max"]) == (None, None)
+
+
+def test_a_folder_from_before_there_were_errors_still_loads_and_makes_a_page(solved, tmp_path):
+    from command_line import run
+
+    from spear_jax.files import read_tensors, write_tensors
+
+    content = described(solved)
+    for name in ("approximate", "observed"):
+        del content[name]
+    for name in ("error_median", "error_max"):
+        del content["certificate"][name]
+    record.write_reconstruction(tmp_path, solved[1], content)
+    tensors, metadata = read_tensors(tmp_path / record.INPUTS)
+    del tensors["approximate"], tensors["error"]
+    write_tensors(tmp_path / record.INPUTS, tensors, metadata)
+    found = record.read_reconstruction(tmp_path)
+    assert found.exact.all()
+    assert not found.approximate.any()
+    assert np.isinf(found.error).all()
+    assert found.labels is None
+    assert run("report", tmp_path).code == 0
+    assert "expected error 0" not in (tmp_path / "index.html").read_text()
+
+
+def test_the_record_says_what_the_client_sent(solved):
+    update = dataclasses.replace(solved[0], metadata={"kind": "gradient", "lr": "0.5", "defence": "int8"})
+    sent = {"kind": "gradient", "dtype": "float64", "local_steps": 1, "lr": 0.5, "defence": "int8"}
+    assert described(solved, update)["observed"] == sent
+
+
 def test_pixels_belong_to_the_first_layer(solved):
     normalization = Normalization.parse("mnist")
     update = update_of(
         planted_problem(2, 60, 12).observation, image_shape="[3, 4, 1]", normalization=normalization.to_json()
     )
     content = described(solved, update)
-    found = record.Reconstruction(*[np.zeros(0)] * 4, record=content)
+    found = record.Reconstruction(*[np.zeros(0)] * 7, record=content)
     assert found.image_shape == (3, 4, 1)
     assert found.normalization == normalization
 

@@ -13,7 +13,8 @@ from skimage import data
 from spear_jax.evaluate import evaluate
 from spear_jax.pictures import SampleRow, amplified_difference, contact_sheet, picture
 from spear_jax.report import write_report
-from spear_jax.report_page import number, share
+from spear_jax.report_text import number, share
+from spear_jax.sweep import Trial
 
 RECORD = {
     "status": "EXACT",
@@ -271,6 +272,101 @@ def test_everything_from_files_is_escaped(tmp_path):
     assert "script" not in page.tags
     assert attack not in page.source
     assert page.text.count("alert") > 15
+
+
+SECTIONS = [
+    "Threat model",
+    "The samples",
+    "How it was certified",
+    "What it cost",
+    "The update and its noise",
+    "Which defence would have stopped it",
+    "To repeat it",
+]
+
+
+def test_the_sections_come_in_the_order_an_auditor_reads_them_and_print(tmp_path):
+    page, _ = written(tmp_path, np.ones((4, 3)))
+    assert re.findall(r"<h2>(.*?)</h2>", page.source) == SECTIONS
+    assert page.source.index("</h1>") < page.source.index("<h2>")
+    assert "@media print" in page.source
+    assert "one client's update of Dense_0, a linear layer with bias followed by ReLU" in page.text
+
+
+@pytest.mark.parametrize(
+    ("exact", "approximate", "headline"),
+    [
+        ([1, 0, 1, 0], [0, 1, 0, 0], "2 of 4 .* ground truth, 1 more approximately .expected error at most 0.02 of"),
+        ([0] * 4, [1] * 4, "4 of 4 samples reconstructed approximately .expected error at most 0.04 of .* truth$"),
+        ([0] * 4, [0] * 4, "None of 4 samples could be certified$"),
+    ],
+)
+def test_the_headline_gives_the_error_bar_of_what_is_approximate(tmp_path, exact, approximate, headline):
+    exact, approximate = np.array(exact, bool), np.array(approximate, bool)
+    error = np.array([1e-7, 0.02, 1e-7, 0.04])
+    page, _ = written(tmp_path, np.ones((4, 3)), exact, approximate=approximate, error=error)
+    assert re.match(headline, page.headline), page.headline
+    assert ('class="lead good"' in page.source) == all(exact)
+
+
+def test_cards_tell_the_certificate_and_its_error_and_no_error_that_nothing_bounds(tmp_path):
+    exact, approximate = np.array([1, 0, 0, 1], bool), np.array([0, 1, 0, 0], bool)
+    error, labels = np.array([2e-7, 0.03, 0.5, np.inf]), np.array([5, -1, -1, 0])
+    page, _ = written(tmp_path, np.ones((4, 3)), exact, approximate=approximate, error=error, labels=labels)
+    assert [kind for kind, _ in page.cards] == ["card ok", "card near", "card open", "card ok"]
+    texts = [text for _, text in page.cards]
+    assert "expected error 2.00 × 10⁻⁷ · label 5" in texts[0]
+    assert "approximate" in texts[1]
+    assert "expected error 0.03" in texts[1]
+    assert "not certified" in texts[2]
+    assert [("expected error" in text, "label" in text) for text in texts[2:]] == [(False, False), (False, True)]
+    assert "By the network, 2 of them" in page.text
+
+
+def test_what_certifies_over_several_steps_is_said_only_of_several_steps(tmp_path):
+    one, _ = written(tmp_path / "one", np.ones((4, 3)), record=RECORD | {"observed": {"local_steps": 1}})
+    many, _ = written(tmp_path / "many", np.ones((4, 3)), record=RECORD | {"observed": {"local_steps": 6}})
+    wanted = "over the client's 6 local steps: where the weights moved less than the pre-activation is from zero"
+    assert wanted in many.text
+    assert "local steps:" not in one.text
+    assert "on every live neuron" in one.text
+    assert "By the network" not in one.text + many.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "is_said"),
+    [("weights", "float32", True), ("delta", "float32", True), ("weights", "float64", False)]
+    + [("gradient", "float32", False)],
+)
+def test_the_rounding_of_weights_in_float32_is_explained_where_there_is_some(tmp_path, kind, dtype, is_said):
+    observed = {"kind": kind, "dtype": dtype, "lr": 0.05, "local_steps": 1, "defence": "int8"}
+    record = RECORD | {"observed": observed, "noise_floor": 2.5e-6, "gap": 400.0}
+    page, _ = written(tmp_path, np.ones((4, 3)), record=record)
+    assert ("divided by the learning rate, here 0.05, and the rounding is" in page.text) == is_said
+    assert "2.50 × 10⁻⁶, in the gradient's units; the smallest one of the batch stands 400 times" in page.text
+    assert "a defence was applied before it was sent: int8." in page.text
+    assert "may hide some samples" in written(tmp_path / "b", np.ones((4, 3)), record=record | {"gap": 3.0})[0].text
+
+
+def test_the_defences_that_were_tried_are_tabled_and_the_rest_is_a_command(tmp_path):
+    none, _ = written(tmp_path / "none", np.ones((4, 3)), record=RECORD | {"update": "my update.npz"})
+    assert "spear-jax defend 'my update.npz' --sweep --out FOLDER" in none.text
+    grids = {"top_k": ("share", (1.0, 0.9), (4, 0)), "int8": ("", (None,), (0,)), "clip": ("norm", (1.0,), (4,))}
+    trials = [
+        Trial(name, parameter, strength, certified, 0, None, 4)
+        for name, (parameter, strengths, leaks) in grids.items()
+        for strength, certified in zip(strengths, leaks, strict=True)
+    ]
+    page, _ = written(tmp_path / "some", np.ones((4, 3)), trials=trials)
+    assert "got nothing with top_k (share up to 0.9), int8; clip stopped it all at no strength" in page.text
+    assert "top_k (share) 1 0.9 4 at 1, 0 at 0.9 int8 – always 0 clip (norm) 1 – 4 at 1" in page.text
+    assert "--sweep" not in page.text
+
+
+def test_the_command_repeats_what_differs_from_the_defaults(tmp_path):
+    config = {"method": "sampling", "rank": None, "max_seconds": 30.0, "sampler": "auto", "shard": [0, 1]}
+    page, _ = written(tmp_path, np.ones((4, 3)), record=RECORD | {"update": "u.npz", "config": config})
+    assert "reconstruct u.npz --layer Dense_0 --seed 7 --method sampling --max-seconds 30.0 SHA-256" in page.text
 
 
 def test_a_share_reads_one_only_where_it_is_one():

@@ -13,7 +13,6 @@ Hardware: none. Time: seconds.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 
 from experiments import common
@@ -50,7 +49,7 @@ def main() -> None:
 def fit() -> float:
     """Operations per second of a step, the median of those measured at m = 200; prints all of them."""
     measured = {}
-    for line in read("kernel_rates"):
+    for line in common.lines("kernel_rates"):
         walk = {rate["name"]: rate for rate in line["rates"]}.get("walk")
         if line["width"] == 200 and walk is not None:
             measured[line["rank"]] = pairs(line["rank"]) / walk["candidates_per_second"]
@@ -65,7 +64,7 @@ def check(rate: float) -> None:
     """Seconds of search that the model expects next to those measured on whole jobs."""
     print("\n| b | m | search s, measured median of N | modelled |\n|---|---|---|---|")
     by_size: dict[tuple[int, int], list[float]] = {}
-    for line in read("sampling"):
+    for line in common.lines("sampling"):
         by_size.setdefault((line["batch_size"], line["width"]), []).append(line["seconds"]["search"])
     for (rank, width), seconds in sorted(by_size.items()):
         modelled = steps(rank, width) * operations(rank) / rate
@@ -86,11 +85,6 @@ def operations(rank: int) -> float:
 def pairs(rank: int) -> float:
     """Candidates of one step."""
     return rank * (rank - 1) / 2
-
-
-def read(name: str) -> list[dict]:
-    """Lines of one result file."""
-    return [json.loads(line) for line in (common.RESULTS / f"{name}.jsonl").read_text().splitlines()]
 
 
 def spoken(seconds: float) -> str:

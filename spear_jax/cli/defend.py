@@ -1,8 +1,9 @@
-"""``spear-jax defend``: a client's update after a defence, for audits of what the defence leaves."""
+"""``spear-jax defend``: a client's update after a defence, or a sweep over all of them, for audits."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,9 @@ from spear_jax.cli import options
 from spear_jax.cli.output import emit, make_folder, table
 from spear_jax.defences import DEFENCES, by_name
 from spear_jax.descent import relative_change
+from spear_jax.sweep import TRIALS, SweepError, Trial, read_trials, sweep, verdicts, write_trials
 
+DEFENDED, SWEPT, MAX_SECONDS = Path("defended.safetensors"), Path("recon"), 10.0
 HEADER = ("defence", "parameter", "meaning", "grid for a sweep")
 
 
@@ -30,7 +33,16 @@ def defend(
     defence: Annotated[str | None, typer.Option(help="Name of the defence; --list prints them.")] = None,
     strength: Annotated[float | None, typer.Option(help="Its parameter, where it has one.")] = None,
     seed: options.Seed = 0,
-    out: Annotated[Path, typer.Option(help="Update bundle to write.")] = Path("defended.safetensors"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help=f"Update bundle to write, {DEFENDED} by default; with --sweep a folder, {SWEPT} by default."),
+    ] = None,
+    is_sweep: Annotated[
+        bool, typer.Option("--sweep", help=f"Try every defence at every strength; writes {TRIALS}, resumable.")
+    ] = False,
+    max_seconds: Annotated[
+        float | None, typer.Option(help=f"Time budget of each search of --sweep, {MAX_SECONDS:g} by default.")
+    ] = None,
     list_them: Annotated[bool, typer.Option("--list", help="Print the defences and their parameters.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -38,12 +50,23 @@ def defend(
 
     As the client would do before sending it.
 
+    With --sweep: every defence at every strength of its grid, and what the attack still gets from the first layer.
     For audits: the noise of a seed that is known protects nobody. Defences add up when applied one after the other.
     """
     if list_them:
         rows = [_row(name) for name in DEFENCES]
         emit({"defences": rows}, as_json, lambda: _tell_table(rows))
         return
+    if is_sweep:
+        if update_file is None or defence is not None or strength is not None:
+            raise UpdateError(
+                "--sweep tries every defence of one update: spear-jax defend UPDATE --sweep --out FOLDER."
+            )
+        run_sweep(update_file, out or SWEPT, seed, MAX_SECONDS if max_seconds is None else max_seconds, as_json)
+        return
+    if max_seconds is not None:
+        raise UpdateError("--max-seconds goes with --sweep; a single defence is applied without a search.")
+    out = out or DEFENDED
     if update_file is None or defence is None:
         missing = "an update" if update_file is None else "--defence"
         raise UpdateError(f"{missing} is missing: spear-jax defend UPDATE --defence NAME; --list prints the names.")
@@ -66,6 +89,41 @@ def defend(
     }
     sentence = f"{out}: {record['defence']}, which changed the update by {record['relative_change']:.2g} of its norm."
     emit(record, as_json, lambda: typer.echo(sentence))
+
+
+def run_sweep(update_file: Path, folder: Path, seed: int, max_seconds: float, as_json: bool) -> None:
+    """Try every defence, keep the trials in the folder, and say what each defence takes."""
+    if not 0 < max_seconds < math.inf:
+        raise UpdateError(f"--max-seconds is {max_seconds}; expected a positive number.")
+    update = load_update(update_file)
+    make_folder(folder)
+    path = folder / TRIALS
+
+    def on_trial(trials: list[Trial]) -> None:
+        write_trials(path, trials)
+        typer.echo(_progress(trials[-1]), err=True)
+
+    done = read_trials(path)
+    if done:
+        typer.echo(f"{path} holds {len(done)} trials, which are not repeated.", err=True)
+    try:
+        trials = sweep(update, seed=seed, max_seconds=max_seconds, done=done, on_trial=on_trial)
+    except SweepError as error:
+        raise SweepError(f"{path} cannot be gone on with: {error}") from error
+    record = {"update": str(update_file), "out": str(path), "trials": [dataclasses.asdict(trial) for trial in trials]}
+    emit(record, as_json, lambda: _tell_sweep(trials, path))
+
+
+def _progress(trial: Trial) -> str:
+    name = trial.defence if trial.strength is None else f"{trial.defence}({trial.parameter}={trial.strength:g})"
+    return f"{name}: {trial.certified} of {trial.batch_size} certified, {trial.approximate} approximate"
+
+
+def _tell_sweep(trials: list[Trial], path: Path) -> None:
+    cell = lambda bound: ("yes" if bound[1] is None else f"{bound[1]:g}") if bound[0] else "-"
+    rows = [(v.defence, v.parameter or "-", cell(v.leaks_all), cell(v.stops_all)) for v in verdicts(trials)]
+    table(rows, header=("defence", "parameter", "everything leaks up to", "nothing leaks from"))
+    typer.echo(f"Written to {path}; spear-jax report {path.parent} puts it on the page of a reconstruction there.")
 
 
 def _row(name: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from spear_jax.bundle import Update, load_update
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, table
 from spear_jax.config import ReconstructConfig
+from spear_jax.diagnose import Finding, diagnose
 from spear_jax.factorize import factorize
 from spear_jax.layers import DenseLayer
 from spear_jax.reconstruct import choose_method
@@ -58,8 +59,8 @@ def describe(update: Update, layer: DenseLayer) -> dict[str, Any]:
     try:
         observation = update.observation(layer.name)
     except ValueError as error:
-        return facts | {"invertible": False, "verdict": str(error)}
-    factorization = factorize(observation.weight_grad)
+        return facts | {"findings": [], "invertible": False, "verdict": str(error)}
+    factorization = factorize(observation.weight_grad, rounding=observation.rounding)
     plan = plan_search(factorization, ReconstructConfig())
     facts |= {
         "rank": factorization.rank,
@@ -68,16 +69,24 @@ def describe(update: Update, layer: DenseLayer) -> dict[str, Any]:
         "gap": record.finite(factorization.gap),
         "expected_candidates": record.finite(plan.expected),
     }
-    problem = _problem(update, layer, factorization, plan.expected)
+    findings = diagnose(update, layer, factorization=factorization)
+    facts["findings"] = [finding._asdict() for finding in findings]
+    problem = _problem(update, layer, findings, factorization, plan.expected)
     count = update.metadata.get("num_examples")
     return facts | {"invertible": problem is None, "verdict": problem or _promise(factorization, count)}
 
 
-def _problem(update: Update, layer: DenseLayer, factorization: Factorization, expected: float) -> str | None:
+def _problem(
+    update: Update,
+    layer: DenseLayer,
+    findings: tuple[Finding, ...],
+    factorization: Factorization,
+    expected: float,
+) -> str | None:
     if layer == update.layers[-1]:
         return "no ReLU follows the last layer, so no entry of its pre-activation gradient is zero"
-    if factorization.is_full:
-        return "full rank: the batch is at least min(m, n), or noise covers the singular values"
+    if findings:
+        return findings[0].sentence
     if math.isinf(expected):
         return "too few live rows for this rank: some column cannot be zero on rank - 1 of them"
     live_rows = int(factorization.live_mask.sum())

@@ -143,6 +143,12 @@ def tell(content: dict[str, Any], out: Path) -> None:
     """The outcome in sentences."""
     stats, certificate = content["stats"], content["certificate"]
     typer.echo(f"{content['certified']} of {content['batch_size']} samples reconstructed and certified.")
+    if content["approximate"]:
+        typer.echo(
+            f"{content['approximate']} samples are approximate: their patterns are confirmed, their values noisy."
+        )
+    if certificate["error_max"] is not None:
+        typer.echo(f"Largest expected error of these samples: {certificate['error_max']:.2g} of an input's norm.")
     typer.echo(content["message"])
     if stats["candidates"]:
         effort = f"{stats['candidates']:.3g} candidates drawn (expected {_number(stats['expected_candidates'])})"
@@ -155,7 +161,7 @@ def tell(content: dict[str, Any], out: Path) -> None:
     if certificate["labels"] is not None:
         named = sum(label != NO_LABEL for label in certificate["labels"])
         typer.echo(f"The layers above confirm {named} samples, each on its own, and name their labels.")
-    if content["certified"] < content["batch_size"] and stats["candidates"]:
+    if content["directions_found"] < content["batch_size"] and stats["candidates"]:
         typer.echo(f"Expected candidates still needed: {_number(stats['expected_remaining'])}.")
     seconds = ", ".join(f"{name} {value:.2f}" for name, value in stats["seconds"].items())
     typer.echo(f"Seconds: {seconds}. Written to {out}; spear-jax report {out} makes a page of it.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from spear_jax.cli import options
 from spear_jax.cli.evaluate import score
 from spear_jax.cli.output import emit, make_folder
 from spear_jax.report import write_report
+from spear_jax.sweep import TRIALS, Trial, read_trials
 from spear_jax.tables import column_names
 from spear_jax.truth import Truth as TruthFile
 
@@ -31,7 +32,7 @@ def report(
 ) -> None:
     """Make a page of a reconstruction.
 
-    index.html says what was reconstructed, how sure that is, what it cost and what stops it; contact.png shows it.
+    index.html says what leaked, how sure that is, what it cost and which defence stops it; contact.png shows it.
     """
     index, contact = make_report(folder, truth, out)
     content = {"page": str(index), "contact_sheet": None if contact is None else str(contact)}
@@ -51,9 +52,18 @@ def make_report(folder: Path, truth: Path | None, out: Path | None = None) -> tu
         found.inputs,
         found.exact,
         found.matching,
+        approximate=found.approximate,
+        error=found.error,
+        labels=found.labels,
+        trials=_trials(folder, found.record),
         normalization=found.normalization,
         image_shape=found.image_shape,
         columns=column_names(private.columns) if private is not None and private.columns else None,
         truth_images=private.images if private is not None and is_image else None,
         evaluation_json=evaluation,
     )
+
+
+def _trials(folder: Path, content: dict[str, Any]) -> list[Trial]:
+    """The trials of defences in the folder that are of this update."""
+    return [trial for trial in read_trials(folder / TRIALS) if trial.update_sha256 in (None, content["update_sha256"])]

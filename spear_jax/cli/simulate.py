@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,11 +17,20 @@ from spear_jax.cli import options
 from spear_jax.cli.output import emit, make_folder
 from spear_jax.client import simulate_update
 from spear_jax.data import demo_batch, load_batch
+from spear_jax.local_training import KINDS, LocalTraining, simulate_round
 from spear_jax.models import MLP, init_params, train
 from spear_jax.normalization import Normalization
 from spear_jax.truth import Truth
 
 DATA_VARIABLE = "SPEAR_JAX_DATA"
+LOCAL_OPTIONS = {
+    "learning_rate": "--lr",
+    "epochs": "--local-epochs",
+    "mini_batch": "--mini-batch",
+    "momentum": "--momentum",
+    "weight_decay": "--weight-decay",
+    "optimizer": "--optimizer",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -52,15 +63,32 @@ def simulate(
     initialization: Annotated[str, typer.Option(help="pytorch, flax or normal.")] = "pytorch",
     train_steps: Annotated[int, typer.Option(help="SGD steps on the batch's data set before the update.", min=0)] = 0,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of these steps.", min=0)] = 0.1,
+    kind: Annotated[
+        str, typer.Option(help="What the client sends: gradient, or after local training weights or delta.")
+    ] = "gradient",
+    local_epochs: Annotated[
+        int | None, typer.Option(help="Local training: passes over the batch, 1 by default.", min=1)
+    ] = None,
+    mini_batch: Annotated[
+        int | None, typer.Option(help="Local training: samples of a step; the whole batch by default.", min=1)
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Local training: learning rate, 0.1 by default.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Local training: momentum of sgd, 0 by default.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Local training: lambda, 0 by default.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Local training: sgd, adam or sign; sgd by default.")] = None,
     seed: options.Seed = 0,
     out: Annotated[Path, typer.Option(help="Update bundle to write.")] = Path("update.safetensors"),
     truth: Annotated[Path, typer.Option(help="Truth to write, for scoring only.")] = Path("truth.safetensors"),
     as_json: options.Json = False,
 ) -> None:
-    """Compute a client's gradient on private data.
+    """Compute a client's gradient or weight change on private data.
 
     Writes what the server sees and, apart from it, the truth, which only spear-jax evaluate and report read.
     """
+    training = local_training(
+        kind, learning_rate=lr, epochs=local_epochs, mini_batch=mini_batch, momentum=momentum,
+        weight_decay=weight_decay, optimizer=optimizer,
+    )  # fmt: skip
     _check_targets(out, truth)
     normalization = None if normalize is None else Normalization.parse(normalize)
     if images is None:
@@ -76,7 +104,7 @@ def simulate(
         )
     update, private = make_update(
         batch, width=width, depth=depth, classes=classes, dtype=dtype, initialization=initialization,
-        train_steps=train_steps, learning_rate=learning_rate, seed=seed,
+        train_steps=train_steps, learning_rate=learning_rate, seed=seed, kind=kind, training=training,
     )  # fmt: skip
     save_update(update, out)
     private.save(truth)
@@ -91,9 +119,13 @@ def simulate(
         "dtype": dtype,
         "normalization": None if batch.normalization is None else batch.normalization.to_json(),
         "layers": [layer.name for layer in update.layers],
+        "kind": kind,
+        "local_steps": update.local_steps,
+        "local_training": None if training is None else dataclasses.asdict(training),
         "seed": seed,
     }
-    sentence = f"{out}: gradient of {batch.size} samples; {truth}: the samples themselves."
+    sent = "gradient" if training is None else f"{kind} after {update.local_steps} local step(s)"
+    sentence = f"{out}: {sent} of {batch.size} samples; {truth}: the samples themselves."
     emit(record, as_json, lambda: typer.echo(sentence))
 
 
@@ -108,8 +140,10 @@ def make_update(
     train_steps: int,
     learning_rate: float,
     seed: int,
+    kind: str = "gradient",
+    training: LocalTraining | None = None,
 ) -> tuple[Update, Truth]:
-    """A fully connected ReLU client's update on a batch, and its truth."""
+    """A fully connected ReLU client's update on a batch, and its truth: after local training where there is one."""
     model = MLP((width,) * depth, classes or batch.num_classes, initialization=initialization, param_dtype=dtype)
     init_key, train_key = jax.random.split(jax.random.key(seed))
     params = init_params(model, init_key, batch.inputs.shape[1])
@@ -118,7 +152,42 @@ def make_update(
             model, params, batch.inputs, batch.labels,
             steps=train_steps, learning_rate=learning_rate, batch_size=batch.size, key=train_key,
         )  # fmt: skip
-    return simulate_update(model, params, batch, dtype=dtype)
+    if training is None:
+        return simulate_update(model, params, batch, dtype=dtype)
+    # Threefry's split gives the keys that fold_in gives for 0 and 1, which are in use.
+    key = jax.random.fold_in(jax.random.key(seed), 2)
+    return simulate_round(model, params, batch, key, training, kind=kind, dtype=dtype)
+
+
+def local_training(kind: str, **given: Any) -> LocalTraining | None:
+    """The local training of what was given on the command line; None for a gradient.
+
+    Args:
+        kind: ``"gradient"``, ``"weights"`` or ``"delta"``.
+        given: fields of `LocalTraining`; None for its default.
+
+    Raises:
+        DataError: an unknown kind, a value out of range, or options that do not go together.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if kind not in ("gradient", *KINDS):
+        raise DataError(f"--kind is {kind!r}; expected gradient, {' or '.join(KINDS)}.")
+    if kind == "gradient":
+        if chosen:
+            options_given = ", ".join(LOCAL_OPTIONS[name] for name in chosen)
+            raise DataError(f"{options_given}: a gradient has no local training; pass --kind weights or --kind delta.")
+        return None
+    for name, value in chosen.items():
+        if isinstance(value, float) and not 0 <= value < math.inf:
+            raise DataError(f"{LOCAL_OPTIONS[name]} is {value}; expected a number of at least 0.")
+    if chosen.get("learning_rate") == 0:
+        raise DataError("--lr is 0; expected a positive number.")
+    if chosen.get("momentum") and chosen.get("optimizer", "sgd") != "sgd":
+        raise DataError(f"--momentum is SGD's, but --optimizer is {chosen['optimizer']}; leave one of them out.")
+    try:
+        return LocalTraining(**chosen)
+    except ValueError as error:
+        raise DataError(f"--{error}") from error
 
 
 def _check_targets(out: Path, truth: Path) -> None:

@@ -209,7 +209,8 @@ def _table(update: Update, server_round: int) -> Table:
 def _exposure(update: Update, layer: DenseLayer) -> tuple[str, str]:
     """Rank of one layer's gradient and what follows from it, in a line."""
     try:
-        factorization = factorize(update.observation(layer.name).weight_grad)
+        observation = update.observation(layer.name)
+        factorization = factorize(observation.weight_grad, rounding=observation.rounding)
     except ValueError as error:
         return "-", str(error)
     config = ReconstructConfig()

@@ -1,0 +1,75 @@
+"""How the report writes values: numbers for people, a dash for what a record lacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+DASH = "\N{EN DASH}"
+_SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def number(value: Any) -> str:
+    """A number as people write it: 27 000 000 is 2.7 x 10^7, infinity its sign, anything else its text."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return DASH if math.isnan(value) else "\N{INFINITY}"
+    if value == 0 or (value == int(value) and abs(value) < 1e6):
+        return f"{int(value):,}"
+    if 1e-3 <= abs(value) < 1e6:
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    power = str(int(exponent)).translate(_SUPERSCRIPT)
+    return f"{mantissa} \N{MULTIPLICATION SIGN} 10{power}"
+
+
+def share(value: Any) -> str:
+    """A share in [0, 1] that reads 1 only where it is 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return text(value)
+    return "1" if value == 1 else f"{min(value, 0.9999):.4f}"
+
+
+def count_of(count: Any, total: Any) -> str:
+    """``3 of 4``; a dash where nothing is known."""
+    return DASH if count is None else f"{number(count)} of {number(total)}"
+
+
+def devices(stats: Mapping[str, Any]) -> str:
+    """How many of which kind."""
+    kind = text(stats.get("device_kind"))
+    return kind if stats.get("devices") is None else f"{number(stats['devices'])} \N{MULTIPLICATION SIGN} {kind}"
+
+
+def text(value: Any) -> str:
+    """Plain text of a JSON value; a dash for what is missing."""
+    if value is None or value == "" or value == {} or value == []:
+        return DASH
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {text(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(text(entry) for entry in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def shape(value: Any) -> str:
+    """``400 × 1,728``."""
+    if isinstance(value, list | tuple) and value:
+        return " \N{MULTIPLICATION SIGN} ".join(number(size) for size in value)
+    return text(value)
+
+
+def seconds(by_stage: Mapping[str, Any]) -> str:
+    """Seconds by stage and in total."""
+    known = {name: time for name, time in by_stage.items() if isinstance(time, int | float)}
+    if not known:
+        return DASH
+    total = {} if "total" in known else {"total": sum(known.values())}
+    return ", ".join(f"{name} {time:.2f}" for name, time in (known | total).items())
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value where it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}

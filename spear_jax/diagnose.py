@@ -73,7 +73,8 @@ def diagnose(update: Update, layer: DenseLayer, *, factorization: Factorization 
         if shrinkage is not None and shrinkage * _learning_rate(update) < 1:
             return (_weight_decay(update, shrinkage * _learning_rate(update)),)
     live = _live(observation.weight_grad)
-    if factorization.is_full and update.kind != "gradient" and _is_rounded(update, layer, live):
+    is_covered = factorization.is_full or factorization.gap < MIN_GAP
+    if is_covered and update.kind != "gradient" and _is_rounded(update, layer, live):
         return (Finding("rounding", _ROUNDING),)
     if _is_noise(live):
         return (Finding("masked", _MASKED),)

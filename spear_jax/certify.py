@@ -7,7 +7,8 @@ entries decided.
 
 Over several local steps D is a sum, zero only where a neuron was off in all of them, while Z moves by an amount that
 the update itself tells, from the first step to the last. Where Z is farther from zero than it moved, the neuron was on
-or off throughout, and there the two sides must agree as for one step.
+or off throughout, and there the two sides must agree. As that leaves many entries out, each direction must besides
+follow from its zeros alone.
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ from spear_jax.types import Array, Certificate, Factorization
 
 # Share of the live entries of a sample whose pattern the noise must leave decided for a certificate to mean anything.
 MIN_DECIDED = 0.9
-# The same where the weights moved, and for what is called approximate: fewer are decided, all of them must agree.
+# The same for what is called approximate: fewer are decided, all of them must agree.
 MIN_LOOSELY_DECIDED = 0.2
 # A wrong sample agrees with a live entry by chance half of the time: with fewer entries than these, luck certifies.
 MIN_ENTRIES = 32
 # A true column has non-zero entries below the zero tolerance by chance; more than this tail probability is no chance.
 CHANCE = 1e-4
 # Squared singular value below which the zero rows of a direction hold it against no rival: far above rounding.
-MIN_HELD, LOOSELY_HELD = 1e-10, 0.03
+MIN_HELD, LOOSELY_HELD = 1e-10, 0.05
 # Leverage of a row among the zero rows of a direction: at 1 the direction rests on that row alone. True directions
 # reached 0.65 (b = 20, m = 200), mixtures of two or more columns have 1 or leave a further direction open.
 MAX_LEVERAGE = 0.95
 # Singular values of zero rows, relative to the largest, that count for their rank.
 MIN_SINGULAR = 1e-6
-# Share of neurons that may have gone farther than `_movement` says, where the zeros confirm the direction: one in 200
-# at most was seen. A mixture of two columns contradicts a quarter.
+# Share of neurons that may have gone farther than `_movement` says: one in 200 at most was seen. A mixture of two
+# columns contradicts a quarter, unless the neurons of one are nearly all among the other's.
 MAX_RETURNED = 0.02
 # Agreement of two patterns that have nothing to do with one another is as good at most this often.
 MAX_COINCIDENCE = 1e-9
 # Steps of the power iteration behind the error of a direction; an estimate within a factor of two is enough.
-POWER_STEPS = 20
+POWER_STEPS = 50
 
 
 class Evidence(NamedTuple):
@@ -117,13 +118,14 @@ def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certifi
     # Where the noise decides too little, nothing agrees: a wild guess must not score by being vague.
     matching = np.sum(np.where(enough, agrees, agrees & decided) & live, axis=0) / num_live
     error = _input_error(factorization, inverse, errors)
-    is_confirmed = (matching == 1) & enough & np.isfinite(error)
+    is_bounded = error < numerics.MAX_APPROXIMATE_ERROR
+    is_confirmed = (matching == 1) & enough & is_bounded
     if evidence.drift:
         is_on = np.abs(grad_z) > numerics.zero_tolerance(factorization, directions) * scale
         matching, is_unlikely = _plain_pattern(is_on[live[:, 0]], pre_activation[live[:, 0]] > 0)
         contradicting = np.sum(~agrees & live, axis=0)
-        doubtful = ~is_confirmed & is_unlikely & (contradicting <= MAX_RETURNED * num_live) & np.isfinite(error)
-        is_confirmed[doubtful] = is_determined(factorization, directions[doubtful])
+        is_confirmed = is_unlikely & (contradicting <= MAX_RETURNED * num_live) & is_bounded
+        is_confirmed[is_confirmed] = is_determined(factorization, directions[is_confirmed])
     exact = is_confirmed & (error < numerics.MAX_ERROR / numerics.ERROR_MARGIN)
     if not evidence.drift:
         exact &= num_decided >= MIN_DECIDED * num_live

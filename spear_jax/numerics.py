@@ -30,6 +30,8 @@ NOISE_MARGIN = 5.0
 MIN_GAP = 10.0
 # No sample is certified whose expected error, relative to its norm, is larger: what a certificate calls exact.
 MAX_ERROR = 1e-3
+# No sample counts as approximate whose expected error is larger.
+MAX_APPROXIMATE_ERROR = 0.1
 # The true error is up to this many times the expected one (1.93 at most of 384 samples of weights in float32).
 ERROR_MARGIN = 2.0
 # Margin of the network certificate over noise and rounding of one unit; a wrong sample is 1 away.

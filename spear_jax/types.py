@@ -82,7 +82,8 @@ class Certificate:
     Attributes:
         exact: (r,) whether the sample is certified: every live entry of every column agrees with ReLU, or the sample
             is confirmed on its own through the layers above; its expected error is below `numerics.MAX_ERROR`.
-        approximate: (r,) whether every decided entry agrees as for ``exact``, but the noise leaves larger errors.
+        approximate: (r,) whether every decided entry agrees as for ``exact``, but the noise leaves larger errors, of up
+            to `numerics.MAX_APPROXIMATE_ERROR`.
         error: (r,) expected error of the input relative to its norm, from the noise of the gradient, hardly ever
             exceeded twice; it holds where the sample is exact or approximate. Infinite where nothing bounds it.
         matching: (r,) in [0, 1], share of live entries where ``Z > 0`` agrees with ``D != 0``.

@@ -120,12 +120,13 @@ def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certifi
     error = _input_error(factorization, inverse, errors)
     is_bounded = error < numerics.MAX_APPROXIMATE_ERROR
     is_confirmed = (matching == 1) & enough & is_bounded
-    if evidence.drift:
+    if evidence.drift and factorization.rank > 1:
         is_on = np.abs(grad_z) > numerics.zero_tolerance(factorization, directions) * scale
         matching, is_unlikely = _plain_pattern(is_on[live[:, 0]], pre_activation[live[:, 0]] > 0)
         contradicting = np.sum(~agrees & live, axis=0)
         is_confirmed = is_unlikely & (contradicting <= MAX_RETURNED * num_live) & is_bounded
         is_confirmed[is_confirmed] = is_determined(factorization, directions[is_confirmed])
+    # The neurons of a single sample are live where they fired: it has no zeros, and needs none.
     exact = is_confirmed & (error < numerics.MAX_ERROR / numerics.ERROR_MARGIN)
     if not evidence.drift:
         exact &= num_decided >= MIN_DECIDED * num_live

@@ -135,3 +135,15 @@ def test_several_steps_that_claim_to_be_one_are_not_certified_wrongly():
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         LocalTraining(**options)
+
+
+def test_a_single_sample_comes_back_certified_after_several_steps():
+    batch = sj.demo_batch(batch_size=1, image_size=12, seed=3)
+    model = sj.MLP((WIDTH, 60), batch.num_classes, param_dtype="float64")
+    params = sj.init_params(model, jax.random.key(3), batch.inputs.shape[1])
+    update, truth = simulate_round(
+        model, params, batch, jax.random.key(3), LocalTraining(0.01, epochs=4), dtype="float64"
+    )
+    result = sj.reconstruct(update.observation(), jax.random.key(0))
+    assert result.status is Status.EXACT
+    np.testing.assert_allclose(result.inputs, truth.layer_inputs["dense_0"], rtol=1e-6, atol=1e-9)

@@ -13,7 +13,6 @@ Each trial appends one line to results/frontier.jsonl, failures included.
 from __future__ import annotations
 
 import argparse
-import json
 
 import jax
 import matplotlib
@@ -46,7 +45,7 @@ def run(data: str | None) -> None:
     path = common.find_data("imagenet_64.npz", data)
     if path is None:
         return
-    done = {key(line) for line in read_lines()}
+    done = {key(line) for line in common.lines(NAME)}
     for width, seeds, largest in GRID:
         for share in (share for share in SHARES if share <= largest):
             for seed in range(FIRST_SEED, FIRST_SEED + seeds):
@@ -73,15 +72,9 @@ def key(line: dict) -> tuple[int, int, int, bool]:
     return line["width"], line["batch_size"], line["seed"], line["whole_update"]
 
 
-def read_lines() -> list[dict]:
-    """All trials so far."""
-    path = common.RESULTS / f"{NAME}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def draw() -> None:
     """Heat maps: directions found from one layer, samples certified from the whole update."""
-    lines = read_lines()
+    lines = common.lines(NAME)
     panels = (
         ("one layer: share of directions found", False, "directions"),
         ("whole update: share of samples certified", True, "certified"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any, NamedTuple
 
 import jax
@@ -75,8 +74,7 @@ def run_row(name: str, number: int, row: Row, more: str, data: str | None) -> No
 
 def print_table(name: str, rows: tuple[Row, ...], aim: str) -> None:
     """One row of Markdown for each row that has lines, from the last line of each seed."""
-    path = common.RESULTS / f"{name}.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = common.lines(name)
     print(
         "| b | m | gradient | setting | whole | exact / certified / false | search s (max) | run s (max) | compile s |"
     )

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 
@@ -23,9 +22,8 @@ from spear_jax.layers import DenseLayer
 from spear_jax.metadata import FORMAT_VERSION, metadata_problem, parse_shape
 from spear_jax.normalization import Normalization
 from spear_jax.observation import LayerObservation
+from spear_jax.weight_change import decayed_share, gradient_sum, rounding_error, widen
 
-# Weights below this are as good as zero.
-TINY = 1e-30
 _PREFIX = {"gradient": "grad/", "weights": "client/", "delta": "client/"}
 
 
@@ -144,13 +142,13 @@ class Update:
         layer = self.layer(layer_name)
         weight, bias = self._tensors(layer, self.global_tensors)
         weight_grad, bias_grad = self._tensors(layer, self._gradients(layer))
-        drift = float(self.metadata.get("lr", "1")) if self.local_steps > 1 else 0.0
+        drift = self._lr if self.local_steps > 1 else 0.0
         try:
             # Damaged numbers are reported by the check in a sentence, not by NumPy in a warning.
             with np.errstate(invalid="ignore", over="ignore"):
                 return LayerObservation(
                     weight=weight, bias=bias, weight_grad=weight_grad, bias_grad=bias_grad, drift=drift,
-                    rounding=self._rounding(weight),
+                    rounding=0.0 if self.kind == "gradient" else rounding_error(weight, self._lr),
                 )  # fmt: skip
         except ValueError as error:
             raise UpdateError(f"layer {layer.name}: {error}") from error
@@ -204,7 +202,7 @@ class Update:
         return found, (*skipped, *others)
 
     def _tensors(self, layer: DenseLayer, tensors: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        kernel, bias = _widen(tensors[layer.kernel_name]), _widen(tensors[layer.bias_name])
+        kernel, bias = widen(tensors[layer.kernel_name]), widen(tensors[layer.bias_name])
         return (kernel if layer.layout == "out_in" else kernel.T), bias
 
     def _gradients(self, layer: DenseLayer) -> dict[str, np.ndarray]:
@@ -216,35 +214,21 @@ class Update:
                 f"the client took {self.local_steps} local steps, in which the inputs of {layer.name} changed, so its "
                 f"update is no product of one batch; only the first layer, {self.layers[0].name}, can be inverted."
             )
-        lr = float(self.metadata.get("lr", "1"))
-        # A vanishing learning rate gives infinities, which the observation reports.
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            return {name: self._descent(name) / lr for name in names}
-
-    def _rounding(self, weight: np.ndarray) -> float:
-        """Root mean square error of an entry of the gradient, from rounding weights by up to half a unit."""
-        if self.kind == "gradient":
-            return 0.0
-        unit = np.finfo(weight.dtype).eps * np.exp2(
-            np.floor(np.log2(np.maximum(np.abs(weight), TINY), dtype=np.float64))
-        )
-        return float(np.sqrt(np.mean(unit**2) / 12)) / float(self.metadata.get("lr", "1"))
-
-    def _descent(self, name: str) -> np.ndarray:
-        """The weights that were sent, as weight decay alone would have left them, less those that came back."""
-        sent, client = _widen(self.global_tensors[name]), _widen(self.client_tensors[name])
-        descent = -client if self.kind == "delta" else sent - client
-        return descent if self._decay == 0 else descent - sent.dtype.type(self._decay) * sent
+        summed = functools.partial(gradient_sum, is_change=self.kind == "delta", lr=self._lr, decayed=self._decayed)
+        return {name: summed(self.global_tensors[name], self.client_tensors[name]) for name in names}
 
     @property
-    def _decay(self) -> float:
-        """Share of themselves that the weights lost to weight decay: w shrinks by ``1 - lr lambda`` in each step."""
+    def _lr(self) -> float:
+        """The learning rate; 1 where it is not known, which leaves a common factor open."""
+        return float(self.metadata.get("lr", "1"))
+
+    @property
+    def _decayed(self) -> float:
         if "weight_decay" not in self.metadata:
             return 0.0
         if "lr" not in self.metadata:
             raise UpdateError("weight_decay is given but lr is not; weight decay can be removed with both.")
-        shrinkage = float(self.metadata["lr"]) * float(self.metadata["weight_decay"])
-        return -math.expm1(self.local_steps * math.log1p(-shrinkage)) if shrinkage < 1 else 1.0
+        return decayed_share(self._lr, float(self.metadata["weight_decay"]), self.local_steps)
 
 
 def load_update(path: str | os.PathLike[str], *, layout: str | None = None) -> Update:
@@ -321,8 +305,3 @@ def _check_counterparts(update: Update) -> None:
         for name in (layer.kernel_name, layer.bias_name):
             if name not in update.client_tensors:
                 raise UpdateError(f"global/{name} has no counterpart {_PREFIX[update.kind]}{name}; both are needed.")
-
-
-def _widen(tensor: np.ndarray) -> np.ndarray:
-    """Half precision as float32; anything else as it is."""
-    return tensor.astype(np.float32) if tensor.dtype.itemsize < 4 else tensor

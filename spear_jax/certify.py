@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from spear_jax import numerics
+from spear_jax import error_bars, numerics
 from spear_jax.factorize import column_blocks
 from spear_jax.numerics import float64_namespace, to_float64
 from spear_jax.observation import LayerObservation
@@ -36,20 +36,16 @@ MIN_LOOSELY_DECIDED = 0.2
 MIN_ENTRIES = 32
 # A true column has non-zero entries below the zero tolerance by chance; more than this tail probability is no chance.
 CHANCE = 1e-4
-# Squared singular value below which the zero rows of a direction hold it against no rival: far above rounding.
-MIN_HELD, LOOSELY_HELD = 1e-10, 0.05
 # Leverage of a row among the zero rows of a direction: at 1 the direction rests on that row alone. True directions
 # reached 0.65 (b = 20, m = 200), mixtures of two or more columns have 1 or leave a further direction open.
 MAX_LEVERAGE = 0.95
 # Singular values of zero rows, relative to the largest, that count for their rank.
 MIN_SINGULAR = 1e-6
-# Share of neurons that may have gone farther than `_movement` says: one in 200 at most was seen. A mixture of two
+# Share of neurons that may have gone farther than `movement` says: one in 200 at most was seen. A mixture of two
 # columns contradicts a quarter, unless the neurons of one are nearly all among the other's.
 MAX_RETURNED = 0.02
 # Agreement of two patterns that have nothing to do with one another is as good at most this often.
 MAX_COINCIDENCE = 1e-9
-# Steps of the power iteration behind the error of a direction; an estimate within a factor of two is enough.
-POWER_STEPS = 50
 
 
 class Evidence(NamedTuple):
@@ -104,37 +100,22 @@ def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certifi
     mixing = disaggregation(factorization, evidence.bias_grad, directions)
     if not has_every_scale(mixing):
         return nothing_exact(len(directions))
-    scale, inverse = np.linalg.norm(mixing, axis=0), np.linalg.inv(mixing)
-    grad_z = np.asarray(factorization.left) @ mixing
-    centred = evidence.response @ inverse.T
-    errors = _Errors(direction_error(factorization, directions) * scale, scale_error(evidence, directions))
-    slack = _pre_activation_slack(evidence, inverse, centred, errors) + _movement(evidence, inverse)
-    pre_activation = centred + evidence.bias[:, None]
-    agrees, decided = _compare(evidence, directions, scale, grad_z, pre_activation, slack)
-    live = np.asarray(factorization.live_mask)[:, None]
-    num_live = max(int(live.sum()), 1)
-    num_decided = np.sum(decided & live, axis=0)
-    enough = num_decided >= max(MIN_LOOSELY_DECIDED * num_live, MIN_ENTRIES)
-    # Where the noise decides too little, nothing agrees: a wild guess must not score by being vague.
-    matching = np.sum(np.where(enough, agrees, agrees & decided) & live, axis=0) / num_live
-    error = _input_error(factorization, inverse, errors)
-    is_bounded = error < numerics.MAX_APPROXIMATE_ERROR
-    is_confirmed = (matching == 1) & enough & is_bounded
-    if evidence.drift and factorization.rank > 1:
-        is_on = np.abs(grad_z) > numerics.zero_tolerance(factorization, directions) * scale
-        matching, is_unlikely = _plain_pattern(is_on[live[:, 0]], pre_activation[live[:, 0]] > 0)
-        contradicting = np.sum(~agrees & live, axis=0)
-        is_confirmed = is_unlikely & (contradicting <= MAX_RETURNED * num_live) & is_bounded
-        is_confirmed[is_confirmed] = is_determined(factorization, directions[is_confirmed])
+    sides = _two_sides(evidence, directions, mixing)
+    patterns = _compare(sides, np.asarray(factorization.live_mask))
+    is_bounded = sides.error < numerics.MAX_APPROXIMATE_ERROR
     # The neurons of a single sample are live where they fired: it has no zeros, and needs none.
-    exact = is_confirmed & (error < numerics.MAX_ERROR / numerics.ERROR_MARGIN)
+    if evidence.drift and factorization.rank > 1:
+        matching, is_confirmed = _over_several_steps(patterns, is_bounded, factorization, directions)
+    else:
+        matching, is_confirmed = _in_one_step(patterns, is_bounded)
+    is_exact = is_confirmed & (sides.error < numerics.MAX_ERROR / numerics.ERROR_MARGIN)
     if not evidence.drift:
-        exact &= num_decided >= MIN_DECIDED * num_live
-    residual = np.linalg.norm(evidence.bias_grad - grad_z.sum(axis=1)) / np.linalg.norm(evidence.bias_grad)
+        is_exact &= patterns.num_decided >= MIN_DECIDED * patterns.num_live
+    residual = np.linalg.norm(evidence.bias_grad - sides.grad_z.sum(axis=1)) / np.linalg.norm(evidence.bias_grad)
     return Certificate(
-        exact=exact,
-        approximate=is_confirmed & ~exact,
-        error=error,
+        exact=is_exact,
+        approximate=is_confirmed & ~is_exact,
+        error=sides.error,
         matching=matching,
         matching_score=float(matching.mean()),
         weight_residual=float("nan"),
@@ -143,18 +124,117 @@ def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certifi
     )
 
 
-def _plain_pattern(
-    is_on: Bool[np.ndarray, "m r"], is_active: Bool[np.ndarray, "m r"]
-) -> tuple[Float[np.ndarray, " r"], Bool[np.ndarray, " r"]]:
-    """Share of entries where two patterns agree, and whether chance would hardly bring it about.
+class _Sides(NamedTuple):
+    """What directions say of the layer, and what the noise leaves of it.
 
-    For weights that moved: then some entries contradict and a share is undecided for every choice of directions, and
-    the plain share tells choices apart.
+    Attributes:
+        grad_z: (m, r) ``D = left @ Q``.
+        tolerance: (r,) largest magnitude at which an entry of D counts as zero.
+        pre_activation: (m, r) ``Z = W X + bias``.
+        slack: (m, r) bound on the error of Z, with how far it moved over several steps.
+        error: (r,) expected relative error of the inputs.
     """
-    share = np.mean(is_on == is_active, axis=0)
+
+    grad_z: Float[np.ndarray, "m r"]
+    tolerance: Float[np.ndarray, " r"]
+    pre_activation: Float[np.ndarray, "m r"]
+    slack: Float[np.ndarray, "m r"]
+    error: Float[np.ndarray, " r"]
+
+
+def _two_sides(evidence: Evidence, directions: Float[np.ndarray, "r r"], mixing: Float[np.ndarray, "r r"]) -> _Sides:
+    factorization = evidence.factorization
+    inverse = np.linalg.inv(mixing)
+    errors = error_bars.expected_errors(factorization, evidence.bias_grad, directions, mixing)
+    centred = evidence.response @ inverse.T
+    slack = error_bars.pre_activation_slack(factorization, evidence.weight_norms, inverse, centred, errors)
+    if evidence.drift:
+        slack = slack + error_bars.movement(factorization, evidence.bias_grad, evidence.drift, inverse)
+    return _Sides(
+        grad_z=np.asarray(factorization.left) @ mixing,
+        tolerance=numerics.zero_tolerance(factorization, directions) * np.linalg.norm(mixing, axis=0),
+        pre_activation=centred + evidence.bias[:, None],
+        slack=slack,
+        error=error_bars.input_error(factorization, inverse, errors),
+    )
+
+
+class _Patterns(NamedTuple):
+    """The patterns of the two sides, on the live rows.
+
+    Attributes:
+        is_on: (l, r) entries of D that are not zero.
+        is_active: (l, r) entries of Z above zero.
+        is_decided: (l, r) entries of Z whose sign the noise cannot turn.
+        agrees: (l, r) entries where the two sides do not contradict each other.
+    """
+
+    is_on: Bool[np.ndarray, "l r"]
+    is_active: Bool[np.ndarray, "l r"]
+    is_decided: Bool[np.ndarray, "l r"]
+    agrees: Bool[np.ndarray, "l r"]
+
+    @property
+    def num_live(self) -> int:
+        """Live rows, at least 1 to divide by."""
+        return max(len(self.agrees), 1)
+
+    @property
+    def num_decided(self) -> Int[np.ndarray, " r"]:
+        """Decided entries of each sample."""
+        return self.is_decided.sum(axis=0)
+
+
+def _compare(sides: _Sides, live: Bool[np.ndarray, " m"]) -> _Patterns:
+    grad_z, pre_activation, slack = sides.grad_z, sides.pre_activation, sides.slack
+    is_zero = np.abs(grad_z) <= sides.tolerance
+    is_surely_active, is_surely_inactive = pre_activation > slack, pre_activation < -slack
+    missing = is_surely_active & is_zero
+    agrees = ~(missing | (is_surely_inactive & ~is_zero))
+    # Entries of a true column fall below the tolerance by chance, at the density its small entries show.
+    small = 0.1 * np.sqrt(np.mean(grad_z**2, axis=0))
+    density = np.sum((np.abs(grad_z) < small) & ~is_zero, axis=0) + 1
+    expected = density * sides.tolerance / np.maximum(small, np.finfo(float).tiny)
+    by_chance = missing & (np.sum(missing, axis=0) <= stats.poisson.isf(CHANCE, np.minimum(expected, 1.0)))
+    return _Patterns(
+        is_on=~is_zero[live],
+        is_active=pre_activation[live] > 0,
+        is_decided=(is_surely_active | is_surely_inactive)[live],
+        agrees=(agrees | by_chance)[live],
+    )
+
+
+def _in_one_step(
+    patterns: _Patterns, is_bounded: Bool[np.ndarray, " r"]
+) -> tuple[Float[np.ndarray, " r"], Bool[np.ndarray, " r"]]:
+    """Share of live entries that agree, and the samples where enough are decided and all of them agree."""
+    enough = patterns.num_decided >= max(MIN_LOOSELY_DECIDED * patterns.num_live, MIN_ENTRIES)
+    # Where the noise decides too little, nothing agrees: a wild guess must not score by being vague.
+    counted = np.where(enough, patterns.agrees, patterns.agrees & patterns.is_decided)
+    matching = np.sum(counted, axis=0) / patterns.num_live
+    return matching, (matching == 1) & enough & is_bounded
+
+
+def _over_several_steps(
+    patterns: _Patterns,
+    is_bounded: Bool[np.ndarray, " r"],
+    factorization: Factorization,
+    directions: Float[np.ndarray, "r r"],
+) -> tuple[Float[np.ndarray, " r"], Bool[np.ndarray, " r"]]:
+    """The same for weights that moved: some entries contradict, and each direction must follow from its zeros.
+
+    As a share of the entries is undecided for every choice of directions, the share that agrees is that of the plain
+    patterns, which tells choices apart. Chance must hardly bring it about.
+    """
+    is_on, is_active = patterns.is_on, patterns.is_active
+    matching = np.mean(is_on == is_active, axis=0)
     first, second = is_on.mean(axis=0), is_active.mean(axis=0)
     by_chance = first * second + (1 - first) * (1 - second)
-    return share, stats.binom.sf(share * len(is_on) - 0.5, len(is_on), by_chance) < MAX_COINCIDENCE
+    is_unlikely = stats.binom.sf(matching * len(is_on) - 0.5, len(is_on), by_chance) < MAX_COINCIDENCE
+    num_contradicting = np.sum(~patterns.agrees, axis=0)
+    is_confirmed = is_unlikely & (num_contradicting <= MAX_RETURNED * patterns.num_live) & is_bounded
+    is_confirmed[is_confirmed] = is_determined(factorization, directions[is_confirmed])
+    return matching, is_confirmed
 
 
 def is_determined(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Bool[np.ndarray, " k"]:
@@ -206,132 +286,6 @@ def all_or_none(certificate: Certificate) -> Certificate:
         return certificate
     nobody = certificate.exact & False
     return dataclasses.replace(certificate, exact=nobody, approximate=nobody)
-
-
-def _compare(
-    evidence: Evidence,
-    directions: Float[np.ndarray, "r r"],
-    scale: Float[np.ndarray, " r"],
-    grad_z: Float[np.ndarray, "m r"],
-    pre_activation: Float[np.ndarray, "m r"],
-    slack: Float[np.ndarray, "m r"],
-) -> tuple[Bool[np.ndarray, "m r"], Bool[np.ndarray, "m r"]]:
-    """Entries where the patterns agree, and entries that the noise leaves decided."""
-    tolerance = numerics.zero_tolerance(evidence.factorization, directions) * scale
-    is_zero = np.abs(grad_z) <= tolerance
-    is_active, is_inactive = pre_activation > slack, pre_activation < -slack
-    missing = is_active & is_zero
-    agrees = ~(missing | (is_inactive & ~is_zero))
-    # Entries of a true column fall below the tolerance by chance, at the density its small entries show.
-    small = 0.1 * np.sqrt(np.mean(grad_z**2, axis=0))
-    density = np.sum((np.abs(grad_z) < small) & ~is_zero, axis=0) + 1
-    expected = density * tolerance / np.maximum(small, np.finfo(float).tiny)
-    by_chance = missing & (np.sum(missing, axis=0) <= stats.poisson.isf(CHANCE, np.minimum(expected, 1.0)))
-    return agrees | by_chance, is_active | is_inactive
-
-
-class _Errors(NamedTuple):
-    """Expected errors behind a reconstruction.
-
-    Attributes:
-        mixing: (r,) norm of the error of each column of Q.
-        scale: (r,) relative error of each scale.
-    """
-
-    mixing: Float[np.ndarray, " r"]
-    scale: Float[np.ndarray, " r"]
-
-
-def _input_error(
-    factorization: Factorization, inverse: Float[np.ndarray, "r r"], errors: _Errors
-) -> Float[np.ndarray, " r"]:
-    """Expected relative error of each input, as `_pre_activation_slack` has it for the pre-activations."""
-    size = np.linalg.norm(inverse * np.asarray(factorization.singular_values[: factorization.rank]), axis=1)
-    noise = factorization.noise_floor / numerics.ZERO_SIGMAS
-    with np.errstate(invalid="ignore"):
-        spoiled = noise + np.sqrt(np.sum((size * errors.mixing) ** 2))
-    return np.nan_to_num(np.linalg.norm(inverse, axis=1) / size * spoiled + errors.scale, nan=np.inf)
-
-
-def _pre_activation_slack(
-    evidence: Evidence, inverse: Float[np.ndarray, "r r"], centred: Float[np.ndarray, "m r"], errors: _Errors
-) -> Float[np.ndarray, "m r"]:
-    """Bound on the error of each pre-activation: noise in ``right`` and in the directions, carried through Q^-1.
-
-    ``X^T = Q^-1 R``: noise of norm ``|N|`` in R moves ``w . x_i`` by at most ``|N| |P_i| |w|``, P = Q^-1, and an error
-    dq_j of direction j moves x_i by ``(P_i . dq_j) x_j``.
-    """
-    factorization = evidence.factorization
-    dual = np.linalg.norm(inverse, axis=1)
-    # An unbounded error decides nothing of its own sample; what it does to the others, `_input_error` judges.
-    wobble = np.where(np.isfinite(errors.mixing), errors.mixing, 0)
-    from_right = factorization.noise_floor / numerics.ZERO_SIGMAS * evidence.weight_norms
-    from_directions = np.sqrt((centred**2) @ (wobble**2))
-    from_noise = (from_right + from_directions)[:, None] * dual[None, :]
-    return numerics.ZERO_SIGMAS * (from_noise + np.abs(centred) * errors.scale[None, :])
-
-
-def _movement(evidence: Evidence, inverse: Float[np.ndarray, "r r"]) -> Float[np.ndarray, "m r"] | float:
-    """How far pre-activations may have been from their first value over the client's steps.
-
-    The way from the first value to the last, known exactly, and as much again as is typical for the sample, as the
-    way need not be straight: in simulated rounds (learning rates 0.001 to 0.3, 1 and 5 epochs) one of thousands went
-    farther.
-    """
-    if not evidence.drift:
-        return 0.0
-    factorization = evidence.factorization
-    left, right = np.asarray(factorization.left), np.asarray(factorization.right)
-    moved = left @ ((right @ right.T) @ inverse.T) + evidence.bias_grad[:, None]
-    moved = evidence.drift * np.abs(moved)
-    return moved + np.sqrt(np.mean(moved[np.asarray(factorization.live_mask)] ** 2, axis=0))
-
-
-def scale_error(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Float[np.ndarray, " r"]:
-    """Expected relative error of each sample's scale, from the part of the bias gradient that no batch explains."""
-    left = np.asarray(evidence.factorization.left)
-    rows, rank = left.shape
-    shares = left.T @ evidence.bias_grad
-    noise = np.linalg.norm(evidence.bias_grad - left @ shares) / np.sqrt(max(rows - rank, 1))
-    inverse = np.linalg.inv(directions.T)
-    return noise * np.linalg.norm(inverse, axis=1) / np.maximum(np.abs(inverse @ shares), np.finfo(float).tiny)
-
-
-def direction_error(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
-    """Expected angle between each direction and the true one: noise of its zero rows over their conditioning.
-
-    Infinite where the zero rows leave it open, as for two samples that fire alike: any mixture of theirs is as sparse.
-    """
-    left = np.asarray(factorization.left)
-    zero = numerics.zero_mask(factorization, directions)
-    noise = np.linalg.norm(left @ directions.T * zero, axis=0)
-    held = 1 - _strongest_rival(left, ~zero, directions)
-    for place in np.flatnonzero(held < LOOSELY_HELD):
-        # Power iteration has not converged where it matters most; dead rows are zero and add nothing.
-        held[place] = np.linalg.eigvalsh(left[zero[:, place]].T @ left[zero[:, place]])[1]
-    error = (noise + numerics.ROUNDING * numerics.EPS64) / np.sqrt(np.maximum(held, MIN_HELD))
-    return np.where(held < MIN_HELD, np.inf, error)
-
-
-def _strongest_rival(
-    left: Float[np.ndarray, "m r"], active: Bool[np.ndarray, "m k"], directions: Float[np.ndarray, "k r"]
-) -> Float[np.ndarray, " k"]:
-    """Largest ``|left v|^2`` over the active rows of each direction among unit v orthogonal to it, by power iteration.
-
-    As ``left`` has orthonormal columns, one less this is what the zero rows hold every other direction with.
-    """
-    if left.shape[1] == 1:
-        return np.zeros(len(directions))
-    xp: Any = float64_namespace()
-    left, active, columns = xp.asarray(left), xp.asarray(active), xp.asarray(directions.T)
-    vectors, rayleigh = xp.asarray(np.random.default_rng(0).standard_normal(columns.shape)), xp.zeros(len(directions))
-    for _ in range(POWER_STEPS):
-        vectors = vectors - columns * (columns * vectors).sum(axis=0)
-        vectors = vectors / (vectors**2).sum(axis=0) ** 0.5
-        rows = left @ vectors * active
-        rayleigh = (rows**2).sum(axis=0)
-        vectors = left.T @ rows
-    return np.minimum(np.asarray(rayleigh), 1.0)
 
 
 def weight_residual(

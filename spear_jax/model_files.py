@@ -7,8 +7,9 @@ back, as PyTorch, Flax, Orbax, Flower or safetensors stored them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +61,7 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
     return ModelFile(tensors, framework)
 
 
-def name_by_order(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+def name_by_order(arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Names for a list of arrays, as far as its order tells what they are.
 
     Args:
@@ -69,7 +70,8 @@ def name_by_order(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
     Returns:
         The arrays in their order: a matrix and a vector behind it that fits are ``layer_00.weight`` and
         ``layer_00.bias`` (``layer_00/kernel`` and ``layer_00/bias`` where the vectors tell that kernels are (in, out),
-        as in Keras and Flax), counted by layer; any other array is ``arr_<position>``.
+        as in Keras and Flax), counted by layer; any other array is ``arr_<position>``. A matrix without bias before the
+        scale of a normalisation layer looks like a dense layer: give names to such a model.
     """
     starts = [
         index
@@ -94,6 +96,8 @@ def make_update(
     local_steps: int | None = None,
     num_examples: int | None = None,
     weight_decay: float | None = None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+    as_received: bool = False,
 ) -> Update:
     """The update of one round, ready to be saved as a bundle or inverted.
 
@@ -106,20 +110,24 @@ def make_update(
         local_steps: its number, where known; 1 is assumed without.
         num_examples: samples in the client's batch, where known.
         weight_decay: of the client's SGD, where known.
+        metadata: what else the metadata of a bundle hold, such as ``image_shape``.
+        as_received: make an update also of what gives nothing away, as one who records does: only some of the tensors
+            came back, none changed, or none belongs to a dense layer.
 
     Raises:
-        UpdateError: names or shapes that disagree, nothing changed, no dense layer with a bias, wrong metadata.
+        UpdateError: names or shapes that disagree, wrong metadata; and unless ``as_received``, weights that lack some
+            tensors, nothing changed, no dense layer with a bias.
     """
-    names = match_names(before.tensors, after.tensors, may_lack=kind == "gradient")
+    names = match_names(before.tensors, after.tensors, may_lack=as_received or kind == "gradient")
     client = {names[name]: tensor for name, tensor in after.tensors.items()}
     _check_shapes(before.tensors, client)
-    if kind == "weights" and all(np.array_equal(before.tensors[name], tensor) for name, tensor in client.items()):
-        raise UpdateError("no tensor changed between before and after; give the model after the client's round.")
     numbers = {"lr": lr, "local_steps": local_steps, "num_examples": num_examples, "weight_decay": weight_decay}
-    metadata = {"kind": kind} | {key: str(value) for key, value in numbers.items() if value is not None}
-    framework = before.framework or after.framework
-    update = Update(before.tensors, client, metadata | ({"framework": framework} if framework else {}))
-    update.layer()  # raises where nothing can be inverted
+    known = {"kind": kind, "framework": before.framework or after.framework} | numbers
+    update = Update(
+        before.tensors, client, {key: str(value) for key, value in known.items() if value is not None} | dict(metadata)
+    )
+    if not as_received:
+        _check_use(update)
     return update
 
 
@@ -142,7 +150,7 @@ def match_names(before: Iterable[str], after: Iterable[str], *, may_lack: bool =
     if extra or missing:
         problems = [f"after holds {_few(extra)}, which before lacks"] * bool(extra)
         problems += [f"after lacks {_few(missing)}, which before holds"] * bool(missing)
-        raise UpdateError(f"{'; '.join(problems)}: give two files of the same model.")
+        raise UpdateError(f"{'; '.join(problems)}: both must be of the same model.")
     return {back[name]: sent[name] for name in back}
 
 
@@ -166,7 +174,17 @@ def _check_shapes(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarr
         if before[name].shape != tensor.shape
     ]
     if differing:
-        raise UpdateError(f"{_few(differing)}: give two files of the same model, both of one framework.")
+        raise UpdateError(f"{_few(differing)}: both must be of the same model and framework.")
+
+
+def _check_use(update: Update) -> None:
+    """Refuses what nothing can be inverted of."""
+    sent = update.global_tensors
+    if update.kind == "weights" and all(
+        np.array_equal(sent[name], tensor) for name, tensor in update.client_tensors.items()
+    ):
+        raise UpdateError("no tensor changed between before and after; give the model after the client's round.")
+    update.layer()
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], str | None]:

@@ -17,16 +17,8 @@ from spear_jax.factorize import factorize
 from spear_jax.next_layer import Samples, check_gradient
 from spear_jax.observation import LayerObservation
 from spear_jax.recover import disaggregation, recover_inputs
-from spear_jax.search import (
-    WALK_NOISE,
-    Outcome,
-    Progress,
-    SearchState,
-    expected_remaining,
-    is_done,
-    plan_search,
-    search,
-)
+from spear_jax.search import Outcome, Progress, SearchState, is_done, search
+from spear_jax.search_plan import WALK_NOISE, expected_remaining, plan_search
 from spear_jax.select import Judge
 from spear_jax.status import Status
 from spear_jax.types import Array, Certificate, Factorization, Result, SearchStats

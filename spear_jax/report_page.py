@@ -39,7 +39,7 @@ def render_page(
     tables = {name: _fact_table(rows) for name, rows in sections.facts(record).items()}
     return _PAGE.substitute(
         tables,
-        style=_STYLE,
+        style=STYLE,
         headline=escape(headline),
         tone="good" if is_complete else "part",
         message=_paragraphs([text(record["message"])] if record.get("message") else []),
@@ -71,7 +71,7 @@ def _sweep_table(trials: Sequence[Trial]) -> str:
     return f'<table class="sweep"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light; --ink:#1c2430; --quiet:#5d6777; --line:#dfe3e8; --soft:#f5f7f9;
   --good:#1a7f4b; --goodsoft:#e8f5ee; --warn:#a84c08; --warnsoft:#fdf2e4; --near:#1f5fa8; --nearsoft:#e9f1fa; }
 * { box-sizing: border-box; }

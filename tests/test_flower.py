@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 
 from spear_jax.bundle import UpdateError, load_update
-from spear_jax.integrations import make_update, ordinal_names
+from spear_jax.integrations import received_update
 from spear_jax.integrations.flower import RecordingStrategy, show_update_mod
-from spear_jax.layers import find_layers
 from spear_jax.reconstruct import reconstruct
 
 CLIENTS = (3, 10**18 + 1, 12)
@@ -243,8 +242,8 @@ def test_failed_clients_leave_no_file_and_no_warning(flower, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("damaged", "message"),
     [
-        ({"dense_0/kernel": np.ones((2, 2), np.float32)}, r"was sent with shape \(24, 40\) but came back with"),
-        ({"extra": np.ones(2, np.float32)}, "extra came back but global/extra is missing"),
+        ({"dense_0/kernel": np.ones((2, 2), np.float32)}, r"dense_0/kernel is \(24, 40\) before and \(2, 2\) after"),
+        ({"extra": np.ones(2, np.float32)}, "after holds extra, which before lacks: both must be"),
         ({"dense_0/bias": np.full(40, "text")}, "not recorded"),
     ],
 )
@@ -300,9 +299,11 @@ def test_lists_get_names_that_pair_or_those_given(flower, tmp_path):
 
 def test_kinds_and_metadata_of_the_user_go_before_the_messages(flower, tmp_path):
     strategy = RecordingStrategy(flower.FedAvg(), tmp_path, kind="gradient", metadata={"lr": 0.5, "local_steps": 1})
-    one_round(flower, strategy, tensors(0), [tensors(1)] * 3, config={"lr": 0.1, "local-steps": 7})
+    config = {"lr": 0.1, "local-steps": 7, "weight-decay": 0.25}
+    one_round(flower, strategy, tensors(0), [tensors(1)] * 3, config=config)
     update = load_update(tmp_path / "round-0001" / "client-3.safetensors")
     assert (update.kind, update.metadata["lr"], update.metadata["local_steps"]) == ("gradient", "0.5", "1")
+    assert update.metadata["weight_decay"] == "0.25"
 
 
 def legacy_round(flower, strategy, sent, came_back):
@@ -331,7 +332,7 @@ def test_the_older_interface_is_recorded_and_aggregates_the_same(flower, tmp_pat
     update = load_update(files[2])
     assert update.metadata["num_examples"] == "8"
     assert [(layer.name, layer.layout) for layer in update.layers] == [("layer_00", "in_out"), ("layer_01", "in_out")]
-    np.testing.assert_array_equal(update.global_tensors["layer_00/weight"], sent[0])
+    np.testing.assert_array_equal(update.global_tensors["layer_00/kernel"], sent[0])
     np.testing.assert_array_equal(update.client_tensors["layer_01/bias"], came_back[0][3])
 
 
@@ -450,28 +451,25 @@ def test_the_mod_lets_everything_else_pass(flower, tmp_path, capsys, caplog):
     assert not capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     (warning,) = [record for record in caplog.records if "spear" in record.name]
-    assert "round 4, client 3: the update was not recorded: other came back" in warning.getMessage()
-
-
-def test_ordinal_names_are_read_back_as_the_layers_they_stand_for():
-    shapes = [(3, 3, 1, 8), (8,), (24, 40), (40,), (40,), (40, 40), (40,), (7, 40), (9,), (40, 6)]
-    names = ordinal_names(shapes)
-    assert names == (
-        *("array_00", "array_01", "layer_00/weight", "layer_00/bias", "array_04", "layer_01/weight", "layer_01/bias"),
-        *("array_07", "array_08", "array_09"),
-    )
-    layers, _ = find_layers(dict(zip(names, shapes, strict=True)), framework="keras")
-    assert [(layer.name, layer.layout) for layer in layers] == [("layer_00", "in_out"), ("layer_01", "in_out")]
-    assert ordinal_names([]) == ()
+    assert "round 4, client 3: the update was not recorded: after holds other" in warning.getMessage()
 
 
 @pytest.mark.parametrize("names", [("a",), ("a", "a", "b", "b"), ("a", "b", "c", "d", "e")])
 def test_names_are_one_for_each_tensor(names):
     with pytest.raises(UpdateError, match=r"\d different names were given for 4 tensors; give one for each"):
-        make_update(tensors(0), tensors(1), metadata={"kind": "weights"}, facts={}, names=names)
+        received_update(tensors(0), tensors(1), metadata={"kind": "weights"}, facts={}, names=names)
 
 
 def test_facts_that_make_no_sense_are_left_out():
     facts = {"num_examples": 8.0, "lr": float("nan"), "local_steps": [1, 2]}
-    update = make_update(tensors(0), tensors(1), metadata={"kind": "weights"}, facts=facts)
+    update = received_update(tensors(0), tensors(1), metadata={"kind": "weights"}, facts=facts)
     assert dict(update.metadata) == {"kind": "weights", "num_examples": "8"}
+
+
+def test_an_answer_under_other_prefixes_or_of_some_tensors_only_is_recorded():
+    sent, back = tensors(0), tensors(1)
+    wrapped = {f"module.{name}": tensor for name, tensor in back.items()}
+    update = received_update(sent, wrapped, metadata={"kind": "weights"}, facts={})
+    assert_same_tensors(update.client_tensors, back)
+    with_buffer = sent | {"norm/mean": np.zeros(3, np.float32)}
+    assert_same_tensors(received_update(with_buffer, back, metadata={"kind": "delta"}, facts={}).client_tensors, back)

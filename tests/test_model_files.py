@@ -54,6 +54,17 @@ def test_matrices_and_vectors_that_do_not_fit_stay_unnamed():
     assert name_by_order([]) == {}
 
 
+def test_every_list_of_shapes_is_read_back_as_the_layers_it_stands_for():
+    shapes = [(3, 3, 1, 8), (8,), (24, 40), (40,), (40,), (40, 40), (40,), (7, 40), (9,), (40, 6)]
+    names = list(name_by_order([np.ones(shape) for shape in shapes]))
+    assert names == [
+        *("arr_0", "arr_1", "layer_00/kernel", "layer_00/bias", "arr_4", "layer_01/kernel", "layer_01/bias"),
+        *("arr_7", "arr_8", "arr_9"),
+    ]
+    layers, _ = find_layers(dict(zip(names, shapes, strict=True)))
+    assert [(layer.name, layer.layout) for layer in layers] == [("layer_00", "in_out"), ("layer_01", "in_out")]
+
+
 def test_named_arrays_and_safetensors_keep_their_names(tmp_path):
     np.savez(tmp_path / "model.npz", **small())
     save_file(small(), tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -160,6 +171,23 @@ def test_updates_that_cannot_be_made():
     loose = ModelFile({"conv": np.ones((2, 2, 3, 3))}, None)
     with pytest.raises(UpdateError, match="no dense layer with a bias"):
         make_update(loose, ModelFile({"conv": np.zeros((2, 2, 3, 3))}, None))
+
+
+def test_what_was_received_is_an_update_even_where_it_gives_nothing_away():
+    before, fewer = ModelFile(small() | {"mean": np.ones(3)}, None), ModelFile(small(1), None)
+    conv = ModelFile({"conv": np.ones((2, 2, 3, 3))}, None)
+    assert sorted(make_update(before, fewer, as_received=True).client_tensors) == sorted(small())
+    assert make_update(before, before, as_received=True).kind == "weights"
+    update = make_update(conv, conv, kind="delta", lr=0.5, metadata={"image_shape": "[2, 2, 1]"}, as_received=True)
+    assert dict(update.metadata) == {"kind": "delta", "lr": "0.5", "image_shape": "[2, 2, 1]"}
+    for after in (fewer, before):
+        with pytest.raises(UpdateError, match="after lacks mean|no tensor changed"):
+            make_update(before, after)
+    with pytest.raises(UpdateError, match="after holds conv"):
+        make_update(before, conv, as_received=True)
+    half = ModelFile({name: tensor for name, tensor in small().items() if name != "b.bias"}, None)
+    with pytest.raises(UpdateError, match=r"global/b\.bias has no counterpart"):
+        make_update(before, half, as_received=True)
 
 
 def test_a_gradient_may_lack_the_buffers():

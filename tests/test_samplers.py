@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from spear_jax import numerics, pivot_walk, samplers, search
+from spear_jax import numerics, pivot_walk, samplers, search_plan
 from spear_jax.config import ReconstructConfig
 from spear_jax.factorize import factorize
 from spear_jax.reconstruct import reconstruct
@@ -99,12 +99,12 @@ def test_what_is_long_and_clean_is_walked_and_the_rest_drawn_flat():
     config = ReconstructConfig()
     clean = factorize(planted_problem(20, 200, 80).observation.weight_grad)
     noisy = factorize(planted_problem(20, 200, 400, noise=3e-2).observation.weight_grad, rank=20)
-    assert numerics.relative_noise(noisy) > search.WALK_NOISE > numerics.relative_noise(clean)
-    assert search.plan_search(clean, config).sampler == "walk"
-    assert search.plan_search(noisy, config).sampler == "flat"
-    assert search.plan_search(planted(), config).sampler == "flat"
-    assert search.plan_search(planted(), ReconstructConfig(sampler="walk")).sampler == "walk"
-    assert search.plan_search(clean, ReconstructConfig(sampler="flat")).sampler == "flat"
+    assert numerics.relative_noise(noisy) > search_plan.WALK_NOISE > numerics.relative_noise(clean)
+    assert search_plan.plan_search(clean, config).sampler == "walk"
+    assert search_plan.plan_search(noisy, config).sampler == "flat"
+    assert search_plan.plan_search(planted(), config).sampler == "flat"
+    assert search_plan.plan_search(planted(), ReconstructConfig(sampler="walk")).sampler == "walk"
+    assert search_plan.plan_search(clean, ReconstructConfig(sampler="flat")).sampler == "flat"
 
 
 def test_a_walk_without_enough_rows_is_refused_in_a_sentence():
@@ -119,7 +119,7 @@ def test_a_walk_without_enough_rows_is_refused_in_a_sentence():
 
 
 def test_rounds_of_a_walk_are_whole_chains():
-    plan = search.plan_search(planted(), ReconstructConfig(sampler="walk", round_size=2**22))
+    plan = search_plan.plan_search(planted(), ReconstructConfig(sampler="walk", round_size=2**22))
     per_chain = samplers.candidates_per_chain(RANK)
     assert plan.granularity == per_chain
     assert plan.round_size % per_chain == 0

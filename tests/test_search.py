@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from spear_jax import certify, search
+from spear_jax import certify, search, search_plan
 from spear_jax.config import ReconstructConfig
 from spear_jax.factorize import factorize
 from spear_jax.status import Status
@@ -67,7 +67,7 @@ def test_working_ahead_changes_nothing(monkeypatch, sampler):
     assert reference.status is Status.EXACT
     monkeypatch.setattr(search, "_works_ahead", lambda _: True)
     assert_same_state(run(judge, factorization, config).state, reference.state)
-    budget = dataclasses.replace(config, max_candidates=3 * search.plan_search(factorization, config).round_size)
+    budget = dataclasses.replace(config, max_candidates=3 * search_plan.plan_search(factorization, config).round_size)
     ahead = run(never, factorization, budget)
     assert ahead.status is Status.CANDIDATE_BUDGET
     assert ahead.state.next_round == 3
@@ -88,7 +88,7 @@ def test_a_walk_resumed_sharded_and_spread_ends_like_one_that_never_stopped():
 def test_a_budget_below_a_round_draws_whole_chains_and_below_a_chain_nothing():
     _, factorization, _ = planted(batch_size=6)
     config = dataclasses.replace(CONFIG, sampler="walk", round_size=2**18, chunk_size=None)
-    per_chain = search.plan_search(factorization, config).granularity
+    per_chain = search_plan.plan_search(factorization, config).granularity
     some = run(never, factorization, dataclasses.replace(config, max_candidates=5 * per_chain + 7))
     assert (some.state.candidates, some.state.next_round) == (5 * per_chain, 0)
     nothing = run(never, factorization, dataclasses.replace(config, max_candidates=per_chain - 1))
@@ -109,7 +109,7 @@ def test_on_round_is_called_after_each_round_with_what_is_left():
 def test_shards_take_the_rounds_in_turn_and_together_draw_the_whole(monkeypatch):
     """At one threshold: otherwise it follows what each shard has drawn itself."""
     _, factorization, _ = planted()
-    monkeypatch.setattr(search.Plan, "zero_threshold", lambda *_: 30)
+    monkeypatch.setattr(search_plan.Plan, "zero_threshold", lambda *_: 30)
     whole = run(never, factorization, dataclasses.replace(CONFIG, max_candidates=1024)).state
     parts = [
         run(never, factorization, dataclasses.replace(CONFIG, max_candidates=512, shard=(i, 2))).state for i in range(2)
@@ -130,8 +130,8 @@ def test_a_spent_candidate_budget_is_a_status_with_a_finite_forecast():
     assert outcome.status is Status.CANDIDATE_BUDGET
     assert outcome.state.candidates == 16
     assert outcome.certificate is None
-    plan = search.plan_search(factorization, CONFIG)
-    assert 0 < search.expected_remaining(8, len(outcome.directions), plan, 16, CONFIG) < math.inf
+    plan = search_plan.plan_search(factorization, CONFIG)
+    assert 0 < search_plan.expected_remaining(8, len(outcome.directions), plan, 16, CONFIG) < math.inf
 
 
 def test_a_spent_time_budget_is_a_status():
@@ -144,7 +144,7 @@ def test_a_spent_time_budget_is_a_status():
 def test_a_round_of_false_hits_alone_is_survived(monkeypatch):
     """Nothing verified and an empty pool: the search must go on."""
     _, factorization, judge = planted()
-    monkeypatch.setattr(search.Plan, "zero_threshold", lambda *_: 10)
+    monkeypatch.setattr(search_plan.Plan, "zero_threshold", lambda *_: 10)
     monkeypatch.setattr(search.pool, "zero_count", lambda _, directions: np.zeros(len(directions), np.int64))
     outcome = run(judge, factorization, dataclasses.replace(CONFIG, max_candidates=256))
     assert outcome.status is Status.CANDIDATE_BUDGET

@@ -52,13 +52,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if os.environ.get("SPEAR_JAX_DEBUG"):
             raise
-        fail(*_explain(error), arguments)
+        fail(*explain(error), arguments)
     if code == EXIT_STOPPED:  # Typer's answer to Ctrl-C
         fail("stopped; where a search was under way, --resume goes on from its last round.", EXIT_STOPPED, arguments)
     sys.exit(code or 0)
 
 
-def _explain(error: Exception) -> tuple[str, int]:
+def explain(error: Exception) -> tuple[str, int]:
     """The sentence and the exit code of an error."""
     if isinstance(error, _UsageError):
         command = error.ctx.command_path if error.ctx else "spear-jax"  # pyright: ignore[reportAttributeAccessIssue]

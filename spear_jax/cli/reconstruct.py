@@ -1,4 +1,4 @@
-"""``spear-jax reconstruct``: from an update bundle to the batch, resumable, on one device or many hosts."""
+"""``spear-jax reconstruct``: from update bundles to the batches, resumable, on one device or many hosts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from spear_jax import checkpoint, record
 from spear_jax.bundle import Update, load_update
-from spear_jax.cli import options
+from spear_jax.cli import many, options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean, make_folder
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import initialize_distributed
@@ -28,7 +28,14 @@ def register(app: typer.Typer) -> None:
 
 
 def reconstruct(
-    update_file: options.UpdateFile,
+    update_file: Annotated[
+        Path,
+        typer.Argument(
+            help="Update bundle, .safetensors or .npz, or a folder of them at any depth.",
+            metavar="UPDATE",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("recon"),
     layer: options.Layer = None,
     layout: options.Layout = None,
@@ -56,7 +63,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct the batch behind an update.
 
-    Every sample is certified, or not, without ground truth.
+    Every sample is certified, or not, without ground truth. Of a folder, every update by itself, with a summary.
     """
     if resume and fresh:
         raise ValueError("--resume and --fresh exclude each other; give --resume to go on, --fresh to start again.")
@@ -64,12 +71,23 @@ def reconstruct(
     ids = None if local_device_ids is None else _parse_ids(local_device_ids)
     if ids is not None and not is_joined:
         raise ValueError("--local-device-ids goes with --distributed or --coordinator; leave it out in one process.")
-    update = load_update(update_file, layout=layout)
     config = _config(
-        method=method, rank=rank, num_examples=_num_examples(update), max_candidates=max_candidates,
-        max_seconds=max_seconds, sampler=sampler, round_size=round_size, chunk_size=chunk_size, mapper=mapper,
-        num_devices=num_devices, shard=_parse_shard(shard),
+        method=method, rank=rank, max_candidates=max_candidates, max_seconds=max_seconds, sampler=sampler,
+        round_size=round_size, chunk_size=chunk_size, mapper=mapper, num_devices=num_devices,
+        shard=_parse_shard(shard),
     )  # fmt: skip
+    if update_file.is_dir():
+        if is_joined or config.shard != (0, 1):
+            raise ValueError(
+                f"{update_file} is a folder, whose updates one process takes one by one: leave --distributed, "
+                "--coordinator and --shard out, or give one update."
+            )
+        shared = many.Options(config, layer, layout, seed, resume, fresh)
+        summary = many.reconstruct_folder(update_file, out, shared, run, (lambda _: None) if as_json else typer.echo)
+        emit(summary, as_json, lambda: many.tell(summary, out))
+        raise typer.Exit(EXIT_COMPLETE if summary["whole"] == summary["total"] else EXIT_INCOMPLETE)
+    update = load_update(update_file, layout=layout)
+    config = many.config_for(update, config)
     if is_joined:
         initialize_distributed(coordinator, num_processes, process_id, ids)
         keep_stdout_clean()
@@ -158,8 +176,8 @@ def tell(content: dict[str, Any], out: Path) -> None:
         f"{effort}, {content['directions_found']} of {content['batch_size']} directions, matching score "
         f"{_number(certificate['matching_score'])}."
     )
-    if certificate["labels"] is not None:
-        named = sum(label != NO_LABEL for label in certificate["labels"])
+    named = sum(label != NO_LABEL for label in certificate["labels"] or ())
+    if named:
         typer.echo(f"The layers above confirm {named} samples, each on its own, and name their labels.")
     if content["directions_found"] < content["batch_size"] and stats["candidates"]:
         typer.echo(f"Expected candidates still needed: {_number(stats['expected_remaining'])}.")
@@ -193,11 +211,6 @@ def _config(**options: Any) -> ReconstructConfig:
     except ValueError as error:
         as_option = lambda match: "--" + match[1].replace("_", "-")
         raise ValueError(re.sub(r"ReconstructConfig\.(\w+)", as_option, str(error))) from error
-
-
-def _num_examples(update: Update) -> int | None:
-    text = update.metadata.get("num_examples")
-    return None if text is None else int(text)
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""``spear-jax report``: a page and a contact sheet of a reconstruction."""
+"""``spear-jax report``: a page and a contact sheet of a reconstruction, or of each of many with a page over them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from spear_jax import record
-from spear_jax.cli import options
+from spear_jax.cli import many, options
 from spear_jax.cli.evaluate import score
 from spear_jax.cli.output import emit, make_folder
 from spear_jax.report import write_report
+from spear_jax.report_index import write_index
 from spear_jax.sweep import TRIALS, Trial, read_trials
 from spear_jax.tables import column_names
 from spear_jax.truth import Truth as TruthFile
@@ -33,7 +34,14 @@ def report(
     """Make a page of a reconstruction.
 
     index.html says what leaked, how sure that is, what it cost and which defence stops it; contact.png shows it.
+    Of the reconstructions of a folder of updates: one page each, and index.html over all of them.
     """
+    if (folder / many.SUMMARY).is_file() and not (folder / record.RECORD).exists():
+        if truth is not None:
+            raise ValueError(f"{folder} holds many reconstructions and --truth is of one; give the folder of that one.")
+        pages = make_reports(folder, folder if out is None else out)
+        emit(pages, as_json, lambda: typer.echo(f"Written: {pages['page']} and {len(pages['pages'])} pages below it"))
+        return
     index, contact = make_report(folder, truth, out)
     content = {"page": str(index), "contact_sheet": None if contact is None else str(contact)}
     emit(content, as_json, lambda: typer.echo("Written: " + ", ".join(str(p) for p in (index, contact) if p)))
@@ -62,6 +70,23 @@ def make_report(folder: Path, truth: Path | None, out: Path | None = None) -> tu
         truth_images=private.images if private is not None and is_image else None,
         evaluation_json=evaluation,
     )
+
+
+def make_reports(folder: Path, out: Path) -> dict[str, Any]:
+    """Report of each reconstruction that a summary names, in a folder of its own, and the page over them."""
+    summary = many.read_summary(folder)
+    make_folder(out)
+    pages: dict[str, str] = {}
+    for entry in summary["updates"]:
+        if entry["status"] is None:
+            continue
+        try:
+            page, _ = make_report(folder / entry["folder"], None, out / entry["folder"])
+            pages[entry["update"]] = page.relative_to(out).as_posix()
+        except record.RecordError as error:
+            entry["sentence"] = str(error)
+    index = write_index(out, summary, pages)
+    return {"page": str(index), "pages": {name: str(out / page) for name, page in pages.items()}}
 
 
 def _trials(folder: Path, content: dict[str, Any]) -> list[Trial]:

@@ -17,11 +17,12 @@ import numpy as np
 
 from spear_jax.bundle import Update, UpdateError, save_update
 from spear_jax.metadata import metadata_problem
+from spear_jax.model_files import ModelFile, make_update, name_by_order
 
 _log = logging.getLogger(__name__)
 
 
-def make_update(
+def received_update(
     sent: Mapping[str, np.ndarray],
     came_back: Mapping[str, np.ndarray],
     *,
@@ -36,41 +37,23 @@ def make_update(
         came_back: what the client answered, under the same names.
         metadata: what the user says of every update, ``kind`` among it; goes before the facts.
         facts: what the messages say, such as ``num_examples``; kept where it is valid metadata.
-        names: one for each tensor sent, in order, instead of those it has. A list gets `ordinal_names` without.
+        names: one for each tensor sent, in order, instead of those it has. A list is named by `name_by_order` without.
 
     Raises:
-        UpdateError: as many names are needed as tensors; anything that makes no update, see `Update`.
+        UpdateError: as many names are needed as tensors; anything that makes no update, see `make_update`.
     """
     if names is None:
         is_list = list(sent) == [str(index) for index in range(len(sent))]
-        names = ordinal_names([tensor.shape for tensor in sent.values()]) if is_list else list(sent)
+        names = list(name_by_order(list(sent.values())) if is_list else sent)
     if len(set(names)) != len(sent):
         raise UpdateError(f"{len(set(names))} different names were given for {len(sent)} tensors; give one for each.")
     new_name = dict(zip(sent, names, strict=True))
-    return Update(
-        {new_name[name]: tensor for name, tensor in sent.items()},
-        {new_name.get(name, name): tensor for name, tensor in came_back.items()},
-        _valid(facts) | dict(metadata),
+    before, after = (
+        ModelFile({new_name.get(name, name): tensor for name, tensor in tensors.items()}, None)
+        for tensors in (sent, came_back)
     )
-
-
-def ordinal_names(shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
-    """Names for the tensors of a list: a matrix and the vector behind it that fits it are one dense layer.
-
-    These are ``layer_00/weight`` and ``layer_00/bias``; any other tensor is ``array_<index>``. A matrix without bias
-    before the scale of a normalisation layer looks the same: give names to such a model.
-    """
-    names: list[str] = []
-    layers = 0
-    while len(names) < len(shapes):
-        index = len(names)
-        shape, following = shapes[index], shapes[index + 1] if index + 1 < len(shapes) else ()
-        if len(shape) == 2 and len(following) == 1 and following[0] in shape:
-            names += [f"layer_{layers:02d}/weight", f"layer_{layers:02d}/bias"]
-            layers += 1
-        else:
-            names.append(f"array_{index:02d}")
-    return tuple(names)
+    known = {"kind": "weights"} | _valid(facts) | dict(metadata)
+    return make_update(before, after, kind=known["kind"], metadata=known, as_received=True)
 
 
 def record(update: Update, folder: str | os.PathLike[str], server_round: int, client: object) -> Path:

@@ -26,15 +26,16 @@ from rich.table import Table
 from spear_jax.bundle import Update, UpdateError
 from spear_jax.config import ReconstructConfig
 from spear_jax.factorize import factorize
-from spear_jax.integrations import check_metadata, listening, make_folder, make_update, record
+from spear_jax.integrations import check_metadata, listening, make_folder, received_update, record
 from spear_jax.layers import DenseLayer
-from spear_jax.search import plan_search
+from spear_jax.search_plan import plan_search
 
 # Under which names configurations and metrics of Flower apps hold what the metadata of a bundle say.
 _FACT_KEYS = {
     "lr": ("lr", "learning-rate", "learning_rate"),
     "local_steps": ("local-steps", "local_steps"),
     "num_examples": ("num-examples", "num_examples"),
+    "weight_decay": ("weight-decay", "weight_decay"),
 }
 _ROUND_KEY = "server-round"
 
@@ -60,14 +61,16 @@ class RecordingStrategy:
 
     The object is of a subclass of that strategy's own class and shares its attributes: settings, ``isinstance`` and a
     ``start`` of its own go on working, and every result is the strategy's. Each answer becomes
-    ``<folder>/round-0001/client-<id>.safetensors`` before it is aggregated, with ``lr``, ``local_steps`` and
-    ``num_examples`` where configuration or metrics hold them. What cannot be recorded is logged as a warning.
+    ``<folder>/round-0001/client-<id>.safetensors`` before it is aggregated, with ``lr``, ``local_steps``,
+    ``weight_decay`` and ``num_examples`` where configuration or metrics hold them. What cannot be recorded is logged
+    as a warning.
 
     Args:
         strategy: of Flower, of either interface; not to be used on its own any more.
         folder: made where it does not exist.
         names: of the tensors, in order, where the model is sent as a list. Without them each matrix and the vector
-            behind it are taken as one dense layer; square ones as (out, in) unless ``metadata`` hold ``layout``.
+            behind it are taken as one dense layer; where all are square, as (out, in) unless ``metadata`` hold
+            ``layout``.
         kind: ``"weights"``, ``"delta"`` or ``"gradient"``: what clients answer.
         metadata: what else is known of every update, such as ``lr``, ``image_shape`` and ``normalization`` (JSON).
 
@@ -141,7 +144,7 @@ class RecordingStrategy:
         if client not in sent:
             raise UpdateError("nothing was sent to this client in this round.")
         parameters, known = sent[client]
-        update = make_update(_tensors(parameters), tensors, names=names, metadata=metadata, facts=known | facts)
+        update = received_update(_tensors(parameters), tensors, names=names, metadata=metadata, facts=known | facts)
         record(update, folder, server_round, client)
 
 
@@ -183,7 +186,7 @@ def show_update_mod(
     with listening(server_round, context.node_id):
         if sent is not None and reply.has_content():
             tensors, facts = _answer(reply.content)
-            update = make_update(
+            update = received_update(
                 _tensors(sent.parameters), tensors, names=names, metadata=checked, facts=sent.facts | facts
             )
             Console().print(_table(update, server_round))
@@ -207,7 +210,10 @@ def _table(update: Update, server_round: int) -> Table:
 
 
 def _exposure(update: Update, layer: DenseLayer) -> tuple[str, str]:
-    """Rank of one layer's gradient and what follows from it, in a line."""
+    """Rank of one layer's gradient and what follows from it, in a line.
+
+    Less than ``spear-jax inspect`` says: its diagnosis takes seconds a layer, which no reply should wait for.
+    """
     try:
         observation = update.observation(layer.name)
         factorization = factorize(observation.weight_grad, rounding=observation.rounding)

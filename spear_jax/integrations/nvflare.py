@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from spear_jax.bundle import UpdateError
-from spear_jax.integrations import check_metadata, listening, make_folder, make_update, record
+from spear_jax.integrations import check_metadata, listening, make_folder, received_update, record
 
 try:
     from nvflare.apis.dxo import DataKind, MetaKey  # pyright: ignore[reportMissingImports]
@@ -80,7 +80,7 @@ class RecordUpdates(DXOFilter):
         facts = {"kind": _KINDS[dxo.data_kind], "local_steps": dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)}
         tensors = {name: np.asarray(tensor) for name, tensor in dxo.data.items()}
         sent = {name: np.asarray(tensor) for name, tensor in sent.items()}
-        update = make_update(sent, tensors, names=self.names, metadata=self.metadata, facts=facts)
+        update = received_update(sent, tensors, names=self.names, metadata=self.metadata, facts=facts)
         record(update, self.folder, server_round, client)
 
 

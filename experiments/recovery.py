@@ -23,6 +23,7 @@ import numpy as np
 import spear_jax as sj
 from experiments import common
 from spear_jax.config import ReconstructConfig
+from spear_jax.normalization import Normalization
 
 # Training before the update: images, step size, samples per step, and what keeps their draw apart from the batch's.
 TRAIN_IMAGES, TRAIN_RATE, TRAIN_BATCH, TRAIN_SEED = 256, 0.05, 32, 10_000
@@ -50,8 +51,12 @@ def main() -> None:
 
 def trial(arguments: argparse.Namespace, path, layer: int, seed: int, **more: object) -> dict:
     """One batch, from photos to score; ``more`` goes into its line as it is."""
-    batch = sj.load_batch(path, batch_size=arguments.batch_size, seed=seed)
-    model = sj.MLP((arguments.width,) * arguments.depth, batch.num_classes, param_dtype=arguments.dtype)
+    raw = Normalization((0.0,), (1.0,)) if arguments.raw else None
+    batch = sj.load_batch(path, batch_size=arguments.batch_size, seed=seed, normalization=raw)
+    if arguments.classes:
+        batch = dataclasses.replace(batch, labels=batch.labels % arguments.classes, num_classes=arguments.classes)
+    widths = (arguments.width,) * arguments.depth
+    model = sj.MLP(widths, batch.num_classes, initialization=arguments.initialization, param_dtype=arguments.dtype)
     params = sj.init_params(model, jax.random.key(seed), batch.inputs.shape[1])
     if arguments.one_label:
         batch = dataclasses.replace(batch, labels=np.full_like(batch.labels, batch.labels[0]))
@@ -91,7 +96,8 @@ def trial(arguments: argparse.Namespace, path, layer: int, seed: int, **more: ob
         "false_certificates": scores.false_certificates, "median_psnr": min(float(np.median(scores.psnr)), 999.0),
         "candidates": result.stats.candidates, "expected_candidates": result.stats.expected_candidates,
         "directions": result.directions_found, "rounds": result.stats.rounds, "one_label": arguments.one_label,
-        "train_steps": arguments.train_steps, "whole_update": arguments.whole_update,
+        "train_steps": arguments.train_steps, "raw": arguments.raw, "classes": batch.num_classes,
+        "initialization": arguments.initialization, "whole_update": arguments.whole_update,
         "seconds": result.stats.seconds, "seconds_total": seconds,
         "run_seconds": seconds - result.stats.seconds["compile"], **more,
     }  # fmt: skip
@@ -117,6 +123,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--one-label", action="store_true", help="give every sample the same label")
     parser.add_argument("--train-steps", type=int, default=0, help="SGD steps on other images before the update")
     parser.add_argument("--whole-update", action="store_true", help="use the layers above and their gradients too")
+    parser.add_argument("--raw", action="store_true", help="pixels in [0, 1], not normalised")
+    parser.add_argument("--classes", type=int, help="classes; labels are taken modulo this")
+    parser.add_argument("--initialization", default="pytorch", help="pytorch, flax or normal, see spear_jax.MLP")
     parser.add_argument("--results", default="recovery", help="name of the file of lines")
     return parser.parse_args(words)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+REGIMES = ("auto", "centred", "skewed")
 METHODS = ("auto", "dictionary", "sampling")
 SAMPLERS = ("auto", "walk", "flat")
 MAPPERS = ("shard_map", "pmap")
@@ -29,6 +30,11 @@ class Schedule(NamedTuple):
     iterations: int = 200
 
 
+def _require(condition: bool, name: str, got: object, wanted: str) -> None:
+    if not condition:
+        raise ValueError(f"ReconstructConfig.{name} is {got!r}; expected {wanted}.")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DictionaryConfig:
     """The dictionary method's schedule; every default is from the measurements in experiments/README.md.
@@ -40,6 +46,10 @@ class DictionaryConfig:
         starts: random starts of a subspace round at most, a batch dimension.
         subspace_schedules: of the subspace rounds, in turn.
         max_rounds: rounds of both kinds before the search gives up.
+        regime: ``"centred"``, ``"skewed"`` (the EM sees neurons of low offset only, `row_model`), or ``"auto"``, which
+            looks at the gradient.
+        row_fractions: share of the live rows that the EM of a skewed round sees, in turn.
+        skewed_schedules: of the full rounds of a skewed batch, in turn.
     """
 
     full_rounds: int = 3
@@ -57,6 +67,16 @@ class DictionaryConfig:
         Schedule(False, 0.2, 2.0, 0.5, 0.95, 120),
     )
     max_rounds: int = 40
+    regime: str = "auto"
+    row_fractions: tuple[float, ...] = (0.6, 0.5, 0.7, 0.45, 0.8)
+    skewed_schedules: tuple[Schedule, ...] = (
+        Schedule(False, 0.4, 1.0),
+        Schedule(False, 0.0, 1.0),
+        Schedule(False, 0.4, 2.0),
+    )
+
+    def __post_init__(self) -> None:
+        _require(self.regime in REGIMES, "dictionary.regime", self.regime, f"one of {', '.join(REGIMES)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,8 +151,3 @@ class ReconstructConfig:
     def to_json(self) -> dict[str, Any]:
         """The configuration as a JSON-ready dictionary."""
         return dataclasses.asdict(self) | {"shard": list(self.shard)}
-
-
-def _require(condition: bool, name: str, got: object, wanted: str) -> None:
-    if not condition:
-        raise ValueError(f"ReconstructConfig.{name} is {got!r}; expected {wanted}.")

@@ -1,40 +1,38 @@
 """The second proposer: all directions found together, in polynomial time, with the help of the known weights.
 
 Rounds of tied EM (`tied_em`), release from orthogonality (`release`) and exact polish (`pool`); what is accepted is
-known for good and projected out of the next round. With k of r directions known the missing dual vectors lie exactly
-in the null space of the known ones, so the last ones are sought in r - k dimensions from many starts at once, and the
-very last one is free: its dual vector is known, and with it the neurons that are off.
+known for good and projected out of the next round. Where the inputs are not centred the EM sees the rows of low offset
+only (`row_model`), and a sparse direction must also fire as one input would (`half_space`). With k of r directions
+known the missing dual vectors lie exactly in the null space of the known ones, so the last ones are sought in r - k
+dimensions from many starts at once, and the very last one is free: its dual vector is known, and with it the neurons
+that are off.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from spear_jax import pool
-from spear_jax.basis import Basis, make_basis
 from spear_jax.certify import Evidence, is_determined
 from spear_jax.compile_clock import compile_seconds
 from spear_jax.config import ReconstructConfig
+from spear_jax.deflate import Deflated, deflate
 from spear_jax.devices import select_devices
-from spear_jax.full_round import full_round
 from spear_jax.polish import polish
+from spear_jax.recover import disaggregation, has_every_scale
+from spear_jax.rounds import Problem, accept_into, one_round, rest_round
+from spear_jax.row_model import row_model
 from spear_jax.search import Outcome, Progress, SearchState, initial_state, is_late, settled
 from spear_jax.select import Judge, select
 from spear_jax.status import Status
-from spear_jax.subspace import last_direction, subspace_round
-from spear_jax.types import Factorization
+from spear_jax.types import Certificate, Factorization
 
-# Zeros beyond the r - 1 of a generic null vector that make a direction; entries below this share of the largest count
-# in the test before the polish.
-SPARE_ZEROS = 5
-LOOSE_ZERO, LOOSE_SHARE = 1e-2, 0.25
-# With at most this share of the directions missing, the subspace round is the better one from the start.
-FEW_MISSING = 0.25
+Mend = Callable[[Float[np.ndarray, "r r"], Certificate], Float[np.ndarray, "k r"]]
 
 
 def dictionary_search(
@@ -44,6 +42,7 @@ def dictionary_search(
     key: jax.Array,
     config: ReconstructConfig,
     *,
+    mend: Mend | None = None,
     state: SearchState | None = None,
     on_round: Callable[[Progress], None] | None = None,
 ) -> Outcome:
@@ -55,51 +54,43 @@ def dictionary_search(
         judge: certificate of r directions, one a row.
         key: round i uses ``fold_in(key, i)``.
         config: of the reconstruction, its ``dictionary`` part above all.
+        mend: what the layers above make of r directions that do not certify: directions, some of them better.
         state: where to go on, None for the start.
         on_round: called after each round.
     """
-    rank, options = factorization.rank, config.dictionary
-    state = initial_state(rank, config)._replace(method="dictionary") if state is None else state
+    state = initial_state(factorization.rank, config)._replace(method="dictionary") if state is None else state
     devices = select_devices(config.num_devices)
     started, compiled = time.perf_counter(), compile_seconds()
-    basis = make_basis(evidence)
-    chosen, certificate = select(state.pool, judge)
-    status = None
-    while status is None:
-        if (ended := settled(certificate)) is not None:
-            status = ended
-        elif certificate is not None and certificate.matching.min() == 1:
-            status = Status.PARTIAL  # every pattern agrees, but the noise leaves the inputs open
-        elif state.next_round >= options.max_rounds:
-            status = Status.ROUND_BUDGET
-        elif is_late(started, config):
-            status = Status.TIME_BUDGET
-        else:
-            known = state.pool.directions[chosen]
-            if certificate is not None:
-                # A full set that does not certify holds mixtures: known are those whose own pattern agrees.
-                is_known = certificate.exact | certificate.approximate | (certificate.matching == 1)
-                if evidence.drift:
-                    is_known[~is_known] = is_determined(factorization, known[~is_known])
-                known = known[is_known]
-                if len(known) == rank:
-                    status = Status.PARTIAL  # every direction follows from its zeros, but their patterns do not agree
-                    break
-            merged, before, grown = state.pool, state.pool, False
-            round_key = jax.random.fold_in(key, state.next_round)
-            for proposed in _proposals(factorization, basis, known, round_key, state.next_round, config):
-                merged = accept(factorization, before, proposed, screen=len(known) < rank - 1)
-                if grown := not np.array_equal(merged.directions, before.directions):
-                    break
-            state = state._replace(pool=merged, next_round=state.next_round + 1)
-            if grown:
-                chosen, certificate = select(state.pool, judge)
-            elif len(known) == rank - 1:
-                # Its dual vector is known and nothing in the round was random: another one would be the same.
-                status = Status.ROUND_BUDGET if certificate is None else Status.PARTIAL
-            if on_round is not None:
-                elapsed = time.perf_counter() - started
-                on_round(Progress(state, len(chosen), rank, float("nan"), elapsed, 0))
+    problem = Problem(evidence, row_model(evidence), config, is_mended=mend is not None)
+    _, chosen, certificate = _choose(problem, state.pool, judge, None)
+    while (status := _ended(state, certificate, started, config)) is None:
+        directions = state.pool.directions[chosen]
+        is_known = _is_known(evidence, directions, certificate)
+        known, round_key = directions[is_known], jax.random.fold_in(key, state.next_round)
+        if len(known) == factorization.rank:
+            status = Status.PARTIAL  # every direction follows from its zeros, but their patterns do not agree
+            break
+        grown = state.pool
+        if problem.is_skewed and mend is None and certificate is not None:
+            # What was found since may be what is mixed into those that do not agree.
+            grown = accept_into(problem, grown, directions[~is_known], screen=False)
+        if np.array_equal(grown.directions, state.pool.directions):
+            rest = None if certificate is None else _without(evidence, directions, is_known)
+            if rest is None:
+                grown = one_round(problem, state.pool, known, round_key, state.next_round)
+            else:
+                grown = rest_round(problem, state.pool, rest, round_key, state.next_round)
+        is_same = np.array_equal(grown.directions, state.pool.directions)
+        if not is_same:
+            grown, chosen, certificate = _choose(problem, grown, judge, mend)
+        state = state._replace(pool=grown, next_round=state.next_round + 1)
+        if on_round is not None:
+            elapsed = time.perf_counter() - started
+            on_round(Progress(state, len(chosen), factorization.rank, float("nan"), elapsed, 0))
+        if is_same and len(known) == factorization.rank - 1 and not problem.is_skewed:
+            # Its dual vector is known and nothing in the round was random: another one would be the same.
+            status = Status.ROUND_BUDGET if certificate is None else Status.PARTIAL
+            break
     return Outcome(
         state=state,
         directions=state.pool.directions[chosen],
@@ -111,45 +102,49 @@ def dictionary_search(
     )
 
 
-def accept(
-    factorization: Factorization, known: pool.CandidatePool, proposed: Float[np.ndarray, "k r"], *, screen: bool
-) -> pool.CandidatePool:
-    """The pool with those proposals that, polished, have more zeros than a generic null vector.
-
-    Args:
-        factorization: of the weight gradient.
-        known: the pool.
-        proposed: (k, r) unit directions.
-        screen: whether to polish only proposals that are nearly sparse already; those of a hard mask are not yet.
-    """
-    live = np.asarray(factorization.live_mask)
-    rank = factorization.rank
-    if screen and len(proposed):
-        entries = np.abs(np.asarray(factorization.left)[live] @ proposed.T)
-        loose = np.sum(entries < LOOSE_ZERO * entries.max(axis=0), axis=0)
-        proposed = proposed[loose >= min(rank + SPARE_ZEROS - 1, LOOSE_SHARE * live.sum())]
-    polished = polish(factorization, proposed[pool.first_of_each(proposed)])
-    zeros = pool.zero_count(factorization, polished)
-    kept = zeros >= rank - 1 + SPARE_ZEROS
-    return pool.merge(known, polished[kept], zeros[kept], np.ones(int(kept.sum()), np.int64))
+def _choose(
+    problem: Problem, grown: pool.CandidatePool, judge: Judge, mend: Mend | None
+) -> tuple[pool.CandidatePool, Int[np.ndarray, " k"], Certificate | None]:
+    """The choice of a pool and its certificate; where it does not certify whole, the pool gains what mends it."""
+    chosen, certificate = select(grown, judge, may_swap=mend is None)
+    if mend is None or certificate is None or settled(certificate) is not None:
+        return grown, chosen, certificate
+    factorization = problem.evidence.factorization
+    mended = polish(factorization, mend(grown.directions[chosen], certificate))
+    grown = pool.merge(grown, mended, pool.zero_count(factorization, mended), np.ones(len(mended), np.int64))
+    return grown, *select(grown, judge)
 
 
-def _proposals(
-    factorization: Factorization,
-    basis: Basis,
-    known: Float[np.ndarray, "k r"],
-    key: jax.Array,
-    index: int,
-    config: ReconstructConfig,
-) -> Iterator[Float[np.ndarray, "j r"]]:
-    """Proposals of one round, until some are accepted: EM in all dimensions first, then in the missing ones."""
-    options = config.dictionary
-    missing = factorization.rank - len(known)
-    schedule = options.subspace_schedules[index % len(options.subspace_schedules)]
-    if missing == 1:
-        yield last_direction(basis, known)
-    is_small = missing <= FEW_MISSING * factorization.rank
-    if (index < options.full_rounds and not is_small) or len(known) == 0:
-        yield full_round(basis, known, key, options.full_schedules[index % len(options.full_schedules)])
-    else:
-        yield subspace_round(basis, known, key, schedule, config)
+def _ended(
+    state: SearchState, certificate: Certificate | None, started: float, config: ReconstructConfig
+) -> Status | None:
+    """How the search ended, None while there is more to find and something left to spend."""
+    if (ended := settled(certificate)) is not None:
+        return ended
+    if certificate is not None and certificate.matching.min() == 1:
+        return Status.PARTIAL  # every pattern agrees, but the noise leaves the inputs open
+    if state.next_round >= config.dictionary.max_rounds:
+        return Status.ROUND_BUDGET
+    return Status.TIME_BUDGET if is_late(started, config) else None
+
+
+def _is_known(
+    evidence: Evidence, directions: Float[np.ndarray, "k r"], certificate: Certificate | None
+) -> Bool[np.ndarray, " k"]:
+    """The directions to build on: a full set that does not certify holds mixtures, whose patterns do not agree."""
+    if certificate is None:
+        return np.ones(len(directions), bool)
+    is_known = certificate.exact | certificate.approximate | (certificate.matching == 1)
+    if evidence.drift:
+        is_known[~is_known] = is_determined(evidence.factorization, directions[~is_known])
+    return is_known
+
+
+def _without(
+    evidence: Evidence, directions: Float[np.ndarray, "r r"], is_known: Bool[np.ndarray, " r"]
+) -> Deflated | None:
+    """What is left of the problem without known samples: mixtures among the others leave their dual vectors alone."""
+    mixing = disaggregation(evidence.factorization, evidence.bias_grad, directions)
+    if not is_known.any() or not has_every_scale(mixing):
+        return None
+    return deflate(evidence, directions[is_known], np.linalg.inv(mixing)[is_known])

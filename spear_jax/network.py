@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from spear_jax import numerics
 from spear_jax.certify import Evidence, all_or_none, certify
+from spear_jax.next_layer import Samples
 from spear_jax.recover import disaggregation, has_every_scale
 from spear_jax.types import Array, Certificate
 
@@ -119,6 +120,25 @@ def repair(
         exact = verdicts.exact & _would_notice(evidence, network, directions, verdicts)
         approximate = certificate.approximate
     return directions, dataclasses.replace(certificate, exact=exact, approximate=approximate, labels=verdicts.labels)
+
+
+def samples(
+    evidence: Evidence, network: Layers, directions: Float[np.ndarray, "r r"], certificate: Certificate
+) -> Samples:
+    """The samples of r directions that the network confirms, each on its own, with the directions it gives them.
+
+    Args:
+        evidence: of the observation.
+        network: as `check_network` returns it.
+        directions: (r, r) unit directions, one a row.
+        certificate: theirs.
+    """
+    directions, certificate = repair(evidence, network, directions, certificate)
+    mixing = disaggregation(evidence.factorization, evidence.bias_grad, directions)
+    if not has_every_scale(mixing):
+        nobody = np.zeros(len(directions), bool)
+        return Samples(directions, np.full_like(directions, np.nan), nobody, certificate.matching)
+    return Samples(directions, np.linalg.inv(mixing), certificate.exact, certificate.matching)
 
 
 def judge(

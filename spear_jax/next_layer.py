@@ -28,11 +28,13 @@ class Samples(NamedTuple):
     """What the layer above tells of each known direction.
 
     Attributes:
+        directions: (k, r) unit directions.
         dual: (k, r) p_i, so that ``x_i = p_i @ right``; NaN rows where nothing could be said.
         exact: (k,) whether the sample is certified.
         matching: (k,) share of live entries where ``Z > 0`` agrees with ``D != 0``.
     """
 
+    directions: Float[np.ndarray, "k r"]
     dual: Float[np.ndarray, "k r"]
     exact: Bool[np.ndarray, " k"]
     matching: Float[np.ndarray, " k"]
@@ -66,7 +68,7 @@ def samples_alone(
         directions: (k, r) unit directions.
     """
     count, rank = directions.shape
-    nothing = Samples(np.full((count, rank), np.nan), np.zeros(count, bool), np.zeros(count))
+    nothing = Samples(directions, np.full((count, rank), np.nan), np.zeros(count, bool), np.zeros(count))
     if count == 0 or not np.any(next_weight_grad):
         return nothing
     above = factorize(next_weight_grad)
@@ -83,6 +85,17 @@ def samples_alone(
             dual, exact, matching = _fit(evidence, activation, zero[:, place], live)
             nothing.dual[place], nothing.exact[place], nothing.matching[place] = dual, exact, matching
     return nothing
+
+
+def either(first: Samples, second: Samples) -> Samples:
+    """Samples that one of two certifies, of the same directions in the same order; the first where both do."""
+    take = (second.exact & ~first.exact)[:, None]
+    return Samples(
+        np.where(take, second.directions, first.directions),
+        np.where(take, second.dual, first.dual),
+        first.exact | second.exact,
+        np.where(take[:, 0], second.matching, first.matching),
+    )
 
 
 def _activation(

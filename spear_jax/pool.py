@@ -18,6 +18,7 @@ from spear_jax.types import CandidatePool, Factorization
 
 # A hit's null vector lies this close to the polished direction that explains it.
 LOOSE_ANGLE = 1e-2
+SAME = float(np.cos(numerics.SAME_DIRECTION_ANGLE))
 
 
 def empty_pool(capacity: int, rank: int) -> CandidatePool:
@@ -97,6 +98,27 @@ def merge(
     return merged
 
 
+def contains(pool: CandidatePool, directions: Float[np.ndarray, "k r"]) -> Bool[np.ndarray, " k"]:
+    """Which of the unit directions the pool holds already."""
+    return np.abs(directions @ pool.directions[: pool.size].T).max(axis=1, initial=0) > SAME
+
+
+def improves(
+    pool: CandidatePool, directions: Float[np.ndarray, "k r"], zeros: Int[np.ndarray, " k"]
+) -> Bool[np.ndarray, " k"]:
+    """Which of the unit directions are new to the pool, or have more zeros than it gives them."""
+    if pool.size == 0:
+        return np.ones(len(directions), bool)
+    likeness = np.abs(directions @ pool.directions[: pool.size].T)
+    return (likeness.max(axis=1) <= SAME) | (zeros > pool.zero_count[likeness.argmax(axis=1)])
+
+
+def added(before: CandidatePool, after: CandidatePool) -> Float[np.ndarray, "k r"]:
+    """Directions that are new in a pool."""
+    directions = after.directions[: after.size]
+    return directions[~contains(before, directions)]
+
+
 def independent(directions: Float[np.ndarray, "k r"]) -> Int[np.ndarray, " j"]:
     """Indices of the directions that are no linear combination of earlier ones, at most r of them."""
     rank = directions.shape[1]
@@ -140,7 +162,7 @@ def first_of_each(directions: Float[np.ndarray, "k r"]) -> Int[np.ndarray, " dis
 
 
 def _is_same(directions: Float[np.ndarray, "k r"]) -> Bool[np.ndarray, "k k"]:
-    return np.abs(directions @ directions.T) > np.cos(numerics.SAME_DIRECTION_ANGLE)
+    return np.abs(directions @ directions.T) > SAME
 
 
 def _loose_zero_count(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Int[np.ndarray, " k"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -12,11 +13,12 @@ from jaxtyping import Float
 
 from spear_jax import certify, network, numerics
 from spear_jax.config import ReconstructConfig
-from spear_jax.dictionary import dictionary_search
+from spear_jax.dictionary import Mend, dictionary_search
 from spear_jax.factorize import factorize
-from spear_jax.next_layer import Samples, check_gradient
+from spear_jax.next_layer import Samples, check_gradient, either, samples_alone
 from spear_jax.observation import LayerObservation
 from spear_jax.recover import disaggregation, recover_inputs
+from spear_jax.row_model import RowModel, row_model
 from spear_jax.search import Outcome, Progress, SearchState, is_done, search
 from spear_jax.search_plan import WALK_NOISE, expected_remaining, plan_search
 from spear_jax.select import Judge
@@ -73,11 +75,13 @@ def reconstruct(
     evidence = certify.gather_evidence(observation, factorization)
     factorize_seconds = time.perf_counter() - started
     judge = lambda directions: certify.certify(evidence, directions)
-    method, reason = choose_method(factorization, config)
-    outcome = _propose(method, factorization, evidence, judge, key, config, state, on_round)
+    method, reason = choose_method(factorization, config, row_model(evidence))
+    mend_of = None if layers_above is None else partial(_mender, layers_above)
+    outcome = _propose(method, factorization, evidence, judge, key, config, mend_of, state, on_round)
     alone = None
-    if next_weight_grad is not None and not is_done(outcome.certificate):
-        outcome, alone = unroll(evidence, next_weight_grad, outcome, judge, key, config)
+    if (layers_above is not None or next_weight_grad is not None) and not is_done(outcome.certificate):
+        certified = partial(_certified_alone, evidence, layers_above, next_weight_grad)
+        outcome, alone = unroll(evidence, certified, outcome, judge, key, config, mend_of)
     started = time.perf_counter()
     if layers_above is not None and outcome.certificate is not None:
         directions, certificate = network.repair(evidence, layers_above, outcome.directions, outcome.certificate)
@@ -104,8 +108,14 @@ def reconstruct(
     )
 
 
-def choose_method(factorization: Factorization, config: ReconstructConfig) -> tuple[str, str]:
-    """The proposer to start with and why, in a sentence: ``auto`` samples what sampling finds at once."""
+def choose_method(factorization: Factorization, config: ReconstructConfig, model: RowModel) -> tuple[str, str]:
+    """The proposer to start with and why, in a sentence: ``auto`` samples what sampling finds at once.
+
+    Args:
+        factorization: of the weight gradient.
+        config: of the reconstruction.
+        model: how often the neurons fire; where they fire together, sparse mixtures mislead the sampler.
+    """
     plan = plan_search(factorization, config)
     expected = plan.expected
     cost = (
@@ -114,6 +124,9 @@ def choose_method(factorization: Factorization, config: ReconstructConfig) -> tu
     )
     if config.method != "auto":
         return config.method, f"{config.method}, as asked; by sampling {cost}"
+    if factorization.rank > 1 and model.regime(config.dictionary.regime) == "skewed":
+        share = f"{model.mean_share:.0%} of the gradient's energy lies along the mean input"
+        return "dictionary", f"dictionary, on the neurons that fire for few samples: {share}"
     is_noisy = numerics.relative_noise(factorization) > WALK_NOISE
     if factorization.rank == 1 or expected <= (AUTO_NOISY_SAMPLING if is_noisy else AUTO_SAMPLING):
         return "sampling", f"sampling: {cost}"
@@ -127,19 +140,39 @@ def _propose(
     judge: Judge,
     key: jax.Array,
     config: ReconstructConfig,
+    mend_of: Callable[[certify.Evidence], Mend] | None,
     state: SearchState | None,
     on_round: Callable[[Progress], None] | None,
 ) -> Outcome:
     """Run the proposer; under ``auto`` sampling takes over the pool that the dictionary method leaves incomplete."""
     if method == "sampling" or (state is not None and state.method == "sampling"):
         return search(factorization, judge, key, config, state=state, on_round=on_round)
-    outcome = dictionary_search(factorization, evidence, judge, key, config, state=state, on_round=on_round)
+    mend = None if mend_of is None else mend_of(evidence)
+    outcome = dictionary_search(factorization, evidence, judge, key, config, mend=mend, state=state, on_round=on_round)
     plan = plan_search(factorization, config)
     is_out_of_reach = plan.expected / plan.efficiency > config.max_candidates
-    if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET or is_out_of_reach:
+    is_skewed = row_model(evidence).regime(config.dictionary.regime) == "skewed"
+    if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET or is_out_of_reach or is_skewed:
         return outcome
     rest = SearchState(pool=outcome.state.pool)
     return search(factorization, judge, key, config, state=rest, on_round=on_round)
+
+
+def _mender(layers_above: network.Layers, evidence: certify.Evidence) -> Mend:
+    """What the layers above make of directions."""
+    return lambda directions, certificate: network.repair(evidence, layers_above, directions, certificate)[0]
+
+
+def _certified_alone(
+    evidence: certify.Evidence, layers_above: network.Layers | None, next_weight_grad: Array | None, outcome: Outcome
+) -> Samples:
+    """Samples that the next layer's gradient or, in a full set, the network confirms one by one."""
+    directions = outcome.directions
+    nothing = Samples(directions, np.full(directions.shape, np.nan), *np.zeros((2, len(directions)), bool))
+    known = nothing if next_weight_grad is None else samples_alone(evidence, next_weight_grad, directions)
+    if layers_above is None or outcome.certificate is None:
+        return known
+    return either(known, network.samples(evidence, layers_above, directions, outcome.certificate))
 
 
 def _solve(

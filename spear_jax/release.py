@@ -14,7 +14,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from spear_jax.null_vectors import first_step, next_step, unit
-from spear_jax.tied_em import TINY, Tie, unit_rms
+from spear_jax.tied_em import TINY, unit_rms
 
 # Inverse iterations of a release, and conjugate-gradient steps of each: 8 steps gave what an exact solve gave.
 SOLVES, STEPS = 2, 12
@@ -23,7 +23,7 @@ OFF_WIDTH = 0.15
 
 
 def release(
-    tie: Tie,
+    entries: Float[Array, "m r"],
     directions: Float[Array, "r k"],
     pre_activation: Float[Array, "m k"],
     confidence: Float[Array, ""],
@@ -32,7 +32,7 @@ def release(
     """One reweighted step of every direction, each on its own.
 
     Args:
-        tie: for its entries.
+        entries: (m, r) rows, of unit mean square for a unit direction.
         directions: (r, k) columns.
         pre_activation: (m, k), any positive scale.
         confidence: slope of the log-odds that a neuron is off in its pre-activation of unit variance.
@@ -41,10 +41,10 @@ def release(
     Returns:
         (r, k) unit columns.
     """
-    rows = tie.entries / jnp.sqrt(jnp.float32(tie.entries.shape[0]))
+    rows = entries / jnp.sqrt(jnp.float32(entries.shape[0]))
     directions = unit(directions)
     weights = jax.nn.sigmoid(-confidence * unit_rms(pre_activation))
-    weights = weights * width**2 / ((tie.entries @ directions) ** 2 + width**2)
+    weights = weights * width**2 / ((entries @ directions) ** 2 + width**2)
     step = lambda _, state: (next_step(rows, weights, state[1], state[0], TINY**3), state[1])
     for _ in range(SOLVES):
         at, _ = lax.fori_loop(0, STEPS, step, (first_step(rows, weights, directions), directions))
@@ -53,7 +53,7 @@ def release(
 
 
 def release_alone(
-    tie: Tie,
+    entries: Float[Array, "m r"],
     response: Float[Array, "m d"],
     refit: Float[Array, "d d"],
     directions: Float[Array, "r k"],
@@ -66,7 +66,7 @@ def release_alone(
     are regressed on the d responses of that space (docs/method.md, Sec. 5).
 
     Args:
-        tie: for its entries.
+        entries: (m, r) rows, of unit mean square for a unit direction.
         response: (m, d) H on the null space; columns of zeros are allowed.
         refit: (d, d) inverse of ``response^T response`` with its ridge.
         directions: (r, k) columns to start from.
@@ -79,9 +79,9 @@ def release_alone(
 
     def step(carry: tuple[Array, Array], options: Array) -> tuple[tuple[Array, Array], None]:
         directions, pre_activation = carry
-        directions = release(tie, directions, pre_activation, options[0], options[1])
+        directions = release(entries, directions, pre_activation, options[0], options[1])
         odds = 0.5 * options[0] * unit_rms(pre_activation) + 0.5 * jnp.log(jnp.float32(OFF_WIDTH**2 / 2))
-        odds = odds + 0.5 * unit_rms(tie.entries @ directions) ** 2 * (1 / OFF_WIDTH**2 - 0.5)
+        odds = odds + 0.5 * unit_rms(entries @ directions) ** 2 * (1 / OFF_WIDTH**2 - 0.5)
         fires = jax.nn.sigmoid(odds)
         centred = fires - jnp.mean(fires, axis=0, keepdims=True)
         return (directions, response @ (refit @ (response.T @ centred))), None

@@ -16,6 +16,9 @@ from spear_jax.numerics import MIN_INDEPENDENT
 from spear_jax.pool import independent
 from spear_jax.types import CandidatePool, Certificate
 
+# Swaps that are judged at most: a pool of skewed samples holds many mixtures.
+MAX_TRIALS = 256
+
 Judge = Callable[[Float[np.ndarray, "r r"]], Certificate]
 
 
@@ -24,12 +27,15 @@ def sparsest_independent(pool: CandidatePool) -> Int[np.ndarray, " k"]:
     return independent(pool.directions[: pool.size])
 
 
-def select(pool: CandidatePool, judge: Judge) -> tuple[Int[np.ndarray, " k"], Certificate | None]:
+def select(
+    pool: CandidatePool, judge: Judge, *, may_swap: bool = True
+) -> tuple[Int[np.ndarray, " k"], Certificate | None]:
     """Choose r directions of the pool, or as many as are independent.
 
     Args:
         pool: verified directions, sparsest first.
         judge: certificate of r directions (r, r), one a row.
+        may_swap: whether to take the second step, which judges every swap.
 
     Returns:
         places in the pool and the certificate of the choice; no certificate while fewer than r are independent.
@@ -38,20 +44,22 @@ def select(pool: CandidatePool, judge: Judge) -> tuple[Int[np.ndarray, " k"], Ce
     if len(chosen) < pool.directions.shape[1]:
         return chosen, None
     certificate = judge(pool.directions[chosen])
-    return _swap(pool, chosen, certificate, judge)
+    return _swap(pool, chosen, certificate, judge) if may_swap else (chosen, certificate)
 
 
 def _swap(
     pool: CandidatePool, chosen: Int[np.ndarray, " r"], certificate: Certificate, judge: Judge
 ) -> tuple[Int[np.ndarray, " r"], Certificate]:
     """Swap a chosen direction for another of the pool while that raises the matching score."""
-    improved = True
+    improved, trials = True, 0
     while improved and not certificate.exact.all():
         improved = False
         for slot in np.argsort(certificate.matching, kind="stable"):
             if certificate.exact[slot]:
                 continue
             for place in np.setdiff1d(np.arange(pool.size), chosen):
+                if (trials := trials + 1) > MAX_TRIALS:
+                    return chosen, certificate
                 trial = chosen.copy()
                 trial[slot] = place
                 if np.linalg.svd(pool.directions[trial], compute_uv=False)[-1] < MIN_INDEPENDENT:

@@ -50,9 +50,8 @@ def subspace_round(
 ) -> Float[np.ndarray, "j r"]:
     """EM in the null space of the known directions from many starts, the likeliest candidates released one by one."""
     missing = known.shape[1] - len(known)
-    null_space = np.linalg.svd(known)[2][len(known) :].T
-    response = basis.response @ null_space
-    response = response * np.sqrt(len(response)) / np.linalg.norm(response)
+    null_space = np.linalg.svd(basis.enter(known))[2][len(known) :].T
+    response = _scaled(basis.response @ null_space)
     small = make_tie(basis.left @ null_space, response, response, np.ones(missing))
     size = _bucket(missing, known.shape[1])
     tie = jax.tree.map(lambda part: jnp.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, size - missing)]), small)
@@ -68,20 +67,21 @@ def subspace_round(
     columns = columns[:, _best_distinct(small, columns)]
     if columns.shape[1] == 0:
         return np.zeros((0, known.shape[1]))
-    return _release_in_subspace(basis, null_space, response, columns).T
+    return basis.leave(_release_in_subspace(basis, null_space, columns).T)
 
 
 def last_direction(basis: Basis, known: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "j r"]:
     """The last direction from its dual vector, the null vector of all others: rows where it is off, by hard masks."""
-    pre_activation = basis.response @ np.linalg.svd(known)[2][-1]
+    pre_activation = basis.all_response @ np.linalg.svd(basis.enter(known))[2][-1]
     pre_activation = pre_activation / np.sqrt(np.mean(pre_activation**2))
-    proposals = []
+    proposals, left = [], np.asarray(basis.entries, np.float64)
     for margin in LAST_MARGINS:
         for sign in (1, -1):
-            rows = basis.left[sign * pre_activation < -margin]
+            rows = left[sign * pre_activation < -margin]
             if len(rows) >= known.shape[1] - 1:
                 proposals.append(np.linalg.eigh(rows.T @ rows)[1][:, 0])
-    return np.array(proposals).reshape(len(proposals), known.shape[1])
+    released = np.array(proposals).reshape(len(proposals), known.shape[1])
+    return basis.leave(np.linalg.solve(basis.triangle, released.T).T)
 
 
 def _best_distinct(tie: Tie, columns: Float[np.ndarray, "r s"]) -> Int[np.ndarray, " c"]:
@@ -108,20 +108,26 @@ def _best_distinct(tie: Tie, columns: Float[np.ndarray, "r s"]) -> Int[np.ndarra
 def _release_in_subspace(
     basis: Basis,
     null_space: Float[np.ndarray, "r d"],
-    response: Float[np.ndarray, "m d"],
     columns: Float[np.ndarray, "d k"],
 ) -> Float[np.ndarray, "r k"]:
     """`release_alone` of candidates in the null space, shapes padded to buckets."""
+    response = _scaled(basis.all_response @ null_space)
     gram = response.T @ response
     refit = np.linalg.inv(gram + REFIT_RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)))
     missing = len(gram)
     wide = _bucket(missing, len(null_space)) - missing
     padded = jnp.asarray(np.pad(response, ((0, 0), (0, wide))), jnp.float32)
     inverse = jnp.asarray(np.pad(refit, ((0, wide), (0, wide))), jnp.float32)
-    directions, pre_activation = pad_columns(null_space @ columns), pad_columns(response @ columns)
+    directions = pad_columns(basis.triangle @ null_space @ columns)
+    pre_activation = pad_columns(response @ columns)
     schedule = jnp.asarray(RELEASES, jnp.float32)
-    released = _release_alone(basis.tie, padded, inverse, directions, pre_activation, schedule)
-    return np.asarray(released, np.float64)[:, : columns.shape[1]]
+    released = _release_alone(basis.entries, padded, inverse, directions, pre_activation, schedule)
+    return np.linalg.solve(basis.triangle, np.asarray(released, np.float64)[:, : columns.shape[1]])
+
+
+def _scaled(response: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m d"]:
+    """The response with Frobenius norm ``sqrt(m)``."""
+    return response * np.sqrt(len(response)) / np.linalg.norm(response)
 
 
 def _bucket(missing: int, rank: int) -> int:

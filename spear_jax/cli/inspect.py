@@ -9,6 +9,7 @@ import typer
 
 from spear_jax import record
 from spear_jax.bundle import Update, load_update
+from spear_jax.certify import gather_evidence
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, table
 from spear_jax.config import ReconstructConfig
@@ -16,6 +17,7 @@ from spear_jax.diagnose import Finding, diagnose
 from spear_jax.factorize import factorize
 from spear_jax.layers import DenseLayer
 from spear_jax.reconstruct import choose_method
+from spear_jax.row_model import row_model, single_rows
 from spear_jax.search_plan import plan_search
 from spear_jax.types import Factorization
 
@@ -69,11 +71,22 @@ def describe(update: Update, layer: DenseLayer) -> dict[str, Any]:
         "gap": record.finite(factorization.gap),
         "expected_candidates": record.finite(plan.expected),
     }
+    evidence = gather_evidence(observation, factorization)
+    model = row_model(evidence)
+    method, reason = choose_method(factorization, ReconstructConfig(), model)
+    facts |= {
+        "regime": model.regime(),
+        "mean_share": model.mean_share,
+        "dead_rows": layer.out_features - len(model.live),
+        "single_rows": single_rows(evidence),
+        "method": method,
+        "reason": reason,
+    }
     findings = diagnose(update, layer, factorization=factorization)
     facts["findings"] = [finding._asdict() for finding in findings]
     problem = _problem(update, layer, findings, factorization, plan.expected)
     count = update.metadata.get("num_examples")
-    return facts | {"invertible": problem is None, "verdict": problem or _promise(factorization, count)}
+    return facts | {"invertible": problem is None, "verdict": problem or _promise(method, factorization, count)}
 
 
 def _problem(
@@ -95,8 +108,7 @@ def _problem(
     return None
 
 
-def _promise(factorization: Factorization, num_examples: str | None) -> str:
-    method, _ = choose_method(factorization, ReconstructConfig())
+def _promise(method: str, factorization: Factorization, num_examples: str | None) -> str:
     seen = f"invertible by {method}, {factorization.rank} samples"
     if num_examples is not None and int(num_examples) > factorization.rank:
         return f"{seen} visible of {num_examples} reported (duplicates merge, zero gradients leave no trace)"
@@ -113,6 +125,13 @@ def _tell(content: dict[str, Any]) -> None:
         shape = "{} x {}".format(*facts["shape"])
         rows.append((facts["name"], shape, *map(_cell, numbers), facts["verdict"]))
     table(rows, header=HEADER)
+    for facts in content["layers"]:
+        if facts["invertible"]:
+            typer.echo(
+                f"{facts['name']}: {facts['regime']} inputs ({facts['mean_share']:.0%} of the gradient's energy lies "
+                f"along the mean input); {facts['dead_rows']} of {facts['shape'][0]} neurons fired for no sample, "
+                f"{facts['single_rows']} for one alone. auto takes {facts['reason']}."
+            )
     for entry in content["skipped"]:
         typer.echo(f"not read: {entry['name']}: {entry['reason']}")
 

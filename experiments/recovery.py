@@ -90,7 +90,8 @@ def trial(arguments: argparse.Namespace, path, layer: int, seed: int, **more: ob
     outcome = {
         "images": arguments.images, "batch_size": batch.size, "width": arguments.width, "depth": arguments.depth,
         "layer": layer, "dtype": arguments.dtype, "method": result.stats.method, "seed": seed,
-        "normalization": batch.normalization and batch.normalization.to_json(), "status": result.status.name, "rank": result.batch_size,
+        "normalization": batch.normalization and batch.normalization.to_json(),
+        "status": result.status.name, "rank": result.batch_size,
         "certified": int(result.certificate.exact.sum()), "recovered": scores.num_recovered, "exact": is_exact,
         "all_exact": is_exact == batch.size and bool(result.certificate.exact.all()),
         "false_certificates": scores.false_certificates, "median_psnr": min(float(np.median(scores.psnr)), 999.0),

@@ -21,10 +21,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import matplotlib
 import numpy as np
 
 import spear_jax as sj
 from experiments import common
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
 
 NAME = "client_updates"
 WIDTH, DEPTH, FIRST_SEED = 200, 6, 900
@@ -42,6 +46,13 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
         for clip_norm in (0.5, 2.0)
         for sigma in (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
     ],
+}
+
+# What is drawn of DP-SGD: counts of a line added up, and how.
+SHARES = {
+    ("over_20_db",): ("s-", {"color": "tab:orange", "label": "recognisable, PSNR 20 dB or more"}),
+    ("certified", "approximate"): ("o-", {"color": "tab:blue", "label": "certified, or with an error bar"}),
+    ("exact",): ("^-", {"color": "tab:green", "label": "exact in every pixel"}),
 }
 
 
@@ -63,6 +74,8 @@ def main() -> None:
                 if not any(line["seed"] == seed for line in known(arguments.study, setting)):
                     trial(arguments, path, setting, seed)
     tell(arguments.study)
+    if arguments.study == "dp-sgd":
+        draw_dp_sgd()
 
 
 def trial(arguments: argparse.Namespace, path: Any, setting: dict[str, Any], seed: int) -> None:
@@ -133,6 +146,24 @@ def tell(study: str) -> None:
             str(total["approximate"]), str(false), f"{psnr:.0f}", f"{seconds:.1f}",
         ]  # fmt: skip
         print("|", " | ".join(cells), "|")
+
+
+def draw_dp_sgd() -> None:
+    """Share of images against the noise, one panel for each clipping norm."""
+    settings = STUDIES["dp-sgd"]
+    norms = sorted({setting["clip_norm"] for setting in settings})
+    figure, axes = plt.subplots(1, len(norms), figsize=(10, 3.6), layout="constrained", sharey=True)
+    for axis, norm in zip(axes, norms, strict=True):
+        noisy = [setting for setting in settings if setting["clip_norm"] == norm and setting["noise_multiplier"]]
+        for names, style in SHARES.items():
+            lines = [list(known("dp-sgd", setting)) for setting in noisy]
+            shares = [np.mean([sum(line[name] for name in names) for line in of]) / 20 for of in lines]
+            axis.semilogx([setting["noise_multiplier"] for setting in noisy], shares, *style[:1], **style[1])
+        axis.set(title=f"clipping norm C = {norm:g}", xlabel="noise multiplier sigma", ylim=(-0.05, 1.05))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("share of 20 samples")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.savefig(common.RESULTS / "dp_sgd.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ from spear_jax.select import Judge, select
 from spear_jax.status import Status
 from spear_jax.types import Certificate, Factorization
 
+# Where there are so many rows per direction the first rounds find most: so many that find none say that there is none.
+MANY_ROWS, FRUITLESS_ROUNDS = 6, 8
+
 Mend = Callable[[Float[np.ndarray, "r r"], Certificate], Float[np.ndarray, "k r"]]
 
 
@@ -63,7 +66,7 @@ def dictionary_search(
     started, compiled = time.perf_counter(), compile_seconds()
     problem = Problem(evidence, row_model(evidence), config, is_mended=mend is not None)
     _, chosen, certificate = _choose(problem, state.pool, judge, None)
-    while (status := _ended(state, certificate, started, config)) is None:
+    while (status := _ended(evidence, state, certificate, started, config)) is None:
         directions = state.pool.directions[chosen]
         is_known = _is_known(evidence, directions, certificate)
         known, round_key = directions[is_known], jax.random.fold_in(key, state.next_round)
@@ -116,13 +119,20 @@ def _choose(
 
 
 def _ended(
-    state: SearchState, certificate: Certificate | None, started: float, config: ReconstructConfig
+    evidence: Evidence,
+    state: SearchState,
+    certificate: Certificate | None,
+    started: float,
+    config: ReconstructConfig,
 ) -> Status | None:
     """How the search ended, None while there is more to find and something left to spend."""
     if (ended := settled(certificate)) is not None:
         return ended
     if certificate is not None and certificate.matching.min() == 1:
         return Status.PARTIAL  # every pattern agrees, but the noise leaves the inputs open
+    left = evidence.factorization.left
+    if state.next_round >= FRUITLESS_ROUNDS and state.pool.size == 0 and len(left) >= MANY_ROWS * left.shape[1]:
+        return Status.NOT_SPARSE
     if state.next_round >= config.dictionary.max_rounds:
         return Status.ROUND_BUDGET
     return Status.TIME_BUDGET if is_late(started, config) else None

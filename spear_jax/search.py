@@ -181,6 +181,8 @@ def _ending(
     if plan.next_size(state.candidates, config) == 0:
         return Status.CANDIDATE_BUDGET
     is_overrun = plan.independent(state.candidates, config) > OVERRUN_LIMIT * plan.expected
+    if is_overrun and state.pool.size == 0:
+        return Status.NOT_SPARSE
     return Status.PARTIAL if certificate is not None and is_overrun else None
 
 

@@ -33,6 +33,10 @@ class Status(enum.Enum):
         "The rounds of the dictionary method ran out before every direction was found: give the rest to sampling "
         "(method auto), raise dictionary.max_rounds, or try another seed."
     )
+    NOT_SPARSE = (
+        "No direction is sparse, although there are rows enough to show it: no ReLU follows the layer (GELU, SiLU, "
+        "tanh or nothing does), or noise hides every zero. This update cannot be inverted this way."
+    )
     RANK_FULL = (
         "The weight gradient has full rank, so its column space hides nothing: the batch is at least as large as "
         "min(out_features, in_features), or noise covers every singular value. It cannot be inverted this way."

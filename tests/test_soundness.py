@@ -6,12 +6,15 @@ import jax
 import numpy as np
 import pytest
 from networks import simulate
+from scipy import stats
 
 from spear_jax import certify, network
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorize import factorize
 from spear_jax.numerics import MAX_ERROR
 from spear_jax.reconstruct import reconstruct
+from spear_jax.status import Status
+from spear_jax.testing import planted_problem
 
 CONFIG = ReconstructConfig(max_candidates=2**11, dictionary=DictionaryConfig(max_rounds=2, starts=4))
 
@@ -90,3 +93,19 @@ def test_a_network_that_would_not_notice_does_not_vouch(depth, classes, share):
         error = np.linalg.norm(inputs[0] - batch.inputs[0]) / np.linalg.norm(batch.inputs[0])
         wrong += int(after.exact[0] and error > 2 * MAX_ERROR)
     assert wrong == 0
+
+
+@pytest.mark.parametrize(("size", "method"), [((12, 120), "dictionary"), ((4, 60), "sampling")])
+def test_an_activation_other_than_relu_is_named(size, method):
+    """GELU's derivative is zero nowhere; the same batch under ReLU comes back."""
+    problem = planted_problem(*size, 200, seed=0)
+    observation, rng = problem.observation, np.random.default_rng(0)
+    assert reconstruct(observation, jax.random.key(0), ReconstructConfig(method=method)).status is Status.EXACT
+    pre_activation = observation.weight @ problem.inputs.T + observation.bias[:, None]
+    slope = stats.norm.cdf(pre_activation) + pre_activation * stats.norm.pdf(pre_activation)
+    grad_z = rng.normal(size=slope.shape) * slope
+    smooth = dataclasses.replace(observation, weight_grad=grad_z @ problem.inputs, bias_grad=grad_z.sum(axis=1))
+    result = reconstruct(smooth, jax.random.key(0), ReconstructConfig(method=method))
+    assert result.status is Status.NOT_SPARSE
+    assert "GELU" in result.status.value
+    assert not result.certificate.exact.any()

@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 
 from spear_jax.certify import Evidence
 
-# Share of the gradient's energy along the mean input from which a batch counts as skewed. Photos normalised by their
-# data set's statistics show 0.02 to 0.1 (8 samples: up to 0.35), pixels in [0, 1] and tables 0.6 to 0.99.
+# Share of the gradient's energy along the mean input, beyond the 1 / b of any batch, from which a batch counts as
+# skewed. Photos normalised by their data set's statistics show 0.02 to 0.1 (8 samples: up to 0.35), pixels in [0, 1]
+# and tables 0.6 to 0.99, digits either way 0.25 to 0.5, which both regimes solve.
 SKEWED = 0.3
 # Cosine from which two rows are multiples of each other.
 PARALLEL = 1 - 1e-12
@@ -33,15 +34,17 @@ class RowModel(NamedTuple):
         offset: (m,) pre-activation of the mean input.
         mean_share: share of the gradient's energy along the mean input: 1 / b or so for centred inputs, near 1 where
             all inputs are much alike.
+        rank: of the gradient.
     """
 
     live: Int[np.ndarray, " l"]
     offset: Float[np.ndarray, " m"]
     mean_share: float
+    rank: int
 
     def regime(self, asked: str = "auto") -> str:
         """``"skewed"`` where the inputs share so much that the search should choose its rows, else ``"centred"``."""
-        return asked if asked != "auto" else "skewed" if self.mean_share > SKEWED else "centred"
+        return asked if asked != "auto" else "skewed" if self.mean_share > SKEWED + 1 / self.rank else "centred"
 
 
 class RowSet(NamedTuple):
@@ -68,7 +71,7 @@ def row_model(evidence: Evidence) -> RowModel:
     size = evidence.bias_grad @ evidence.bias_grad
     offset = evidence.response @ (along / size / spectrum) + evidence.bias
     share = along @ along / (size * (spectrum @ spectrum))
-    return RowModel(np.flatnonzero(np.asarray(factorization.live_mask)), offset, float(share))
+    return RowModel(np.flatnonzero(np.asarray(factorization.live_mask)), offset, float(share), factorization.rank)
 
 
 def single_rows(evidence: Evidence) -> int:

@@ -69,7 +69,7 @@ def test_killed_and_resumed_gives_the_bytes_of_a_run_that_never_was(tmp_path):
 
 
 def test_the_dictionary_method_killed_after_its_first_round_gives_the_same_bytes(tmp_path):
-    update = planted_update(tmp_path / "u.safetensors", 32, 124, 200, seed=1)
+    update = planted_update(tmp_path / "u.safetensors", 32, 100, 200, seed=1)
     method = ("--method", "dictionary", "--num-devices", 1)
     whole = run("reconstruct", update, "--out", tmp_path / "whole", *method, "--json")
     assert whole.json["stats"]["rounds"] > 2, "too short a search to kill"

@@ -24,7 +24,7 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.deflate import Deflated, deflate
 from spear_jax.devices import select_devices
 from spear_jax.polish import polish
-from spear_jax.recover import disaggregation, has_every_scale
+from spear_jax.recover import dual_vectors
 from spear_jax.rounds import Problem, accept_into, one_round, rest_round
 from spear_jax.row_model import row_model
 from spear_jax.search import Outcome, Progress, SearchState, initial_state, is_late, settled
@@ -154,7 +154,7 @@ def _without(
     evidence: Evidence, directions: Float[np.ndarray, "r r"], is_known: Bool[np.ndarray, " r"]
 ) -> Deflated | None:
     """What is left of the problem without known samples: mixtures among the others leave their dual vectors alone."""
-    mixing = disaggregation(evidence.factorization, evidence.bias_grad, directions)
-    if not is_known.any() or not has_every_scale(mixing):
+    dual = dual_vectors(evidence.factorization, evidence.bias_grad, directions)
+    if not is_known.any() or dual is None:
         return None
-    return deflate(evidence, directions[is_known], np.linalg.inv(mixing)[is_known])
+    return deflate(evidence, directions[is_known], dual[is_known])

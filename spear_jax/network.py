@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from spear_jax import numerics
 from spear_jax.certify import Evidence, all_or_none, certify
 from spear_jax.next_layer import Samples
-from spear_jax.recover import disaggregation, has_every_scale
+from spear_jax.recover import dual_vectors
 from spear_jax.types import Array, Certificate
 
 Network = Sequence[tuple[Array, Array]]
@@ -102,6 +102,28 @@ def repair(
     Returns:
         the directions and their certificate, with labels.
     """
+    directions, certificate, verdicts = mend(evidence, network, directions, certificate)
+    certificate = all_or_none(certificate)
+    if (certificate.exact | certificate.approximate).all():
+        refused = verdicts.is_refused & verdicts.exact.any()
+        exact, approximate = certificate.exact & ~refused, certificate.approximate & ~refused
+    else:
+        exact = verdicts.exact & _would_notice(evidence, network, directions, verdicts)
+        approximate = certificate.approximate
+    return directions, dataclasses.replace(certificate, exact=exact, approximate=approximate, labels=verdicts.labels)
+
+
+def mend(
+    evidence: Evidence, network: Layers, directions: Float[np.ndarray, "r r"], certificate: Certificate
+) -> tuple[Float[np.ndarray, "r r"], Certificate, Verdicts]:
+    """The replacing alone, for a search that goes on: directions, certificate by patterns, the network's verdicts.
+
+    Args:
+        evidence: of the observation.
+        network: as `check_network` returns it.
+        directions: (r, r) unit directions, one a row.
+        certificate: theirs.
+    """
     verdicts = judge(evidence, network, directions)
     for _ in range(MAX_PASSES):
         replaced = verdicts.exact & ~certificate.exact
@@ -112,14 +134,7 @@ def repair(
         if np.sum(again.exact | after.exact) <= np.sum(certificate.exact | verdicts.exact):
             break
         directions, certificate, verdicts = trial, again, after
-    certificate = all_or_none(certificate)
-    if (certificate.exact | certificate.approximate).all():
-        refused = verdicts.is_refused & verdicts.exact.any()
-        exact, approximate = certificate.exact & ~refused, certificate.approximate & ~refused
-    else:
-        exact = verdicts.exact & _would_notice(evidence, network, directions, verdicts)
-        approximate = certificate.approximate
-    return directions, dataclasses.replace(certificate, exact=exact, approximate=approximate, labels=verdicts.labels)
+    return directions, certificate, verdicts
 
 
 def samples(
@@ -134,11 +149,11 @@ def samples(
         certificate: theirs.
     """
     directions, certificate = repair(evidence, network, directions, certificate)
-    mixing = disaggregation(evidence.factorization, evidence.bias_grad, directions)
-    if not has_every_scale(mixing):
+    dual = dual_vectors(evidence.factorization, evidence.bias_grad, directions)
+    if dual is None:
         nobody = np.zeros(len(directions), bool)
         return Samples(directions, np.full_like(directions, np.nan), nobody, certificate.matching)
-    return Samples(directions, np.linalg.inv(mixing), certificate.exact, certificate.matching)
+    return Samples(directions, dual, certificate.exact, certificate.matching)
 
 
 def judge(
@@ -157,10 +172,9 @@ def judge(
     left = np.asarray(factorization.left)
     nobody = np.zeros(len(directions), bool)
     nothing = Verdicts(nobody, nobody, np.full(len(directions), NO_LABEL), directions)
-    mixing = disaggregation(factorization, evidence.bias_grad, directions)
-    if not has_every_scale(mixing):
+    dual = dual_vectors(factorization, evidence.bias_grad, directions)
+    if dual is None:
         return nothing
-    dual = np.linalg.inv(mixing)
     if taint:
         dual = _tainted(dual, np.asarray(factorization.singular_values[: factorization.rank]), taint, seed)
     pre_activation = evidence.response @ dual.T + evidence.bias[:, None]

@@ -75,9 +75,10 @@ def reconstruct(
     evidence = certify.gather_evidence(observation, factorization)
     factorize_seconds = time.perf_counter() - started
     judge = lambda directions: certify.certify(evidence, directions)
-    method, reason = choose_method(factorization, config, row_model(evidence))
+    neurons = row_model(evidence)
+    method, reason = choose_method(factorization, config, neurons)
     mend_of = None if layers_above is None else partial(_mender, layers_above)
-    outcome = _propose(method, factorization, evidence, judge, key, config, mend_of, state, on_round)
+    outcome = _propose(method, factorization, evidence, neurons, judge, key, config, mend_of, state, on_round)
     alone = None
     if (layers_above is not None or next_weight_grad is not None) and not is_done(outcome.certificate):
         certified = partial(_certified_alone, evidence, layers_above, next_weight_grad)
@@ -137,6 +138,7 @@ def _propose(
     method: str,
     factorization: Factorization,
     evidence: certify.Evidence,
+    neurons: RowModel,
     judge: Judge,
     key: jax.Array,
     config: ReconstructConfig,
@@ -151,7 +153,7 @@ def _propose(
     outcome = dictionary_search(factorization, evidence, judge, key, config, mend=mend, state=state, on_round=on_round)
     plan = plan_search(factorization, config)
     is_out_of_reach = plan.expected / plan.efficiency > config.max_candidates
-    is_skewed = row_model(evidence).regime(config.dictionary.regime) == "skewed"
+    is_skewed = neurons.regime(config.dictionary.regime) == "skewed"
     if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET or is_out_of_reach or is_skewed:
         return outcome
     rest = SearchState(pool=outcome.state.pool)
@@ -160,7 +162,7 @@ def _propose(
 
 def _mender(layers_above: network.Layers, evidence: certify.Evidence) -> Mend:
     """What the layers above make of directions."""
-    return lambda directions, certificate: network.repair(evidence, layers_above, directions, certificate)[0]
+    return lambda directions, certificate: network.mend(evidence, layers_above, directions, certificate)[0]
 
 
 def _certified_alone(

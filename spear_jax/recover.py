@@ -38,6 +38,14 @@ def has_every_scale(disaggregation: Float[np.ndarray, "r r"]) -> bool:
     return bool(np.isfinite(scale).all() and scale.min() > EPS64 * scale.max())
 
 
+def dual_vectors(
+    factorization: Factorization, bias_grad: Float[Array, " m"], directions: Float[np.ndarray, "r r"]
+) -> Float[np.ndarray, "r r"] | None:
+    """Rows p_i of Q^-1, ``x_i = p_i @ right``, in the order of the directions; None where a scale vanishes."""
+    mixing = disaggregation(factorization, bias_grad, directions)
+    return np.linalg.inv(mixing) if has_every_scale(mixing) else None
+
+
 def recover_inputs(factorization: Factorization, disaggregation: Float[np.ndarray, "r r"]) -> Float[np.ndarray, "r n"]:
     """The batch: ``Q X^T = right``, one sample a row, solved in float64."""
     xp: Any = float64_namespace()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path, PurePosixPath
 from string import Template
 from typing import Any
 from urllib.parse import quote
 
-from spear_jax.report_page import STYLE
+from spear_jax.report_html import document, wide_table
 from spear_jax.report_text import DASH, number, text
 from spear_jax.status import Status
 
@@ -29,17 +29,19 @@ def write_index(out_dir: str | Path, summary: Mapping[str, Any], pages: Mapping[
         Path of the page.
     """
     updates = summary["updates"]
-    page = _PAGE.substitute(
-        style=STYLE + _INDEX_STYLE,
-        headline=escape(_headline(summary)),
+    headline = _headline(summary)
+    body = _BODY.substitute(
+        headline=escape(headline),
         tone="good" if summary["whole"] == summary["total"] else "part",
         sentence=escape(summary["sentence"]),
         source=escape(text(summary["folder"])),
-        rounds=_table("rounds", ROUND_HEADER, _round_rows(updates)),
-        clients=_table("clients", CLIENT_HEADER, [_client_row(entry, pages.get(entry["update"])) for entry in updates]),
+        rounds=wide_table(ROUND_HEADER, _round_rows(updates), "rounds"),
+        clients=wide_table(
+            CLIENT_HEADER, [_client_row(entry, pages.get(entry["update"])) for entry in updates], "clients"
+        ),
     )
     index = Path(out_dir) / "index.html"
-    index.write_text(page, encoding="utf-8")
+    index.write_text(document(headline, body, _INDEX_STYLE), encoding="utf-8")
     return index
 
 
@@ -91,13 +93,6 @@ def _tone(entry: Mapping[str, Any]) -> str:
     return "near" if entry["certified"] or entry["approximate"] else "open"
 
 
-def _table(name: str, header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are HTML already."""
-    head = "".join(f"<th>{escape(title)}</th>" for title in header)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<table class="sweep {name}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
 _INDEX_STYLE = """
 a { color: var(--near); }
 .rounds { max-width: 760px; }
@@ -106,17 +101,7 @@ a { color: var(--near); }
 .clients td:last-child { color: var(--quiet); min-width: 38ch; }
 """
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$headline</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<p class="kicker">Gradient inversion audit of the updates in $source</p>
+_BODY = Template("""<p class="kicker">Gradient inversion audit of the updates in $source</p>
 <div class="lead $tone">
 <h1>$headline</h1>
 <p>$sentence</p>
@@ -127,7 +112,4 @@ it.</p>
 $rounds
 <h2>Update by update</h2>
 $clients
-</main>
-</body>
-</html>
 """)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from scipy import linalg
 
 from spear_jax import numerics, pool
+from spear_jax.basis import unit_rows
 from spear_jax.types import Factorization
 
 # Entries above the zeros, below this share of a column's rms and followed by a gap of this ratio are tried as zeros.
@@ -121,8 +122,7 @@ def _distance(vector: Float[np.ndarray, " r"], *span: Float[np.ndarray, " r"]) -
 
 def null_vector(rows: Float[np.ndarray, "z r"], start: Float[np.ndarray, " r"]) -> Float[np.ndarray, " r"]:
     """Unit vector that the rows, each at unit norm, come closest to annihilating, by inverse iteration."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    triangle = np.asarray(np.linalg.qr(rows / np.maximum(norms, np.finfo(float).tiny), mode="r"))
+    triangle = np.asarray(np.linalg.qr(unit_rows(rows), mode="r"))
     diagonal = np.diag(triangle)
     floor = numerics.EPS64 * np.abs(diagonal).max()
     np.fill_diagonal(triangle, np.where(np.abs(diagonal) < floor, floor, diagonal))

@@ -43,19 +43,20 @@ def environment() -> dict[str, Any]:
     }
 
 
-def append(name: str, trial: dict[str, Any]) -> None:
-    """Append one trial to ``results/<name>.jsonl``, with environment, time and peak memory."""
-    RESULTS.mkdir(exist_ok=True)
+def append(name: str, trial: dict[str, Any], folder: Path = RESULTS, shard: tuple[int, int] = (0, 1)) -> None:
+    """Append one trial to ``<name>.jsonl``, with environment, time and peak memory; a shard has its own file."""
+    folder.mkdir(exist_ok=True, parents=True)
+    part = "" if shard[1] == 1 else f".{shard[0]}-of-{shard[1]}"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "peak_memory_gib": round(peak, 3)} | environment() | trial
-    with (RESULTS / f"{name}.jsonl").open("a") as file:
+    with (folder / f"{name}{part}.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
 
 
-def lines(name: str) -> list[dict[str, Any]]:
-    """Trials appended so far."""
-    path = RESULTS / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def lines(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """Trials appended so far, by all shards."""
+    paths = sorted(folder.glob(f"{name}.jsonl")) + sorted(folder.glob(f"{name}.*-of-*.jsonl"))
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
 
 def finite(value: float) -> float | None:

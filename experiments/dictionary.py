@@ -7,42 +7,44 @@ of default PyTorch initialisation, mean/std normalisation, 64 x 64 ImageNet phot
 from 700 on.
 Hardware: two CPU cores. Time: about half an hour for all rows; compile seconds are told apart.
 
-    python -m experiments.dictionary --data DIR            # all rows
-    python -m experiments.dictionary --data DIR --rows 0 5 # some
-    python -m experiments.dictionary --table               # the table of the lines there are
+    python -m experiments.dictionary --data DIR
+    python -m experiments.dictionary --data DIR --only batch_size=64 dtype=float32
 
 Each trial appends one line to results/dictionary.jsonl, failures included.
 """
 
 from __future__ import annotations
 
-from experiments import table
-from experiments.table import Row
+from experiments import claims, rows
+from experiments.recovery import Options
+from experiments.rows import Row
 
+PHOTOS, SINGLE = Options(dtype="float64"), Options(batch_size=64, width=1000)
 ROWS = (
-    Row(64, 1000, "float32", 10, 0.5),
-    Row(64, 1000, "float64", 10, 0.5),
-    Row(128, 1000, "float32", 10, 2),
-    Row(200, 2000, "float32", 5, 4),
-    Row(40, 200, "float64", 20, 3),
-    Row(48, 200, "float64", 20, 5),
-    Row(48, 180, "float64", 10, 10),
-    Row(100, 420, "float64", 10, 10),
-    Row(160, 700, "float64", 5, 10),
-    Row(160, 640, "float64", 3, 40),
-    Row(256, 1200, "float64", 3, 20),
-    Row(300, 3000, "float64", 2, 25),
-    Row(64, 1000, "float32", 3, None, "--images mnist.npz"),
-    Row(64, 1000, "float32", 3, None, "--images imagenet/224"),
-    Row(32, 1000, "float32", 5, None, "--layers 1"),
-    Row(64, 1000, "float32", 5, None, "--one-label"),
-    Row(64, 1000, "float32", 5, None, "--train-steps 400"),
-    Row(48, 160, "float64", 5, None, "--whole-update"),
-    Row(100, 330, "float64", 3, None, "--whole-update"),
-    Row(250, 1000, "float64", 2, 120),
-    Row(600, 4800, "float64", 1, 120, "--images cifar10.npz"),
+    Row("b = 64, m = 1000, float32", SINGLE, 10, quick=1),
+    Row("b = 64, m = 1000", PHOTOS._replace(batch_size=64, width=1000), 10),
+    Row("b = 128, m = 1000, float32", Options(batch_size=128, width=1000), 10, quick=1),
+    Row("b = 200, m = 2000, float32", Options(batch_size=200, width=2000), 5),
+    Row("b = 40, m = 200", PHOTOS._replace(batch_size=40), 20, quick=2),
+    Row("b = 48, m = 200", PHOTOS._replace(batch_size=48), 20, quick=2),
+    Row("b = 48, m = 180", PHOTOS._replace(batch_size=48, width=180), 10),
+    Row("b = 100, m = 420", PHOTOS._replace(batch_size=100, width=420), 10, quick=1),
+    Row("b = 160, m = 700", PHOTOS._replace(batch_size=160, width=700), 5),
+    Row("b = 160, m = 640", PHOTOS._replace(batch_size=160, width=640), 3),
+    Row("b = 256, m = 1200", PHOTOS._replace(batch_size=256, width=1200), 3),
+    Row("b = 300, m = 3000", PHOTOS._replace(batch_size=300, width=3000), 2),
+    Row("b = 64, m = 1000, float32, MNIST", SINGLE._replace(images="mnist.npz"), 3),
+    Row("b = 64, m = 1000, float32, photos of 224 x 224", SINGLE._replace(images="imagenet/224"), 3),
+    Row("b = 32, m = 1000, float32, inputs of layer 2", SINGLE._replace(batch_size=32, layer=1), 5),
+    Row("b = 64, m = 1000, float32, one label", SINGLE._replace(one_label=True), 5),
+    Row("b = 64, m = 1000, float32, after 400 SGD steps", SINGLE._replace(train_steps=400), 5),
+    Row("b = 48, m = 160, whole update", PHOTOS._replace(batch_size=48, width=160, whole_update=True), 5),
+    Row("b = 100, m = 330, whole update", PHOTOS._replace(batch_size=100, width=330, whole_update=True), 3),
+    Row("b = 250, m = 1000", PHOTOS._replace(batch_size=250, width=1000), 2),
+    Row("b = 600, m = 4800, CIFAR-10", PHOTOS._replace(batch_size=600, width=4800, images="cifar10.npz"), 1),
 )
+CLAIM = rows.claim_of("dictionary", ROWS)
 
 
 if __name__ == "__main__":
-    table.main("dictionary", ROWS, __doc__)
+    claims.main(CLAIM, __doc__)

@@ -1,107 +1,125 @@
-"""The frontier: what share of a batch comes back, over samples per row, for three widths.
+"""The frontier: what share of a batch comes back, over b and m, by each method, centred and in [0, 1].
 
-Claim: the wall of the dictionary method lies near m = 4 b with one layer's gradient and hardly moves with b; with the
-layers above and their gradients at hand it moves to about 3 b. Float64 gradients, 64 x 64 photos, six hidden layers.
-Hardware: two CPU cores. Time: about a quarter of an hour; interrupted runs go on where they stopped.
+Claim: sampling ends near b = 25 whatever the width (SPEAR, abstract: b <~ 25, facts "S"); the wall of the dictionary
+method lies near m = 4 b for centred inputs and one layer's gradient; with the layers above it moves to about 3 b, and
+they make up for inputs that are not centred. Expected figures: none known beyond 25; SPEAR++ is said to end at 65 of
+m = 1000 (facts "S2"). Float64 gradients, 64 x 64 photos, six hidden layers, 30 s of search.
+Hardware: two CPU cores. Time: about an hour.
 
     python -m experiments.frontier --data DIR
-    python -m experiments.frontier --plot            # only draw results/frontier.png
+    python -m experiments.frontier --table           # only draw results/frontier.png
 
 Each trial appends one line to results/frontier.jsonl, failures included.
 """
 
 from __future__ import annotations
 
-import argparse
+from pathlib import Path
 
-import jax
 import matplotlib
 import numpy as np
 
-from experiments import common, recovery
+from experiments import claims, recovery
+from experiments.claims import Claim, Finding, Line, Setting
+from experiments.recovery import Options
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
 
-NAME, FIRST_SEED, SECONDS = "frontier", 900, 60
-SHARES = (0.1, 0.15, 0.2, 0.225, 0.25, 0.275, 0.3, 0.35, 0.4)
-# Width, seeds, largest b / m that is tried.
-GRID = ((200, 2, 0.4), (400, 2, 0.35), (1000, 1, 0.275))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of the data pack; the variable SPEAR_JAX_DATA by default")
-    parser.add_argument("--plot", action="store_true", help="only draw what the lines say")
-    arguments = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    if not arguments.plot:
-        run(arguments.data)
-    draw()
+NAME, FIRST_SEED, SECONDS = "frontier", 900, 30.0
+SIZES = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 300)
+# Width and largest b that is tried; quick runs take the first width only.
+WIDTHS = ((200, 80), (400, 160), (1000, 300))
+PANELS = {
+    "sampling": {"method": "sampling", "max_candidates": 10**13},
+    "dictionary": {"method": "dictionary"},
+    "auto, whole update": {"whole_update": True},
+}
+SCALINGS = {"centred": {}, "in [0, 1]": {"raw": True}}
+# Sampling beyond this is not worth trying: it takes hours (docs/sampling.md).
+SAMPLED = 48
 
 
-def run(data: str | None) -> None:
-    """All trials that have no line yet."""
-    path = common.find_data("imagenet_64.npz", data)
-    if path is None:
-        return
-    done = {key(line) for line in common.lines(NAME)}
-    for width, seeds, largest in GRID:
-        for share in (share for share in SHARES if share <= largest):
-            for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-                for whole_update in (False, True):
-                    b = round(share * width)
-                    if (width, b, seed, whole_update) not in done:
-                        one(path, width, b, seed, whole_update)
+def settings(is_quick: bool) -> list[Setting]:
+    """Width by width, so that a run that is stopped has whole rows."""
+    common = Options(dtype="float64", max_seconds=SECONDS)
+    return [
+        common._replace(width=width, batch_size=b, **PANELS[panel], **SCALINGS[scaling]).setting(FIRST_SEED)
+        for width, largest in (WIDTHS[:1] if is_quick else WIDTHS)
+        for b in SIZES
+        for panel in PANELS
+        for scaling in SCALINGS
+        if b <= (32 if is_quick else largest) and (panel != "sampling" or b <= SAMPLED)
+    ]
 
 
-def one(path, width: int, b: int, seed: int, whole_update: bool) -> None:
-    """One trial."""
-    words = f"--batch-size {b} --width {width} --dtype float64 --results {NAME} --max-seconds {SECONDS}"
-    options = recovery.parse((words + " --whole-update" * whole_update).split())
-    outcome = recovery.trial(options, path, 0, seed)
-    print(
-        f"m={width} b={b} whole_update={whole_update} seed {seed}: directions {outcome['directions']}, certified "
-        f"{outcome['certified']}, false {outcome['false_certificates']}, {outcome['seconds_total']:.1f} s",
-        flush=True,
+def findings(lines: list[Line]) -> list[Finding]:
+    """For each panel the largest batch that came back whole, by width."""
+    found = []
+    for panel, scaling in ((panel, scaling) for scaling in SCALINGS for panel in PANELS):
+        mine = _lines(lines, panel, scaling)
+        best = {
+            width: [line["samples"] for line in mine if _width(line) == width and line["all_exact"]]
+            for width, _ in WIDTHS
+        }
+        if mine:
+            measured = ", ".join(f"{max(sizes)} at m = {width}" for width, sizes in best.items() if sizes)
+            false = sum(line["false_certificates"] for line in mine)
+            expected = "about 25 (S)" if panel == "sampling" else "65 at m = 1000 by SPEAR++ (S2)"
+            found.append(
+                Finding(
+                    f"largest batch that comes back whole, {panel}, {scaling}",
+                    expected,
+                    f"{measured or 'none'}; {false} false certificates in {len(mine)} batches",
+                    mine,
+                )
+            )
+    return found
+
+
+def draw(lines: list[Line], folder: Path) -> None:
+    """Heat maps: share of the samples that are certified, or, where none is, of the directions found."""
+    figure, axes = plt.subplots(len(SCALINGS), len(PANELS), figsize=(17, 5.2), layout="constrained")
+    for row, scaling in zip(axes, SCALINGS, strict=True):
+        for axis, panel in zip(row, PANELS, strict=True):
+            _panel(axis, _lines(lines, panel, scaling))
+            axis.set_title(f"{panel}, {scaling}")
+    figure.supxlabel("b")
+    figure.supylabel("m")
+    figure.colorbar(axes[0, 0].images[0], ax=axes, label="share of the directions found")
+    figure.savefig(folder / f"{NAME}.png", dpi=110)
+    plt.close(figure)
+
+
+def _panel(axis: Axes, lines: list[Line]) -> None:
+    """Share of the directions found, 1 where the batch came back whole."""
+    values = np.full((len(WIDTHS), len(SIZES)), np.nan)
+    for line in lines:
+        row, column = [width for width, _ in WIDTHS].index(_width(line)), SIZES.index(line["samples"])
+        values[row, column] = line["directions"] / line["samples"]
+        text = "1" if line["all_exact"] else f"{values[row, column]:.2f}"
+        axis.text(column, row, text, ha="center", va="center", fontsize=8, color="wk"[int(values[row, column] < 0.6)])
+    axis.imshow(values, vmin=0, vmax=1, cmap="YlGn", aspect="auto")
+    axis.set_xticks(range(len(SIZES)), [str(size) for size in SIZES], fontsize=8)
+    axis.set_yticks(range(len(WIDTHS)), [str(width) for width, _ in WIDTHS])
+
+
+def _lines(lines: list[Line], panel: str, scaling: str) -> list[Line]:
+    wanted = Options()._replace(**PANELS[panel], **SCALINGS[scaling])
+    names = ("method", "whole_update", "raw")
+    same = lambda setting: all(
+        setting.get(name, Options._field_defaults[name]) == getattr(wanted, name) for name in names
     )
+    return [line for line in claims.of(lines) if same(line["setting"])]
 
 
-def key(line: dict) -> tuple[int, int, int, bool]:
-    """What tells one trial from another."""
-    return line["width"], line["batch_size"], line["seed"], line["whole_update"]
+def _width(line: Line) -> int:
+    return line["setting"].get("width", Options().width)
 
 
-def draw() -> None:
-    """Heat maps: directions found from one layer, samples certified from the whole update."""
-    lines = common.lines(NAME)
-    panels = (
-        ("one layer: share of directions found", False, "directions"),
-        ("whole update: share of samples certified", True, "certified"),
-    )
-    widths = [width for width, *_ in GRID]
-    figure, axes = plt.subplots(1, 2, figsize=(12, 3.2), layout="constrained")
-    for axis, (title, whole_update, name) in zip(axes, panels, strict=True):
-        values = np.full((len(widths), len(SHARES)), np.nan)
-        for row, width in enumerate(widths):
-            for column, share in enumerate(SHARES):
-                found = [
-                    line[name] / line["batch_size"]
-                    for line in lines
-                    if key(line)[:2] == (width, round(share * width)) and line["whole_update"] == whole_update
-                ]
-                if found:
-                    values[row, column] = np.mean(found)
-                    text, ink = f"{values[row, column]:.2f}".replace("1.00", "1"), "wk"[int(values[row, column] < 0.6)]
-                    axis.text(column, row, text, ha="center", va="center", fontsize=9, color=ink)
-        image = axis.imshow(values, vmin=0, vmax=1, cmap="YlGn", aspect="auto")
-        axis.set_xticks(range(len(SHARES)), [f"{share:g}\n{1 / share:.1f}" for share in SHARES])
-        axis.set_yticks(range(len(widths)), [str(width) for width in widths])
-        axis.set(title=title, xlabel="b / m, and m / b below it", ylabel="m")
-    figure.colorbar(image, ax=axes, label="mean over seeds")
-    figure.savefig(common.RESULTS / f"{NAME}.png", dpi=120)
-    print(f"written: {common.RESULTS / NAME}.png")
+CLAIM = Claim(NAME, settings, recovery.trial, findings, draw)
 
 
 if __name__ == "__main__":
-    main()
+    claims.main(CLAIM, __doc__)

@@ -1,14 +1,12 @@
-"""Whole batches come back exactly: k of N seeds with every image pixel-exact and certified.
+"""One batch, from images to score: any b, m, depth, layer, data set and scaling, by any method.
 
-Claim: SPEAR recovers whole batches exactly for b up to about 25 (abstract; facts "S"); 99 % of 100 batches of b = 20 at
-m = 200, six hidden layers (main table, remembered). Here: any b, m, depth, layer and data set, by any method.
-Hardware: two CPU cores. Time: seconds per batch at b = 8 (m = 200) and b = 12 (m = 400).
+What most claims are made of (`rows`), and a command of its own for settings that have no claim:
 
-    python -m experiments.recovery --data DIR --images imagenet_64.npz --batch-size 8 --width 200 --seeds 20
-    python -m experiments.recovery --data DIR --images imagenet/224 --batch-size 8 --width 200 --seeds 3
-    python -m experiments.recovery --data DIR --batch-size 8 --width 200 --layers 1 2 3 --seeds 5
+    python -m experiments.recovery --data DIR --batch-size 12 --width 400 --seeds 20
+    python -m experiments.recovery --data DIR --images imagenet/224 --batch-size 8 --seeds 3
 
-Each trial appends one line to results/recovery.jsonl, failures included.
+Claim: SPEAR recovers whole batches exactly for b up to about 25 (abstract; facts "S"). Hardware: two CPU cores. Time:
+seconds per batch at b = 8 (m = 200) and b = 12 (m = 400). Each trial appends one line to results/recovery.jsonl.
 """
 
 from __future__ import annotations
@@ -16,119 +14,181 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import spear_jax as sj
-from experiments import common
+from experiments import claims, common
+from experiments.claims import Finding, Line, Setting
 from spear_jax.config import ReconstructConfig
+from spear_jax.evaluate import IDENTICAL_PSNR
 from spear_jax.normalization import Normalization
 
 # Training before the update: images, step size, samples per step, and what keeps their draw apart from the batch's.
 TRAIN_IMAGES, TRAIN_RATE, TRAIN_BATCH, TRAIN_SEED = 256, 0.05, 32, 10_000
 
 
-def main() -> None:
-    arguments = parse()
-    jax.config.update("jax_enable_x64", True)
-    path = common.find_data(arguments.images, arguments.data)
+class Options(NamedTuple):
+    """What a batch, its client and the search are; a setting names what differs from these, and its seed.
+
+    Attributes:
+        images: file or folder of the data pack.
+        batch_size, width, depth: b, m and the number of hidden layers.
+        layer: dense layer to invert, the first is 0.
+        dtype: of the client.
+        method: of the search.
+        max_candidates, max_seconds: its budget.
+        one_label: whether every sample gets the same label.
+        train_steps: SGD steps on other images before the update.
+        whole_update: whether the layers above and their gradients are used too.
+        raw: pixels in [0, 1], not normalised.
+        classes: labels are taken modulo this; None for the data set's.
+        initialization: see `spear_jax.MLP`.
+    """
+
+    images: str = "imagenet_64.npz"
+    batch_size: int = 8
+    width: int = 200
+    depth: int = 6
+    layer: int = 0
+    dtype: str = "float32"
+    method: str = "auto"
+    max_candidates: int = 2**24
+    max_seconds: float | None = 400.0
+    one_label: bool = False
+    train_steps: int = 0
+    whole_update: bool = False
+    raw: bool = False
+    classes: int | None = None
+    initialization: str = "pytorch"
+
+    def setting(self, seed: int) -> Setting:
+        """The trial of one seed."""
+        defaults = Options()._asdict()
+        return {name: value for name, value in self._asdict().items() if value != defaults[name]} | {"seed": seed}
+
+
+def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
+    """One batch, from images to score."""
+    seed = setting["seed"]
+    options = Options(**{name: value for name, value in setting.items() if name != "seed"})
+    path = common.find_data(options.images, data)
     if path is None:
-        return
-    for layer in arguments.layers:
-        outcomes = [
-            trial(arguments, path, layer, seed)
-            for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-        ]
-        exact = sum(outcome["all_exact"] for outcome in outcomes)
-        ratio = np.median([outcome["candidates"] / outcome["expected_candidates"] for outcome in outcomes])
-        seconds = np.median([outcome["seconds_total"] for outcome in outcomes])
-        print(
-            f"b={arguments.batch_size} m={arguments.width} dense_{layer} {arguments.dtype}: {exact} of {len(outcomes)} "
-            f"batches whole, candidates / expected {ratio:.2f} (median), {seconds:.2f} s (median)"
-        )
+        return None
+    batch = _batch(options, path, seed)
+    update, truth = sj.simulate_update(*_model(options, path, batch, seed), batch, dtype=options.dtype)
+    name = update.layers[options.layer].name
+    config = ReconstructConfig(
+        max_candidates=options.max_candidates,
+        num_examples=batch.size,
+        method=options.method,
+        max_seconds=options.max_seconds,
+    )
+    helpers = {}
+    if options.whole_update:
+        helpers = {"model": update.network(name), "next_weight_grad": update.next_weight_grad(name)}
+    observation = update.observation(name)
+    started = time.perf_counter()
+    result = sj.reconstruct(observation, jax.random.key(seed), config, **helpers)
+    seconds = time.perf_counter() - started
+    return _outcome(options, batch, truth.layer_inputs[name], result) | {
+        "seconds": result.stats.seconds,
+        "seconds_total": seconds,
+        "run_seconds": seconds - result.stats.seconds["compile"],
+    }
 
 
-def trial(arguments: argparse.Namespace, path, layer: int, seed: int, **more: object) -> dict:
-    """One batch, from photos to score; ``more`` goes into its line as it is."""
-    raw = Normalization((0.0,), (1.0,)) if arguments.raw else None
-    batch = sj.load_batch(path, batch_size=arguments.batch_size, seed=seed, normalization=raw)
-    if arguments.classes:
-        batch = dataclasses.replace(batch, labels=batch.labels % arguments.classes, num_classes=arguments.classes)
-    widths = (arguments.width,) * arguments.depth
-    model = sj.MLP(widths, batch.num_classes, initialization=arguments.initialization, param_dtype=arguments.dtype)
-    params = sj.init_params(model, jax.random.key(seed), batch.inputs.shape[1])
-    if arguments.one_label:
+def _batch(options: Options, path: Any, seed: int) -> sj.Batch:
+    raw = Normalization((0.0,), (1.0,)) if options.raw else None
+    batch = sj.load_batch(path, batch_size=options.batch_size, seed=seed, normalization=raw)
+    if options.classes:
+        batch = dataclasses.replace(batch, labels=batch.labels % options.classes, num_classes=options.classes)
+    if options.one_label:
         batch = dataclasses.replace(batch, labels=np.full_like(batch.labels, batch.labels[0]))
-    if arguments.train_steps:
+    return batch
+
+
+def _model(options: Options, path: Any, batch: sj.Batch, seed: int) -> tuple[sj.MLP, Any]:
+    """The model and its parameters, trained where that is asked for."""
+    widths = (options.width,) * options.depth
+    model = sj.MLP(widths, batch.num_classes, initialization=options.initialization, param_dtype=options.dtype)
+    params = sj.init_params(model, jax.random.key(seed), batch.inputs.shape[1])
+    if options.train_steps:
         others = sj.load_batch(path, batch_size=TRAIN_IMAGES, seed=seed + TRAIN_SEED, num_classes=batch.num_classes)
         params, _ = sj.train(
             model, params, others.inputs, others.labels,
-            steps=arguments.train_steps, learning_rate=TRAIN_RATE, batch_size=TRAIN_BATCH, key=jax.random.key(seed),
+            steps=options.train_steps, learning_rate=TRAIN_RATE, batch_size=TRAIN_BATCH, key=jax.random.key(seed),
         )  # fmt: skip
-    update, truth = sj.simulate_update(model, params, batch, dtype=arguments.dtype)
-    name = update.layers[layer].name
-    config = ReconstructConfig(
-        max_candidates=arguments.max_candidates,
-        num_examples=batch.size,
-        method=arguments.method,
-        max_seconds=arguments.max_seconds,
-    )
-    started = time.perf_counter()
-    helpers = {}
-    if arguments.whole_update:
-        helpers = {"model": update.network(name), "next_weight_grad": update.next_weight_grad(name)}
-    result = sj.reconstruct(update.observation(name), jax.random.key(seed), config, **helpers)
-    seconds = time.perf_counter() - started
+    return model, params
+
+
+def _outcome(options: Options, batch: sj.Batch, inputs: Any, result: sj.Result) -> dict[str, Any]:
     pixels = (
         {}
-        if layer
+        if options.layer
         else {"normalization": batch.normalization, "image_shape": batch.image_shape, "images": batch.images}
     )
-    scores = sj.evaluate(result.inputs, truth.layer_inputs[name], certified=result.certificate.exact, **pixels)
+    scores = sj.evaluate(result.inputs, inputs, certified=result.certificate.exact, **pixels)
     is_exact = scores.num_recovered if scores.num_pixel_exact is None else scores.num_pixel_exact
-    outcome = {
-        "images": arguments.images, "batch_size": batch.size, "width": arguments.width, "depth": arguments.depth,
-        "layer": layer, "dtype": arguments.dtype, "method": result.stats.method, "seed": seed,
-        "normalization": batch.normalization and batch.normalization.to_json(),
-        "status": result.status.name, "rank": result.batch_size,
+    return {
+        "samples": batch.size, "rank": result.batch_size, "status": result.status.name,
+        "method": result.stats.method, "classes": batch.num_classes,
         "certified": int(result.certificate.exact.sum()), "recovered": scores.num_recovered, "exact": is_exact,
         "all_exact": is_exact == batch.size and bool(result.certificate.exact.all()),
-        "false_certificates": scores.false_certificates, "median_psnr": min(float(np.median(scores.psnr)), 999.0),
-        "candidates": result.stats.candidates, "expected_candidates": result.stats.expected_candidates,
-        "directions": result.directions_found, "rounds": result.stats.rounds, "one_label": arguments.one_label,
-        "train_steps": arguments.train_steps, "raw": arguments.raw, "classes": batch.num_classes,
-        "initialization": arguments.initialization, "whole_update": arguments.whole_update,
-        "seconds": result.stats.seconds, "seconds_total": seconds,
-        "run_seconds": seconds - result.stats.seconds["compile"], **more,
+        "false_certificates": scores.false_certificates, "median_psnr": _median(scores.psnr),
+        "median_ssim": None if scores.ssim is None else _median(scores.ssim),
+        "candidates": result.stats.candidates, "expected_candidates": common.finite(result.stats.expected_candidates),
+        "directions": result.directions_found, "rounds": result.stats.rounds,
     }  # fmt: skip
-    common.append(arguments.results, outcome)
-    return outcome
 
 
-def parse(words: list[str] | None = None) -> argparse.Namespace:
-    """The options of one row of trials, from a list of words or the command line."""
+def _median(scores: np.ndarray) -> float:
+    """Median over the true samples, what has no partner counting as zero."""
+    return min(float(np.median(np.nan_to_num(scores, nan=0.0, posinf=IDENTICAL_PSNR))), IDENTICAL_PSNR)
+
+
+def told(lines: list[Line]) -> str:
+    """What the lines of one setting say, in a cell of a table."""
+    if not lines:
+        return "not run"
+    total = lambda name: sum(line[name] for line in lines)
+    whole = sum(line["all_exact"] for line in lines)
+    seconds = [line["run_seconds"] for line in lines]
+    return (
+        f"{whole} of {len(lines)} whole; of {total('samples')} samples {total('exact')} exact, "
+        f"{total('certified')} certified, {total('false_certificates')} false; "
+        f"{np.median(seconds):.2f} s (at most {max(seconds):.2f})"
+    )
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of the data pack; the variable SPEAR_JAX_DATA by default")
-    parser.add_argument("--images", default="imagenet_64.npz", help="file or folder in it")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--width", type=int, default=200)
-    parser.add_argument("--depth", type=int, default=6)
-    parser.add_argument("--layers", type=int, nargs="+", default=[0], help="dense layers to invert, the first is 0")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--method", default="auto")
+    claims.add_options(parser)
+    for name, default in Options._field_defaults.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(default, bool):
+            parser.add_argument(flag, action="store_true")
+        else:
+            kind = {"max_seconds": float, "classes": int}.get(name, type(default))
+            parser.add_argument(flag, type=kind, default=default)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--max-candidates", type=int, default=2**24)
-    parser.add_argument("--max-seconds", type=float, help="time budget of each search")
-    parser.add_argument("--one-label", action="store_true", help="give every sample the same label")
-    parser.add_argument("--train-steps", type=int, default=0, help="SGD steps on other images before the update")
-    parser.add_argument("--whole-update", action="store_true", help="use the layers above and their gradients too")
-    parser.add_argument("--raw", action="store_true", help="pixels in [0, 1], not normalised")
-    parser.add_argument("--classes", type=int, help="classes; labels are taken modulo this")
-    parser.add_argument("--initialization", default="pytorch", help="pytorch, flax or normal, see spear_jax.MLP")
-    parser.add_argument("--results", default="recovery", help="name of the file of lines")
-    return parser.parse_args(words)
+    arguments = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    options = Options(**{name: getattr(arguments, name) for name in Options._fields})
+    settings = [options.setting(seed) for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)]
+    findings = lambda lines: [
+        Finding(_name(settings[0]), "whole", told([line for line in lines if line["setting"] in settings]), lines)
+    ]
+    claim = claims.Claim("recovery", lambda is_quick: settings[:1] if is_quick else settings, trial, findings)
+    claims.run(claim, arguments)
+    claims.tell(claim, arguments.out)
+
+
+def _name(setting: Setting) -> str:
+    return ", ".join(f"{name} {value}" for name, value in setting.items() if name != "seed") or "b = 8, m = 200"
 
 
 if __name__ == "__main__":

@@ -5,29 +5,34 @@ cores. Every image pixel-exact and certified, one layer's gradient and no other 
 PyTorch initialisation, mean/std normalisation, 64 x 64 ImageNet photos; seeds from 700 on.
 Hardware: two CPU cores. Time: about five minutes.
 
-    python -m experiments.sampling --data DIR            # all rows
-    python -m experiments.sampling --data DIR --rows 0 1 # some
-    python -m experiments.sampling --table               # the table of the lines there are
+    python -m experiments.sampling --data DIR
+    python -m experiments.sampling --data DIR --only batch_size=20 width=200
 
-Each trial appends one line to results/sampling.jsonl, failures included. Aims are seconds of search.
+Each trial appends one line to results/sampling.jsonl, failures included.
 """
 
 from __future__ import annotations
 
-from experiments import table
-from experiments.table import Row
+from experiments import claims, rows
+from experiments.recovery import Options
+from experiments.rows import Row
 
-ROWS = (
-    Row(16, 200, "float64", 10, 0.5),
-    Row(16, 200, "float32", 10, 0.5),
-    Row(20, 200, "float64", 10, 4),
-    Row(20, 200, "float32", 10, 4),
-    Row(20, 400, "float64", 10, 2),
-    Row(24, 400, "float64", 5, None),
-    Row(25, 2000, "float64", 5, 20),
-    Row(28, 2000, "float64", 2, None),
+SAMPLING = Options(method="sampling", max_candidates=10**13, dtype="float64")
+ROWS = tuple(
+    Row(f"b = {b}, m = {m}, {dtype}", SAMPLING._replace(batch_size=b, width=m, dtype=dtype), seeds, quick=quick)
+    for b, m, dtype, seeds, quick in (
+        (16, 200, "float64", 10, 1),
+        (16, 200, "float32", 10, 0),
+        (20, 200, "float64", 10, 0),
+        (20, 200, "float32", 10, 1),
+        (20, 400, "float64", 10, 0),
+        (24, 400, "float64", 5, 1),
+        (25, 2000, "float64", 5, 0),
+        (28, 2000, "float64", 2, 0),
+    )
 )
+CLAIM = rows.claim_of("sampling", ROWS)
 
 
 if __name__ == "__main__":
-    table.main("sampling", ROWS, __doc__, options="--method sampling --max-candidates 10000000000000", aim="search")
+    claims.main(CLAIM, __doc__)

@@ -9,7 +9,7 @@ from spear_jax import numerics, pool
 from spear_jax.basis import unit_rows
 from spear_jax.certify import Evidence
 from spear_jax.half_space import is_half_space
-from spear_jax.polish import polish
+from spear_jax.polish import LITTLE_PATIENCE, PATIENCE, polish
 from spear_jax.unmix import unmix
 
 # Zeros beyond the r - 1 of a generic null vector that make a direction; entries below this share of the largest count
@@ -45,7 +45,8 @@ def accept(
         entries = np.abs(rows @ proposed.T)
         loose = np.sum(entries < LOOSE_ZERO * entries.max(axis=0), axis=0)
         proposed = proposed[loose >= min(rank + SPARE_ZEROS - 1, LOOSE_SHARE * live.sum())]
-    polished = polish(factorization, proposed[pool.first_of_each(proposed)])
+    patience = LITTLE_PATIENCE if screen and is_skewed else PATIENCE
+    polished = polish(factorization, proposed[pool.first_of_each(proposed)], patience)
     zeros = pool.zero_count(factorization, polished)
     kept = zeros >= rank - 1 + SPARE_ZEROS
     if is_skewed:

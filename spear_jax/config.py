@@ -148,6 +148,12 @@ class ReconstructConfig:
         index, count = self.shard
         _require(0 <= index < count, "shard", self.shard, "(i, n) with 0 <= i < n")
 
+    def after(self, seconds: float) -> ReconstructConfig:
+        """The configuration with what is left of its time budget, an instant at least."""
+        if self.max_seconds is None:
+            return self
+        return dataclasses.replace(self, max_seconds=max(self.max_seconds - seconds, 1e-3))
+
     def to_json(self) -> dict[str, Any]:
         """The configuration as a JSON-ready dictionary."""
         return dataclasses.asdict(self) | {"shard": list(self.shard)}

@@ -25,6 +25,8 @@ WIDEN, SHRINK, SPARE = 3.0, 0.3, 4
 MAX_WIDTHS = 24
 # A column that has not halved what its zero rows show over this many widths is no direction: it is left as it is.
 PATIENCE = 8
+# The same where columns come back nearer after each release: at r = 256 that finds 107 of 109 in a third of the time.
+LITTLE_PATIENCE = 2
 # A null vector is solved until its gradient has fallen by this; the next width goes on from there.
 REDUCTION = 1e-2
 # It ends when this share of the columns is there: the others have more widths to come, among themselves.
@@ -32,12 +34,15 @@ MAX_STEPS, MOST = 80, 0.9
 COLUMN_BUCKET = 16
 
 
-def polish(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k r"]:
+def polish(
+    factorization: Factorization, directions: Float[np.ndarray, "k r"], patience: int = PATIENCE
+) -> Float[np.ndarray, "k r"]:
     """Fit each direction to its zero rows.
 
     Args:
         factorization: of the weight gradient.
         directions: (k, r) unit directions, within 1e-2 or so of sparse ones.
+        patience: widths over which a column must have come nearer.
 
     Returns:
         (k, r) float64 unit directions with canonical sign.
@@ -55,7 +60,7 @@ def polish(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -
     noise = factorization.noise_std * numerics.noise_gain(factorization, directions) + numerics.EPS64
     floor = xp.asarray(noise[None] / norms) * count**0.5 / (columns**2).sum(axis=0, keepdims=True) ** 0.5
     place = min(rank + SPARE, count - 1)
-    width, best = np.full(len(directions), FIRST_WIDTH), np.full((PATIENCE, len(directions)), np.inf)
+    width, best = np.full(len(directions), FIRST_WIDTH), np.full((patience, len(directions)), np.inf)
     active = np.arange(len(directions))
     for _ in range(MAX_WIDTHS):
         chosen = np.resize(active, COLUMN_BUCKET * 2 ** max(0, math.ceil(math.log2(len(active) / COLUMN_BUCKET))))

@@ -24,12 +24,14 @@ from spear_jax.search_plan import WALK_NOISE, expected_remaining, plan_search
 from spear_jax.select import Judge
 from spear_jax.status import Status
 from spear_jax.types import Array, Certificate, Factorization, Result, SearchStats
-from spear_jax.unroll import unroll
+from spear_jax.unroll import is_whole, unroll
 
 # Expected candidates up to which ``auto`` samples: seconds on two CPU cores, less than the dictionary method compiles.
 AUTO_SAMPLING = 1e6
 # The same where noise hides the zeros from a float32 search, which then finds mixtures more often than directions.
 AUTO_NOISY_SAMPLING = 1e3
+# Rounds before what they found is taken out, where the layers above certify samples one by one.
+EARLY_ROUNDS = 2
 
 
 def reconstruct(
@@ -78,11 +80,14 @@ def reconstruct(
     neurons = row_model(evidence)
     method, reason = choose_method(factorization, config, neurons)
     mend_of = None if layers_above is None else partial(_mender, layers_above)
-    outcome = _propose(method, factorization, evidence, neurons, judge, key, config, mend_of, state, on_round)
+    propose = partial(_propose, method, factorization, evidence, neurons, judge, key, mend_of, on_round)
     alone = None
-    if (layers_above is not None or next_weight_grad is not None) and not is_done(outcome.certificate):
+    if layers_above is None and next_weight_grad is None:
+        outcome = propose(config, state)
+    else:
         certified = partial(_certified_alone, evidence, layers_above, next_weight_grad)
-        outcome, alone = unroll(evidence, certified, outcome, judge, key, config, mend_of)
+        take_out = partial(unroll, evidence, certified, judge=judge, key=key, mend_of=mend_of)
+        outcome, alone = _in_turn(propose, take_out, method, config, state)
     started = time.perf_counter()
     if layers_above is not None and outcome.certificate is not None:
         directions, certificate = network.repair(evidence, layers_above, outcome.directions, outcome.certificate)
@@ -134,6 +139,31 @@ def choose_method(factorization: Factorization, config: ReconstructConfig, model
     return "dictionary", f"dictionary, and sampling for what it leaves: by sampling alone {cost}"
 
 
+def _in_turn(
+    propose: Callable[[ReconstructConfig, SearchState | None], Outcome],
+    take_out: Callable[[Outcome, ReconstructConfig], tuple[Outcome, Samples]],
+    method: str,
+    config: ReconstructConfig,
+    state: SearchState | None,
+) -> tuple[Outcome, Samples | None]:
+    """Few rounds, what they found taken out sample by sample, and all rounds for a batch that is not whole then."""
+    few = dataclasses.replace(config.dictionary, max_rounds=min(EARLY_ROUNDS, config.dictionary.max_rounds))
+    stages = (dataclasses.replace(config, method="dictionary", dictionary=few), config)
+    outcome, alone = None, None
+    for stage in stages[method != "dictionary" :]:
+        before, spent = outcome, 0.0
+        if before is not None:
+            state, spent = before.state, before.compile_seconds + before.search_seconds
+        outcome = _and_before(before, propose(stage.after(spent), state))
+        if is_done(outcome.certificate):
+            return outcome, None
+        outcome, alone = take_out(outcome, config)
+        if is_whole(outcome, alone):
+            break
+    assert outcome is not None
+    return outcome, alone
+
+
 def _propose(
     method: str,
     factorization: Factorization,
@@ -141,10 +171,10 @@ def _propose(
     neurons: RowModel,
     judge: Judge,
     key: jax.Array,
-    config: ReconstructConfig,
     mend_of: Callable[[certify.Evidence], Mend] | None,
-    state: SearchState | None,
     on_round: Callable[[Progress], None] | None,
+    config: ReconstructConfig,
+    state: SearchState | None,
 ) -> Outcome:
     """Run the proposer; under ``auto`` sampling takes over the pool that the dictionary method leaves incomplete."""
     if method == "sampling" or (state is not None and state.method == "sampling"):
@@ -158,6 +188,16 @@ def _propose(
         return outcome
     rest = SearchState(pool=outcome.state.pool)
     return search(factorization, judge, key, config, state=rest, on_round=on_round)
+
+
+def _and_before(before: Outcome | None, outcome: Outcome) -> Outcome:
+    """The outcome with the seconds of the stage before."""
+    if before is None:
+        return outcome
+    return outcome._replace(
+        compile_seconds=before.compile_seconds + outcome.compile_seconds,
+        search_seconds=before.search_seconds + outcome.search_seconds,
+    )
 
 
 def _mender(layers_above: network.Layers, evidence: certify.Evidence) -> Mend:

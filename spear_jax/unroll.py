@@ -23,8 +23,8 @@ from spear_jax.search import Outcome, is_done
 from spear_jax.select import Judge, select
 from spear_jax.status import Status
 
-# Rounds of the reduced search before the samples it found are taken out too.
-ROUNDS_PER_PASS = 8
+# Rounds of the reduced search before the samples it found are taken out too: few, and where these find none, more.
+ROUNDS_PER_PASS = (2, 8)
 # Separates the keys of the passes from those of the rounds before.
 PASS_KEY = 2**20
 
@@ -33,9 +33,10 @@ def unroll(
     evidence: certify.Evidence,
     certified: Callable[[Outcome], Samples],
     outcome: Outcome,
+    config: ReconstructConfig,
+    *,
     judge: Judge,
     key: jax.Array,
-    config: ReconstructConfig,
     mend_of: Callable[[certify.Evidence], Mend] | None = None,
 ) -> tuple[Outcome, Samples]:
     """Go on from an outcome that is not whole, for as long as it grows.
@@ -44,29 +45,36 @@ def unroll(
         evidence: of the observation.
         certified: which samples of an outcome's directions are certified on their own.
         outcome: of the search so far.
+        config: of the reconstruction.
         judge: certificate of r directions.
         key: of the search.
-        config: of the reconstruction.
         mend_of: what mends the directions of a reduced problem, see `dictionary_search`.
 
     Returns:
         the outcome with what was added, and the samples certified on their own.
     """
-    alone, number = certified(outcome), 0
-    while _may_grow(outcome, alone, config):
-        grown = _pass(evidence, alone, outcome, judge, jax.random.fold_in(key, PASS_KEY + number), config, mend_of)
-        after = certified(grown)
+    alone, number, patience = certified(outcome), 0, 0
+    while patience < len(ROUNDS_PER_PASS) and _may_grow(outcome, alone, config):
+        pass_key = jax.random.fold_in(key, PASS_KEY + number)
+        grown = _pass(evidence, alone, outcome, judge, pass_key, config, ROUNDS_PER_PASS[patience], mend_of)
+        after, number = certified(grown), number + 1
         if after.exact.sum() <= alone.exact.sum() and len(grown.directions) <= len(outcome.directions):
-            break
-        outcome, alone, number = grown, after, number + 1
+            spent = {"compile_seconds": grown.compile_seconds, "search_seconds": grown.search_seconds}
+            outcome, patience = outcome._replace(**spent), patience + 1
+        else:
+            outcome, alone, patience = grown, after, 0
     return outcome, alone
+
+
+def is_whole(outcome: Outcome, alone: Samples) -> bool:
+    """Whether every sample is certified, by the patterns of all or each on its own."""
+    return is_done(outcome.certificate) or int(alone.exact.sum()) == outcome.directions.shape[1]
 
 
 def _may_grow(outcome: Outcome, alone: Samples, config: ReconstructConfig) -> bool:
     spent = outcome.compile_seconds + outcome.search_seconds
     is_late = config.max_seconds is not None and spent > config.max_seconds
-    is_whole = is_done(outcome.certificate) or alone.exact.sum() == outcome.directions.shape[1]
-    return not is_whole and not is_late and bool(alone.exact.any())
+    return not is_whole(outcome, alone) and not is_late and bool(alone.exact.any())
 
 
 def _pass(
@@ -76,15 +84,17 @@ def _pass(
     judge: Judge,
     key: jax.Array,
     config: ReconstructConfig,
+    rounds: int,
     mend_of: Callable[[certify.Evidence], Mend] | None,
 ) -> Outcome:
     """The certified samples taken out, a search in what is left, and its directions in the pool."""
     known = alone.exact
-    rounds = dataclasses.replace(config.dictionary, max_rounds=ROUNDS_PER_PASS)
+    few = dataclasses.replace(config.dictionary, max_rounds=rounds)
+    left = dataclasses.replace(config, dictionary=few).after(outcome.compile_seconds + outcome.search_seconds)
     rest = deflate(evidence, alone.directions[known], alone.dual[known])
     inner = dictionary_search(
         rest.evidence.factorization, rest.evidence, lambda directions: certify.certify(rest.evidence, directions), key,
-        dataclasses.replace(config, dictionary=rounds), mend=None if mend_of is None else mend_of(rest.evidence),
+        left, mend=None if mend_of is None else mend_of(rest.evidence),
     )  # fmt: skip
     factorization = evidence.factorization
     found = polish(factorization, np.concatenate([inner.directions @ rest.lift.T, alone.directions[known]]))

@@ -4,6 +4,7 @@ While directions are missing, no dual vector is known and with it no input. The 
 ``Y = relu(Z)``, gives each sample without the others: its ``Y_i`` lies in the row space of G2 and vanishes where its
 direction does, which makes it a null vector; on the other rows ``H p_i + bias = scale Y_i`` is linear in the dual
 vector p_i and the scale, with far more equations than unknowns. What the surplus leaves over certifies the sample.
+Without biases that is homogeneous, and the bias gradient ``g = left sum_j q_j`` gives the scale: ``p_i . left^T g = 1``.
 """
 
 from __future__ import annotations
@@ -122,9 +123,14 @@ def _fit(
     if surplus < MIN_SURPLUS:
         return np.full(unknowns - 1, np.nan), False, 0.0
     system = np.column_stack([response[active], -activation[active]])
+    wanted = -evidence.bias[active]
+    if not evidence.bias.any():
+        along = np.asarray(evidence.factorization.left).T @ evidence.bias_grad / spectrum
+        size = np.linalg.norm(system, axis=0).max() / np.linalg.norm(along)
+        system, wanted = np.vstack([system, np.append(size * along, 0.0)]), np.append(wanted, size)
     orthogonal, triangle = np.linalg.qr(system)
-    solution = np.linalg.solve(triangle, -(orthogonal.T @ evidence.bias[active]))
-    left_over = system @ solution + evidence.bias[active]
+    solution = np.linalg.solve(triangle, orthogonal.T @ wanted)
+    left_over = system @ solution - wanted
     noise = np.linalg.norm(left_over) / np.sqrt(surplus)
     spread = noise * np.linalg.norm(np.linalg.inv(triangle), axis=1)
     pre_activation = response @ solution[:-1] + evidence.bias

@@ -35,9 +35,20 @@ def test_one_direction_gives_one_sample(dtype, tolerance):
         np.testing.assert_allclose(found[0], batch.inputs[place], atol=tolerance)
 
 
+def test_without_biases_the_bias_gradient_gives_the_scale():
+    batch = simulate(B, M, seed=1, zero_bias=True)
+    evidence, directions = known(batch)
+    for place in (0, 7):
+        alone = samples_alone(evidence, batch.next_weight_grad, directions[place : place + 1])
+        assert alone.exact.all()
+        found = alone.dual @ np.asarray(evidence.factorization.right)
+        np.testing.assert_allclose(found[0], batch.inputs[place], atol=1e-10)
+
+
+@pytest.mark.parametrize("zero_bias", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_wrong_directions_and_wrong_gradients_certify_nothing(seed):
-    batch = simulate(B, M, seed=seed)
+def test_wrong_directions_and_wrong_gradients_certify_nothing(seed, zero_bias):
+    batch = simulate(B, M, seed=seed, zero_bias=zero_bias)
     evidence, directions = known(batch)
     mixed = directions + 0.5 * np.roll(directions, 1, axis=0)
     mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)

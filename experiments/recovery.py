@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -70,13 +71,17 @@ class Options(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value != defaults[name]} | {"seed": seed}
 
 
-def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
-    """One batch, from images to score."""
-    seed = setting["seed"]
-    options = Options(**{name: value for name, value in setting.items() if name != "seed"})
-    path = common.find_data(options.images, data)
-    if path is None:
-        return None
+class Attack(NamedTuple):
+    """One batch and what came of it: the client's images, what went into the layer, the result and its seconds."""
+
+    batch: sj.Batch
+    inputs: Any
+    result: sj.Result
+    seconds: float
+
+
+def attack(options: Options, path: Path, seed: int) -> Attack:
+    """A client's update from a batch of the file, and its reconstruction."""
     batch = _batch(options, path, seed)
     update, truth = sj.simulate_update(*_model(options, path, batch, seed), batch, dtype=options.dtype)
     name = update.layers[options.layer].name
@@ -92,15 +97,25 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
     observation = update.observation(name)
     started = time.perf_counter()
     result = sj.reconstruct(observation, jax.random.key(seed), config, **helpers)
-    seconds = time.perf_counter() - started
-    return _outcome(options, batch, truth.layer_inputs[name], result) | {
-        "seconds": result.stats.seconds,
-        "seconds_total": seconds,
-        "run_seconds": seconds - result.stats.seconds["compile"],
+    return Attack(batch, truth.layer_inputs[name], result, time.perf_counter() - started)
+
+
+def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
+    """One batch, from images to score."""
+    options = Options(**{name: value for name, value in setting.items() if name != "seed"})
+    path = common.find_data(options.images, data)
+    if path is None:
+        return None
+    made = attack(options, path, setting["seed"])
+    seconds = made.result.stats.seconds
+    return _outcome(options, made) | {
+        "seconds": seconds,
+        "seconds_total": made.seconds,
+        "run_seconds": made.seconds - seconds["compile"],
     }
 
 
-def _batch(options: Options, path: Any, seed: int) -> sj.Batch:
+def _batch(options: Options, path: Path, seed: int) -> sj.Batch:
     raw = Normalization((0.0,), (1.0,)) if options.raw else None
     batch = sj.load_batch(path, batch_size=options.batch_size, seed=seed, normalization=raw)
     if options.classes:
@@ -110,7 +125,7 @@ def _batch(options: Options, path: Any, seed: int) -> sj.Batch:
     return batch
 
 
-def _model(options: Options, path: Any, batch: sj.Batch, seed: int) -> tuple[sj.MLP, Any]:
+def _model(options: Options, path: Path, batch: sj.Batch, seed: int) -> tuple[sj.MLP, Any]:
     """The model and its parameters, trained where that is asked for."""
     widths = (options.width,) * options.depth
     model = sj.MLP(widths, batch.num_classes, initialization=options.initialization, param_dtype=options.dtype)
@@ -124,13 +139,16 @@ def _model(options: Options, path: Any, batch: sj.Batch, seed: int) -> tuple[sj.
     return model, params
 
 
-def _outcome(options: Options, batch: sj.Batch, inputs: Any, result: sj.Result) -> dict[str, Any]:
-    pixels = (
-        {}
-        if options.layer
-        else {"normalization": batch.normalization, "image_shape": batch.image_shape, "images": batch.images}
-    )
-    scores = sj.evaluate(result.inputs, inputs, certified=result.certificate.exact, **pixels)
+def pixels(options: Options, batch: sj.Batch) -> dict[str, Any]:
+    """What `spear_jax.evaluate` needs to speak of pixels; nothing for inputs of a deeper layer."""
+    if options.layer:
+        return {}
+    return {"normalization": batch.normalization, "image_shape": batch.image_shape, "images": batch.images}
+
+
+def _outcome(options: Options, made: Attack) -> dict[str, Any]:
+    batch, result = made.batch, made.result
+    scores = sj.evaluate(result.inputs, made.inputs, certified=result.certificate.exact, **pixels(options, batch))
     is_exact = scores.num_recovered if scores.num_pixel_exact is None else scores.num_pixel_exact
     return {
         "samples": batch.size, "rank": result.batch_size, "status": result.status.name,

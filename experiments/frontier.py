@@ -3,7 +3,7 @@
 Claim: sampling ends near b = 25 whatever the width (SPEAR, abstract: b <~ 25, facts "S"); the wall of the dictionary
 method lies near m = 4 b for centred inputs and one layer's gradient; with the layers above it moves to about 3 b, and
 they make up for inputs that are not centred. Expected figures: none known beyond 25; SPEAR++ is said to end at 65 of
-m = 1000 (facts "S2"). Float64 gradients, 64 x 64 photos, six hidden layers, 30 s of search.
+m = 1000 (facts "S2"). Float64 gradients, 64 x 64 photos, six hidden layers, 60 s of search.
 Hardware: two CPU cores. Time: about an hour.
 
     python -m experiments.frontier --data DIR
@@ -27,8 +27,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 
-NAME, FIRST_SEED, SECONDS = "frontier", 900, 30.0
-SIZES = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 300)
+NAME, FIRST_SEED, SECONDS = "frontier", 900, 60.0
+SIZES = (16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 224, 256, 300)
 # Width and largest b that is tried; quick runs take the first width only.
 WIDTHS = ((200, 80), (400, 160), (1000, 300))
 PANELS = {

@@ -1,0 +1,67 @@
+"""The tables of README.md here and above, made from the lines of all claims."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from experiments import claims, common
+from experiments.claims import Claim, Finding
+
+CLAIMS = (
+    "main_table",
+    "sampling",
+    "depth",
+    "label_homogeneous",
+    "large_batches",
+    "dictionary",
+    "skewed",
+    "frontier",
+    "unsolvable",
+)
+# What the project's README shows of them, claim by claim, in the words of the findings.
+HEADLINES = {
+    "main_table": ("b = 20, m = 200, photos of 64 x 64, dictionary",),
+}
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- made by python -m experiments.run --table -->", "<!-- end of what is made -->"
+
+
+def claim(name: str) -> Claim:
+    """The claim of a module."""
+    return importlib.import_module(f"experiments.{name}").CLAIM
+
+
+def whole(folder: Path = common.RESULTS, names: tuple[str, ...] = CLAIMS) -> str:
+    """One row for each finding of each claim, in Markdown."""
+    head = ["| claim | expected | measured | command | hardware |", "|---|---|---|---|---|"]
+    rows = [
+        f"| {row.claim} | {row.expected} | {row.measured} | `{claim(name).command}` | {claims.hardware(row.lines)} |"
+        for name in names
+        for row in _findings(name, folder)
+    ]
+    return "\n".join(head + rows)
+
+
+def headlines() -> str:
+    """The rows that the project's README shows."""
+    head = ["| what | measured | hardware |", "|---|---|---|"]
+    found = {name: {row.claim: row for row in _findings(name, common.RESULTS)} for name in HEADLINES}
+    chosen = [found[name][words] for name, wanted in HEADLINES.items() for words in wanted]
+    return "\n".join(head + [f"| {row.claim} | {row.measured} | {claims.hardware(row.lines)} |" for row in chosen])
+
+
+def pages() -> dict[Path, str]:
+    """What README.md here and above should say."""
+    made = {HERE / "README.md": whole(), HERE.parent / "README.md": headlines()}
+    return {path: _with(path.read_text(), table) for path, table in made.items()}
+
+
+def _findings(name: str, folder: Path) -> list[Finding]:
+    return claim(name).findings(common.lines(name, folder))
+
+
+def _with(text: str, table: str) -> str:
+    """The text with another table between its two marks."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}"

@@ -86,7 +86,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(claim: Claim, arguments: argparse.Namespace, only: dict[str, str] | None = None) -> None:
     """All trials of this shard that have no line yet; a trial that fails gets a line too, and is tried again."""
     index, count = arguments.shard
-    done = {_identity(line["setting"]) for line in common.lines(claim.name, arguments.out) if "error" not in line}
+    done = {_identity(line["setting"]) for line in common.lines(claim.name, arguments.out) if "failure" not in line}
     mine = [setting for number, setting in enumerate(claim.settings(arguments.quick)) if number % count == index]
     mine = [setting for setting in mine if all(str(setting.get(name)) == value for name, value in (only or {}).items())]
     left = [setting for setting in mine if _identity(setting) not in done]
@@ -97,7 +97,7 @@ def run(claim: Claim, arguments: argparse.Namespace, only: dict[str, str] | None
             outcome = claim.trial(setting, arguments.data)
         except Exception as error:  # a night's run goes on after a trial that fails
             traceback.print_exc()
-            outcome = {"error": f"{type(error).__name__}: {error}"}
+            outcome = {"failure": f"{type(error).__name__}: {error}"}
         if outcome is None:
             continue
         line = {"setting": setting, "wall_seconds": round(time.perf_counter() - started, 3)} | outcome
@@ -116,7 +116,7 @@ def tell(claim: Claim, out: Path) -> None:
 
 def of(lines: list[Line], **values: Any) -> list[Line]:
     """Lines whose setting has these values, the last one of each setting, without those of trials that failed."""
-    latest = {_identity(line["setting"]): line for line in lines if "error" not in line}
+    latest = {_identity(line["setting"]): line for line in lines if "failure" not in line}
     return [line for line in latest.values() if all(line["setting"].get(key) == value for key, value in values.items())]
 
 

@@ -16,6 +16,7 @@ CLAIMS = (
     "large_batches",
     "dictionary",
     "skewed",
+    "client_updates",
     "frontier",
     "unsolvable",
 )

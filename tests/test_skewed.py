@@ -14,6 +14,7 @@ from spear_jax.half_space import is_half_space
 from spear_jax.reconstruct import choose_method, reconstruct
 from spear_jax.row_model import low_rows, row_model, single_rows
 from spear_jax.status import Status
+from spear_jax.testing import planted_problem
 from spear_jax.unmix import unmix
 
 B, M, N = 12, 200, 150
@@ -109,6 +110,16 @@ def test_a_skewed_batch_comes_back_whole(seed):
     order = [np.argmin(np.linalg.norm(batch.inputs - sample, axis=1)) for sample in result.inputs]
     assert sorted(order) == list(range(B))
     np.testing.assert_allclose(result.inputs, batch.inputs[order], atol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 2.0])
+def test_samples_whose_gradients_span_five_decades_are_all_found(offset):
+    problem = planted_problem(16, 300, 200, seed=0, spread=5.0, offset=offset)
+    result = reconstruct(problem.observation, jax.random.key(0), ReconstructConfig(method="dictionary"))
+    assert result.status is Status.EXACT
+    order = [np.argmin(np.linalg.norm(problem.inputs - sample, axis=1)) for sample in result.inputs]
+    assert sorted(order) == list(range(16))
+    np.testing.assert_allclose(result.inputs, problem.inputs[order], atol=1e-5)
 
 
 def test_shuffled_weights_certify_nothing_of_a_skewed_batch():

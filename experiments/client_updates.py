@@ -123,10 +123,11 @@ def told(lines: list[Line]) -> str:
     images = sum(line["setting"]["batch_size"] for line in lines)
     whole = sum(line["certified"] == line["setting"]["batch_size"] for line in lines)
     seconds = statistics.median(sum(line["seconds"].values()) - line["seconds"]["compile"] for line in lines)
+    psnr = statistics.median(line["median_psnr"] for line in lines)
     return (
         f"{whole} of {len(lines)} whole and certified; of {images} images {total('exact')} exact, "
         f"{total('over_20_db')} above 20 dB, {total('approximate')} with an error bar, "
-        f"{total('false_certificates')} false; PSNR {statistics.median(line['median_psnr'] for line in lines):.0f} dB (median); {seconds:.1f} s"
+        f"{total('false_certificates')} false; PSNR {psnr:.0f} dB (median); {seconds:.1f} s"
     )
 
 

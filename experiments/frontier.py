@@ -107,15 +107,14 @@ def _panel(axis: Axes, lines: list[Line]) -> None:
 
 def _lines(lines: list[Line], panel: str, scaling: str) -> list[Line]:
     wanted = Options()._replace(**PANELS[panel], **SCALINGS[scaling])
-    names = ("method", "whole_update", "raw")
-    same = lambda setting: all(
-        setting.get(name, Options._field_defaults[name]) == getattr(wanted, name) for name in names
+    same = lambda options: all(
+        getattr(options, name) == getattr(wanted, name) for name in ("method", "whole_update", "raw")
     )
-    return [line for line in claims.of(lines) if same(line["setting"])]
+    return [line for line in claims.of(lines) if same(recovery.options_of(line["setting"]))]
 
 
 def _width(line: Line) -> int:
-    return line["setting"].get("width", Options().width)
+    return recovery.options_of(line["setting"]).width
 
 
 CLAIM = Claim(NAME, settings, recovery.trial, findings, draw)

@@ -71,6 +71,11 @@ class Options(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value != defaults[name]} | {"seed": seed}
 
 
+def options_of(setting: Setting) -> Options:
+    """The options of a setting, which names only what differs from their defaults."""
+    return Options(**{name: value for name, value in setting.items() if name != "seed"})
+
+
 class Attack(NamedTuple):
     """One batch and what came of it: the client's images, what went into the layer, the result and its seconds."""
 
@@ -102,7 +107,7 @@ def attack(options: Options, path: Path, seed: int) -> Attack:
 
 def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
     """One batch, from images to score."""
-    options = Options(**{name: value for name, value in setting.items() if name != "seed"})
+    options = options_of(setting)
     path = common.find_data(options.images, data)
     if path is None:
         return None

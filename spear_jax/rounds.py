@@ -15,6 +15,7 @@ from spear_jax.certify import Evidence
 from spear_jax.config import ReconstructConfig, Schedule
 from spear_jax.deflate import Deflated
 from spear_jax.full_round import full_round
+from spear_jax.peel import peel
 from spear_jax.row_model import RowModel, row_model
 from spear_jax.search import initial_state
 from spear_jax.subspace import last_direction, subspace_round
@@ -71,7 +72,7 @@ def accept_into(
 def one_round(
     problem: Problem, known_pool: pool.CandidatePool, known: Float[np.ndarray, "k r"], key: jax.Array, index: int
 ) -> pool.CandidatePool:
-    """One round: the last direction by its mask; EM in all dimensions first, then in the missing ones."""
+    """One round: single-sample neurons; the last direction by its mask; EM in all dimensions or in the missing ones."""
     rank, options = known.shape[1], problem.config.dictionary
     basis, grown = problem.basis(index), known_pool
 
@@ -80,7 +81,12 @@ def one_round(
         before, grown = grown, accept_into(problem, grown, proposed, screen=screen)
         return pool.added(before, grown)
 
+    if problem.is_skewed and len(known) == 0:
+        known = add(peel(problem.evidence, problem.model), screen=False)
+        known = known[pool.independent(known)]
     missing = rank - len(known)
+    if missing == 0:
+        return grown
     if missing == 1 and len(add(last_direction(basis, known), screen=False)):
         return grown
     is_small = missing <= FEW_MISSING * rank

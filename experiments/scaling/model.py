@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 
-from experiments import common
+from experiments import claims, common, recovery
 from spear_jax import bench, planning
 from spear_jax.pivot_walk import CHECK_ROWS, TESTED_ROWS
 
@@ -64,8 +64,9 @@ def check(rate: float) -> None:
     """Seconds of search that the model expects next to those measured on whole jobs."""
     print("\n| b | m | search s, measured median of N | modelled |\n|---|---|---|---|")
     by_size: dict[tuple[int, int], list[float]] = {}
-    for line in common.lines("sampling"):
-        by_size.setdefault((line["batch_size"], line["width"]), []).append(line["seconds"]["search"])
+    for line in claims.of(common.lines("sampling")):
+        options = recovery.options_of(line["setting"])
+        by_size.setdefault((options.batch_size, options.width), []).append(line["seconds"]["search"])
     for (rank, width), seconds in sorted(by_size.items()):
         modelled = steps(rank, width) * operations(rank) / rate
         print(f"| {rank} | {width} | {statistics.median(seconds):.2f} of {len(seconds)} | {modelled:.2f} |")

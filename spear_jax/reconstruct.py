@@ -30,8 +30,9 @@ from spear_jax.unroll import is_whole, unroll
 AUTO_SAMPLING = 1e6
 # The same where noise hides the zeros from a float32 search, which then finds mixtures more often than directions.
 AUTO_NOISY_SAMPLING = 1e3
-# Rounds before what they found is taken out, where the layers above certify samples one by one.
-EARLY_ROUNDS = 2
+# Rounds before what they found is taken out, where the layers above certify samples one by one, and the rank from which
+# that is worth compiling for what is left: below it all rounds take less time.
+EARLY_ROUNDS, EARLY_RANK = 2, 64
 
 
 def reconstruct(
@@ -87,7 +88,8 @@ def reconstruct(
     else:
         certified = partial(_certified_alone, evidence, layers_above, next_weight_grad)
         take_out = partial(unroll, evidence, certified, judge=judge, key=key, mend_of=mend_of)
-        outcome, alone = _in_turn(propose, take_out, method, config, state)
+        is_long = method == "dictionary" and factorization.rank >= EARLY_RANK
+        outcome, alone = _in_turn(propose, take_out, config, state, is_long=is_long)
     started = time.perf_counter()
     if layers_above is not None and outcome.certificate is not None:
         directions, certificate = network.repair(evidence, layers_above, outcome.directions, outcome.certificate)
@@ -142,15 +144,16 @@ def choose_method(factorization: Factorization, config: ReconstructConfig, model
 def _in_turn(
     propose: Callable[[ReconstructConfig, SearchState | None], Outcome],
     take_out: Callable[[Outcome, ReconstructConfig], tuple[Outcome, Samples]],
-    method: str,
     config: ReconstructConfig,
     state: SearchState | None,
+    *,
+    is_long: bool,
 ) -> tuple[Outcome, Samples | None]:
-    """Few rounds, what they found taken out sample by sample, and all rounds for a batch that is not whole then."""
+    """Search, and what it found taken out sample by sample; in a long one after few rounds first, then after all."""
     few = dataclasses.replace(config.dictionary, max_rounds=min(EARLY_ROUNDS, config.dictionary.max_rounds))
     stages = (dataclasses.replace(config, method="dictionary", dictionary=few), config)
     outcome, alone = None, None
-    for stage in stages[method != "dictionary" :]:
+    for stage in stages[not is_long :]:
         before, spent = outcome, 0.0
         if before is not None:
             state, spent = before.state, before.compile_seconds + before.search_seconds

@@ -21,7 +21,7 @@ ROWS = tuple(
     Row(
         f"inputs of layer {layer + 1}, b = 20, m = {width}",
         WHOLE._replace(layer=layer, width=width),
-        10,
+        5,
         "works (S)",
         quick,
     )

@@ -4,8 +4,8 @@ While directions are missing, no dual vector is known and with it no input. The 
 ``Y = relu(Z)``, gives each sample without the others: its ``Y_i`` lies in the row space of G2 and vanishes where its
 direction does, which makes it a null vector; on the other rows ``H p_i + bias = scale Y_i`` is linear in the dual
 vector p_i and the scale, with far more equations than unknowns. What the surplus leaves over certifies the sample.
-Without biases that is homogeneous, and the scale comes from the bias gradient ``g = left sum_j q_j``: ``p_i . left^T g``
-is 1.
+Without biases that is homogeneous; then the scale comes from the bias gradient ``g = left sum_j q_j``, as
+``p_i . left^T g = 1``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Claim: 99 to 100 of 100 batches come back whole on MNIST, CIFAR-10, TinyImageNet
 (main table; batch size and width as remembered, "M-hi"; the cells remembered only, "M-med"). A batch counts there where
 its mean PSNR is above 90 dB, here where every pixel is right and every sample certified. 64 x 64 photos stand for
 TinyImageNet, whose images these are not. 100 batches by dictionary and 20 by sampling, drawn from 1000 digits, 1000
-CIFAR-10 images and 320 photos (they overlap); five at 224 x 224, and one at 720 x 720, where the data pack has 24 photos.
+CIFAR-10 images and 320 photos (they overlap); five at 224 x 224, and one at 720 x 720, of which there are 24 photos.
 Hardware: two CPU cores. Time: about a quarter of an hour.
 
     python -m experiments.main_table --data DIR

@@ -34,6 +34,8 @@ BATCH_ENTRIES = 2**24
 MAX_PASSES = 3
 # A distance this many times the tolerance is a plain no: large logits alone bring right samples to ten times.
 REFUSED = 100.0
+# A pre-activation within so many client roundings of zero, relative to what is summed up, may have fired or not.
+OPEN = 8.0
 # Random errors that the network must notice before its word counts alone.
 TAINTS = 2
 
@@ -43,7 +45,8 @@ class Verdicts(NamedTuple):
 
     Attributes:
         exact: (r,) whether the sample's gradient lies in the column space of the weight gradient.
-        is_refused: (r,) whether it plainly does not.
+        is_refused: (r,) whether it plainly does not, with every neuron above decided: one that is open may have been
+            off for the client and fire here.
         labels: (r,) the label for which it does, `NO_LABEL` without one.
         directions: (r, r) unit rows, the direction that the network gives each sample.
     """
@@ -180,8 +183,9 @@ def judge(
     pre_activation = evidence.response @ dual.T + evidence.bias[:, None]
     probes = np.random.default_rng(PROBE_SEED).standard_normal((len(left), PROBES))
     probes = np.concatenate([probes - left @ (left.T @ probes), probes], axis=1)
-    parts = [_judge_batch(network, probes, block) for block in _batches(pre_activation, network)]
-    gradients, labels = np.concatenate([part[0] for part in parts], axis=1), np.concatenate([part[1] for part in parts])
+    parts = [_judge_batch(network, probes, block, evidence.client_eps) for block in _batches(pre_activation, network)]
+    gradients = np.concatenate([part[0] for part in parts], axis=1)
+    labels, is_open = (np.concatenate([part[place] for part in parts]) for place in (1, 2))
     inside = left.T @ gradients
     size = np.linalg.norm(gradients, axis=0)
     distance = np.linalg.norm(gradients - left @ inside, axis=0) / np.where(size > 0, size, 1)
@@ -189,7 +193,7 @@ def judge(
     tolerance = numerics.network_tolerance(factorization, found, evidence.client_eps)
     can_tell = (tolerance < numerics.MAX_ERROR) & np.any(inside != 0, axis=0)
     exact = can_tell & (distance <= tolerance)
-    refused = can_tell & (distance > REFUSED * tolerance)
+    refused = can_tell & (distance > REFUSED * tolerance) & ~is_open
     return Verdicts(exact, refused, np.where(exact, labels, NO_LABEL), found)
 
 
@@ -223,15 +227,18 @@ def _batches(pre_activation: Float[np.ndarray, "m r"], network: Layers) -> Itera
 
 
 def _judge_batch(
-    network: Layers, probes: Float[np.ndarray, "m p"], pre_activation: Float[np.ndarray, "m k"]
-) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, " k"]]:
-    """``D(y)`` (m, k) for the likeliest label y of each sample, and the labels."""
+    network: Layers, probes: Float[np.ndarray, "m p"], pre_activation: Float[np.ndarray, "m k"], client_eps: float
+) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, " k"], Bool[np.ndarray, " k"]]:
+    """``D(y)`` (m, k) for the likeliest label y of each sample, the labels, and where a neuron above is open."""
     # The forward pass carries the derivatives along the probes beside the activations: (width, k, p).
     masks = [pre_activation > 0]
     hidden = np.maximum(pre_activation, 0)
     tangents = probes[:, None, :] * masks[0][:, :, None]
+    is_open = np.zeros(pre_activation.shape[1], bool)
     for weight, bias in network[:-1]:
+        size = np.linalg.norm(weight, axis=1)[:, None] * np.linalg.norm(hidden, axis=0) + np.abs(bias)[:, None]
         hidden = weight @ hidden + bias[:, None]
+        is_open |= np.any(np.abs(hidden) <= OPEN * client_eps * size, axis=0)
         masks.append(hidden > 0)
         hidden = np.maximum(hidden, 0)
         tangents = _apply(weight, tangents) * masks[-1][:, :, None]
@@ -247,7 +254,7 @@ def _judge_batch(
     gradient[labels, np.arange(len(labels))] -= 1
     for (weight, _), mask in zip(reversed(network), reversed(masks), strict=True):
         gradient = (weight.T @ gradient) * mask
-    return gradient, labels
+    return gradient, labels, is_open
 
 
 def _apply(weight: Float[np.ndarray, "o i"], tangents: Float[np.ndarray, "i k p"]) -> Float[np.ndarray, "o k p"]:

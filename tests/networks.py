@@ -19,9 +19,13 @@ class Simulated(NamedTuple):
 
 
 def simulate(
-    batch_size, width, *, in_features=100, depth=3, classes=20, seed=0, dtype="float64", inputs=None, zero_bias=False
-):
-    """Mean cross-entropy of a ReLU network of ``depth`` hidden layers, Gaussian inputs, PyTorch's initialisation."""
+    batch_size, width, *, in_features=100, depth=3, classes=20, seed=0, dtype="float64", inputs=None, zero_bias=False,
+    open_by=None,
+):  # fmt: skip
+    """Mean cross-entropy of a ReLU network of ``depth`` hidden layers, Gaussian inputs, PyTorch's initialisation.
+
+    With ``open_by`` neuron 0 of the second layer is so far above zero for sample 0, yet it was off for the client.
+    """
     rng = np.random.default_rng(seed)
     sizes = [in_features, *[width] * depth, classes]
     layers = []
@@ -34,8 +38,12 @@ def simulate(
     drawn, labels = rng.normal(size=(batch_size, in_features)), rng.integers(0, classes, batch_size)
     inputs = drawn if inputs is None else inputs
     hidden, masks = [inputs], []
-    for weight, bias in layers:
+    for index, (weight, bias) in enumerate(layers):
+        if open_by is not None and index == 1:
+            bias[0] = open_by - weight[0] @ hidden[-1][0]
         pre_activation = hidden[-1] @ weight.T + bias
+        if open_by is not None and index == 1:
+            pre_activation[0, 0] = -abs(pre_activation[0, 0])
         masks.append(pre_activation > 0)
         hidden.append(np.maximum(pre_activation, 0))
     odds = np.exp(pre_activation)

@@ -73,6 +73,23 @@ def test_an_input_tainted_by_another_does_not_pass(share):
     assert passed == 0
 
 
+@pytest.mark.parametrize(("open_by", "is_refused"), [(1e-9, False), (1e-2, True)])
+def test_a_sample_with_an_open_neuron_above_is_not_refused(open_by, is_refused):
+    # The same wrong mask, once within the rounding of a client in float32 and once far from it.
+    batch = simulate(B, 150, seed=1, dtype="float32", open_by=open_by)
+    factorization = factorize(batch.observation.weight_grad)
+    evidence = certify.gather_evidence(batch.observation, factorization)
+    directions = np.asarray(factorization.left).T @ batch.grad_z
+    directions = (directions / np.linalg.norm(directions, axis=0)).T
+    layers = network.check_network(batch.network, 150)
+    verdicts = network.judge(evidence, layers, directions)
+    assert not verdicts.exact[0]
+    assert verdicts.is_refused[0] == is_refused
+    assert verdicts.exact[1:].all()
+    certificate = network.repair(evidence, layers, directions, certify.certify(evidence, directions))[1]
+    assert certificate.exact[0] == (not is_refused)
+
+
 def test_reconstruct_returns_the_labels():
     batch = simulate(B, 150, seed=1)
     result = reconstruct(batch.observation, jax.random.key(0), model=batch.network)

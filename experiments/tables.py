@@ -10,15 +10,22 @@ from experiments.claims import Claim, Finding
 
 CLAIMS = (
     "main_table",
-    "sampling",
+    "adult",
     "depth",
     "label_homogeneous",
+    "selection",
+    "theory",
+    "trained",
+    "convolutional",
+    "sampling",
     "large_batches",
     "dictionary",
     "skewed",
-    "client_updates",
     "frontier",
+    "against",
+    "client_updates",
     "unsolvable",
+    "scaling_study",
 )
 # What the project's README shows of them, claim by claim, in the words of the findings.
 HEADLINES = {

@@ -1,0 +1,1 @@
+"""Convolutional networks: exact features from the first fully connected layer, and images from features."""

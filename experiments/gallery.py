@@ -32,7 +32,7 @@ SHEETS = {
     ),
     "Photos of 224 x 224, b = 20, m = 200": Options(images="imagenet/224", batch_size=20),
 }
-SHOWN, SIDE, SEED = 12, 128, 0
+SHOWN, SIDE = 12, 128
 
 
 def main() -> None:
@@ -42,10 +42,10 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     sheets = []
-    for title, options in SHEETS.items():
+    for seed, (title, options) in enumerate(SHEETS.items()):
         path = common.find_data(options.images, arguments.data)
         if path is not None:
-            sheets.append(sheet(title, options, recovery.attack(options, path, SEED)))
+            sheets.append(sheet(title, options, recovery.attack(options, path, seed)))
             print(f"done: {title}", flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     page = arguments.out / "index.html"

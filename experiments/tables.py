@@ -85,8 +85,9 @@ def headlines() -> str:
     """The rows that the project's README shows."""
     head = ["| what | measured | hardware |", "|---|---|---|"]
     found = {name: {row.claim: row for row in _findings(name, common.RESULTS)} for name in HEADLINES}
-    chosen = [found[name][words] for name, wanted in HEADLINES.items() for words in wanted]
-    return "\n".join(head + [f"| {row.claim} | {row.measured} | {claims.hardware(row.lines)} |" for row in chosen])
+    chosen = [(name, found[name][words]) for name, wanted in HEADLINES.items() for words in wanted]
+    rows = [f"| {name}: {row.claim} | {row.measured} | {claims.hardware(row.lines)} |" for name, row in chosen]
+    return "\n".join(head + rows)
 
 
 def pages() -> dict[Path, str]:

@@ -256,7 +256,11 @@ def told(lines: list[Line]) -> str:
     total = lambda name: sum(line[name] for line in lines)
     accuracy = np.mean([line["discrete_accuracy"] for line in lines])
     errors = [(line["mae_standardised"], line["mae"]) for line in lines if line["mae"] is not None]
-    worst = "no row matched" if not errors else "MAE at most {:.1e} standardised, {:.1e} own units".format(*max(errors))
+    worst = (
+        "no row matched"
+        if not errors
+        else "MAE at most {:.1e} standardised, {:.1e} own units".format(*np.max(errors, axis=0))
+    )
     return (
         f"{total('whole')} of {len(lines)} whole; of {total('samples')} samples, {total('distinct')} distinct, "
         f"{total('visible')} visible; {total('recovered')} recovered, {total('certified')} certified, "

@@ -251,6 +251,8 @@ def _final_status(status: Status, certificate: Certificate, rank: int, config: R
         status = Status.EXACT
     elif (certificate.exact | certificate.approximate).all():
         return Status.APPROXIMATE
+    elif status.is_complete:
+        return Status.PARTIAL  # every pattern agrees, but the network refuses a sample
     if status is Status.EXACT and config.num_examples is not None and rank < config.num_examples:
         return Status.EXACT_VISIBLE
     return Status.PARTIAL if not status.is_complete and certificate.exact.any() else status

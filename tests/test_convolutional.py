@@ -80,6 +80,19 @@ def test_observed_gradient_is_the_sum_of_the_samples_outer_products(network, bat
     assert not np.allclose(update.observation.weight_grad, shuffled, atol=1e-3 * np.abs(expected).max())
 
 
+def test_training_lowers_the_loss(network, batch):
+    import jax
+
+    from experiments.conv import vgg
+
+    model, params = network
+    images, labels = map(jax.numpy.asarray, batch)
+    trained, losses = vgg.train(model, params, images, labels, jax.random.key(1), steps=30, batch_size=4)
+    # With whole batches the first loss is that of the weights as they were.
+    assert losses[0] == pytest.approx(float(vgg.loss(model, params, images, labels)))
+    assert vgg.loss(model, trained, images, labels) < 0.5 * losses[0]
+
+
 def test_torchvision_file_gives_the_features_that_pytorch_would(network, batch, tmp_path):
     from safetensors.numpy import save_file
 

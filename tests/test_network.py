@@ -90,6 +90,19 @@ def test_a_sample_with_an_open_neuron_above_is_not_refused(open_by, is_refused):
     assert certificate.exact[0] == (not is_refused)
 
 
+def test_a_batch_of_which_the_network_refuses_a_sample_is_not_complete():
+    # Equal inputs with two labels merge into one column, which is no label's gradient.
+    inputs = np.random.default_rng(0).normal(size=(B, 100))
+    inputs[1] = inputs[0]
+    batch = simulate(B, 150, seed=0, inputs=inputs)
+    assert batch.labels[0] != batch.labels[1]
+    result = reconstruct(batch.observation, jax.random.key(0), model=batch.network)
+    assert result.batch_size == B - 1
+    assert result.certificate.exact.sum() == B - 2
+    assert result.status is Status.PARTIAL
+    assert np.abs(result.inputs[~result.certificate.exact] - inputs[0]).max() < 1e-6
+
+
 def test_reconstruct_returns_the_labels():
     batch = simulate(B, 150, seed=1)
     result = reconstruct(batch.observation, jax.random.key(0), model=batch.network)

@@ -36,7 +36,7 @@ def draw_scores(shown: Shown, names: list[str], path: Path) -> None:
         method = name.removesuffix(f", {PUBLISHED}")
         score = "median_psnr" if method == name else "published_median_psnr"
         dots = [
-            (min(line[score], MAX_PSNR), place + 0.1 * (number - (len(names) - 1) / 2))
+            (np.clip(line[score], 0, MAX_PSNR), place + 0.1 * (number - (len(names) - 1) / 2))
             for place, (_, lines) in enumerate(shown)
             for line in lines
             if line["setting"]["method"] == method
@@ -48,7 +48,7 @@ def draw_scores(shown: Shown, names: list[str], path: Path) -> None:
     axis.set_yticks(range(len(shown)), [words.replace(", one", ",\none") for words, _ in shown])
     axis.set_xlim(-3, MAX_PSNR + 4)
     axis.invert_yaxis()
-    axis.set_xlabel(f"median PSNR of a batch, dB ({MAX_PSNR}: that and more); recovered from 90 on")
+    axis.set_xlabel(f"median PSNR of a batch, dB (0: that and less, {MAX_PSNR}: that and more); recovered from 90 on")
     figure.legend(loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)

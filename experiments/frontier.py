@@ -50,7 +50,7 @@ def settings(is_quick: bool) -> list[Setting]:
         for b in SIZES
         for panel in PANELS
         for scaling in SCALINGS
-        if b <= (32 if is_quick else largest) and (panel != "sampling" or b <= SAMPLED)
+        if b <= (24 if is_quick else largest) and (panel != "sampling" or b <= SAMPLED)
     ]
 
 

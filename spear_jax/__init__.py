@@ -29,6 +29,8 @@ from spear_jax.model_files import read_model as read_model
 from spear_jax.models import MLP as MLP
 from spear_jax.models import init_params as init_params
 from spear_jax.models import train as train
+from spear_jax.multiplicity import Copies as Copies
+from spear_jax.multiplicity import count_copies as count_copies
 from spear_jax.normalization import Normalization as Normalization
 from spear_jax.observation import LayerObservation as LayerObservation
 from spear_jax.reconstruct import reconstruct as reconstruct

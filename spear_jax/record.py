@@ -20,6 +20,7 @@ from spear_jax.bundle import Update
 from spear_jax.config import ReconstructConfig
 from spear_jax.files import TensorFileError, atomic_path, read_tensors, write_tensors
 from spear_jax.layers import DenseLayer
+from spear_jax.multiplicity import count_copies
 from spear_jax.normalization import Normalization
 from spear_jax.types import Certificate, Result
 
@@ -88,6 +89,7 @@ def make_record(
         "directions_found": result.directions_found,
         "certified": int(certificate.exact.sum()),
         "approximate": int(certificate.approximate.sum()),
+        "copies": _copies(result, update, layer, config.num_examples),
         "layer": layer.name,
         "shape": [layer.out_features, layer.in_features],
         "noise_floor": finite(result.noise_floor),
@@ -110,6 +112,20 @@ def make_record(
         "image_shape": None if update.image_shape is None or not is_first else list(update.image_shape),
         "versions": versions(),
     }
+
+
+def _copies(result: Result, update: Update, layer: DenseLayer, num_examples: int | None) -> list[int | None] | None:
+    """How often each input was in the batch, None where that is not certain; only asked where the client reported more.
+
+    A batch of as many samples as directions has no copies, and in a large model counting them takes long.
+    """
+    network = update.network(layer.name)
+    if network is None or update.local_steps > 1 or num_examples is None or num_examples <= result.batch_size:
+        return None
+    copies = count_copies(update.observation(layer.name), network, result, batch_size=num_examples)
+    return [
+        int(counts.sum()) if known else None for counts, known in zip(copies.counts, copies.is_certain, strict=True)
+    ]
 
 
 def _error_summary(certificate: Certificate) -> dict[str, float | None]:

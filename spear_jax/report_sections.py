@@ -9,7 +9,7 @@ from typing import Any
 
 from spear_jax.config import ReconstructConfig
 from spear_jax.numerics import ERROR_MARGIN, MAX_ERROR, MIN_GAP
-from spear_jax.report_text import DASH, count_of, devices, mapping, number, seconds, shape, share, text
+from spear_jax.report_text import DASH, copies, count_of, devices, mapping, number, seconds, shape, share, text
 from spear_jax.sweep import Trial, Verdict, verdicts
 
 Rows = list[tuple[str, str]]
@@ -110,6 +110,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Rows]:
             ("Directions found", count_of(record.get("directions_found"), rank)),
             ("Samples certified", count_of(record.get("certified"), rank)),
             ("Samples approximate", count_of(record.get("approximate"), rank)),
+            ("Copies of equal samples", copies(record.get("copies"), record.get("num_examples"))),
             ("Expected error, median", number(certificate.get("error_median"))),
             ("Expected error, largest", number(certificate.get("error_max"))),
             ("Mean matching score", share(certificate.get("matching_score"))),

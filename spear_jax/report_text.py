@@ -37,6 +37,20 @@ def count_of(count: Any, total: Any) -> str:
     return DASH if count is None else f"{number(count)} of {number(total)}"
 
 
+def copies(counts: Any, reported: Any) -> str:
+    """How many of the client's samples the inputs stand for, equal ones being merged; a dash where nobody counted.
+
+    Args:
+        counts: how often each input was in the batch, None in it where that is not certain.
+        reported: samples that the client said it had.
+    """
+    if not isinstance(counts, list | tuple):
+        return DASH
+    known = [count for count in counts if count is not None]
+    merged = sum(count > 1 for count in known)
+    return f"{count_of(sum(known), reported)} reported samples accounted for, {merged} inputs more than once"
+
+
 def devices(stats: Mapping[str, Any]) -> str:
     """How many of which kind."""
     kind = text(stats.get("device_kind"))

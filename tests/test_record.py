@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import spear_jax as sj
 from spear_jax import ReconstructConfig, reconstruct, record
 from spear_jax.bundle import Update
 from spear_jax.normalization import Normalization
@@ -97,6 +98,32 @@ def test_a_folder_from_before_there_were_errors_still_loads_and_makes_a_page(sol
     assert found.labels is None
     assert run("report", tmp_path).code == 0
     assert "expected error 0" not in (tmp_path / "index.html").read_text()
+
+
+def test_copies_are_counted_where_the_client_reported_more_samples_than_the_gradient_shows(tmp_path):
+    from command_line import run
+
+    rng, model = np.random.default_rng(0), sj.MLP((60, 40), 6, param_dtype="float64")
+    inputs, labels = rng.normal(size=(6, 20)), rng.integers(5, size=6)
+    inputs[5], labels[5] = inputs[0], labels[0] + 1
+    batch = sj.Batch(inputs, labels, None, tuple("abcdef"), None, None, num_classes=6)
+    params = sj.init_params(model, jax.random.key(0), 20)
+    update, _ = sj.simulate_update(model, params, batch, dtype="float64")
+    assert record_of(update, 5)["copies"] is None
+    content = record_of(update, 6)
+    assert sorted(content["copies"]) == [1, 1, 1, 1, 2]
+    sj.save_update(update, tmp_path / "u.safetensors")
+    done = run("reconstruct", tmp_path / "u.safetensors", "--out", tmp_path / "out")
+    sentence = "6 of 6 reported samples accounted for, 1 inputs more than once"
+    assert sentence in done.out
+    assert run("report", tmp_path / "out").code == 0
+    assert sentence in (tmp_path / "out" / "index.html").read_text()
+
+
+def record_of(update, num_examples):
+    config = ReconstructConfig(num_devices=1, num_examples=num_examples)
+    result = reconstruct(update.observation(), jax.random.key(0), config, model=update.network())
+    return record.make_record(result, update, update.layer(), "u.npz", config, 0)
 
 
 def test_the_record_says_what_the_client_sent(solved):

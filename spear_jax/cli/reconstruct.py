@@ -18,6 +18,7 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.devices import initialize_distributed
 from spear_jax.network import NO_LABEL
 from spear_jax.reconstruct import reconstruct as run_reconstruct
+from spear_jax.report_text import copies
 from spear_jax.search import Progress, SearchState
 from spear_jax.types import Result
 
@@ -165,6 +166,8 @@ def tell(content: dict[str, Any], out: Path) -> None:
         typer.echo(
             f"{content['approximate']} samples are approximate: their patterns are confirmed, their values noisy."
         )
+    if content["copies"] is not None:
+        typer.echo(f"Equal samples merge: {copies(content['copies'], content['num_examples'])}.")
     if certificate["error_max"] is not None:
         typer.echo(f"Largest expected error of these samples: {certificate['error_max']:.2g} of an input's norm.")
     typer.echo(content["message"])

@@ -13,23 +13,19 @@ from jaxtyping import Float
 
 from spear_jax import certify, network, numerics
 from spear_jax.config import ReconstructConfig
-from spear_jax.dictionary import Mend, dictionary_search
+from spear_jax.dictionary import Mend
 from spear_jax.factorize import factorize
 from spear_jax.next_layer import Samples, check_gradient, either, samples_alone
 from spear_jax.observation import LayerObservation
+from spear_jax.propose import choose_method, propose
 from spear_jax.recover import disaggregation, recover_inputs
-from spear_jax.row_model import RowModel, row_model
-from spear_jax.search import Outcome, Progress, SearchState, is_done, search
-from spear_jax.search_plan import WALK_NOISE, expected_remaining, plan_search
-from spear_jax.select import Judge
+from spear_jax.row_model import row_model
+from spear_jax.search import Outcome, Progress, SearchState, is_done
+from spear_jax.search_plan import expected_remaining, plan_search
 from spear_jax.status import Status
 from spear_jax.types import Array, Certificate, Factorization, Result, SearchStats
 from spear_jax.unroll import is_whole, unroll
 
-# Expected candidates up to which ``auto`` samples: seconds on two CPU cores, less than the dictionary method compiles.
-AUTO_SAMPLING = 1e6
-# The same where noise hides the zeros from a float32 search, which then finds mixtures more often than directions.
-AUTO_NOISY_SAMPLING = 1e3
 # Rounds before what they found is taken out, where the layers above certify samples one by one, and the rank from which
 # that is worth compiling for what is left: below it all rounds take less time.
 EARLY_ROUNDS, EARLY_RANK = 2, 64
@@ -81,15 +77,15 @@ def reconstruct(
     neurons = row_model(evidence)
     method, reason = choose_method(factorization, config, neurons)
     mend_of = None if layers_above is None else partial(_mender, layers_above)
-    propose = partial(_propose, method, factorization, evidence, neurons, judge, key, mend_of, on_round)
+    propose_with = partial(propose, method, factorization, evidence, neurons, judge, key, mend_of, on_round)
     alone = None
     if layers_above is None and next_weight_grad is None:
-        outcome = propose(config, state)
+        outcome = propose_with(config, state)
     else:
         certified = partial(_certified_alone, evidence, layers_above, next_weight_grad)
         take_out = partial(unroll, evidence, certified, judge=judge, key=key, mend_of=mend_of)
         is_long = method == "dictionary" and factorization.rank >= EARLY_RANK
-        outcome, alone = _in_turn(propose, take_out, config, state, is_long=is_long)
+        outcome, alone = _in_turn(propose_with, take_out, config, state, is_long=is_long)
     started = time.perf_counter()
     if layers_above is not None and outcome.certificate is not None:
         directions, certificate = network.repair(evidence, layers_above, outcome.directions, outcome.certificate)
@@ -116,33 +112,8 @@ def reconstruct(
     )
 
 
-def choose_method(factorization: Factorization, config: ReconstructConfig, model: RowModel) -> tuple[str, str]:
-    """The proposer to start with and why, in a sentence: ``auto`` samples what sampling finds at once.
-
-    Args:
-        factorization: of the weight gradient.
-        config: of the reconstruction.
-        model: how often the neurons fire; where they fire together, sparse mixtures mislead the sampler.
-    """
-    plan = plan_search(factorization, config)
-    expected = plan.expected
-    cost = (
-        f"{factorization.rank} directions in {factorization.left.shape[0]} rows need about {expected:.3g} independent "
-        f"candidates ({plan.sampler} sampler, {expected / plan.efficiency:.3g} of its own)"
-    )
-    if config.method != "auto":
-        return config.method, f"{config.method}, as asked; by sampling {cost}"
-    if factorization.rank > 1 and model.regime(config.dictionary.regime) == "skewed":
-        share = f"{model.mean_share:.0%} of the gradient's energy lies along the mean input"
-        return "dictionary", f"dictionary, on the neurons that fire for few samples: {share}"
-    is_noisy = numerics.relative_noise(factorization) > WALK_NOISE
-    if factorization.rank == 1 or expected <= (AUTO_NOISY_SAMPLING if is_noisy else AUTO_SAMPLING):
-        return "sampling", f"sampling: {cost}"
-    return "dictionary", f"dictionary, and sampling for what it leaves: by sampling alone {cost}"
-
-
 def _in_turn(
-    propose: Callable[[ReconstructConfig, SearchState | None], Outcome],
+    propose_with: Callable[[ReconstructConfig, SearchState | None], Outcome],
     take_out: Callable[[Outcome, ReconstructConfig], tuple[Outcome, Samples]],
     config: ReconstructConfig,
     state: SearchState | None,
@@ -157,7 +128,7 @@ def _in_turn(
         before, spent = outcome, 0.0
         if before is not None:
             state, spent = before.state, before.compile_seconds + before.search_seconds
-        outcome = _and_before(before, propose(stage.after(spent), state))
+        outcome = _and_before(before, propose_with(stage.after(spent), state))
         if is_done(outcome.certificate):
             return outcome, None
         outcome, alone = take_out(outcome, config)
@@ -165,32 +136,6 @@ def _in_turn(
             break
     assert outcome is not None
     return outcome, alone
-
-
-def _propose(
-    method: str,
-    factorization: Factorization,
-    evidence: certify.Evidence,
-    neurons: RowModel,
-    judge: Judge,
-    key: jax.Array,
-    mend_of: Callable[[certify.Evidence], Mend] | None,
-    on_round: Callable[[Progress], None] | None,
-    config: ReconstructConfig,
-    state: SearchState | None,
-) -> Outcome:
-    """Run the proposer; under ``auto`` sampling takes over the pool that the dictionary method leaves incomplete."""
-    if method == "sampling" or (state is not None and state.method == "sampling"):
-        return search(factorization, judge, key, config, state=state, on_round=on_round)
-    mend = None if mend_of is None else mend_of(evidence)
-    outcome = dictionary_search(factorization, evidence, judge, key, config, mend=mend, state=state, on_round=on_round)
-    plan = plan_search(factorization, config)
-    is_out_of_reach = plan.expected / plan.efficiency > config.max_candidates
-    is_skewed = neurons.regime(config.dictionary.regime) == "skewed"
-    if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET or is_out_of_reach or is_skewed:
-        return outcome
-    rest = SearchState(pool=outcome.state.pool)
-    return search(factorization, judge, key, config, state=rest, on_round=on_round)
 
 
 def _and_before(before: Outcome | None, outcome: Outcome) -> Outcome:

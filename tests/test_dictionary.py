@@ -1,14 +1,13 @@
 """The dictionary proposer: its steps on planted problems, and whole batches that sampling cannot reach."""
 
 import dataclasses
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spear_jax import basis, certify, full_round, subspace
+from spear_jax import basis, certify, full_round, propose, subspace
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorize import factorize
 from spear_jax.reconstruct import reconstruct
@@ -146,7 +145,7 @@ def test_a_sample_below_the_noise_does_not_spoil_the_others():
 
 
 def test_sampling_goes_on_with_what_the_rounds_leave(monkeypatch):
-    monkeypatch.setattr(sys.modules["spear_jax.reconstruct"], "AUTO_SAMPLING", 0)
+    monkeypatch.setattr(propose, "AUTO_SAMPLING", 0)
     problem = planted_problem(5, 100, 80, seed=2)
     config = ReconstructConfig(dictionary=DictionaryConfig(max_rounds=0))
     result = reconstruct(problem.observation, jax.random.key(0), config)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from networks import simulate
 
-from spear_jax import certify, numerics, pool
+from spear_jax import certify, numerics, pool, propose
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorize import factorize
 from spear_jax.half_space import is_half_space
-from spear_jax.reconstruct import choose_method, reconstruct
+from spear_jax.reconstruct import reconstruct
 from spear_jax.row_model import low_rows, row_model, single_rows
 from spear_jax.status import Status
 from spear_jax.testing import planted_problem
@@ -54,7 +54,7 @@ def test_the_regime_is_read_off_the_gradient():
             factorization = factorize(batch.observation.weight_grad)
             model = row_model(certify.gather_evidence(batch.observation, factorization))
             assert model.regime() == said
-            method = choose_method(factorization, ReconstructConfig(), model)[0]
+            method = propose.choose_method(factorization, ReconstructConfig(), model)[0]
             assert (method == "dictionary") == (said == "skewed")
 
 
@@ -110,6 +110,21 @@ def test_a_skewed_batch_comes_back_whole(seed):
     order = [np.argmin(np.linalg.norm(batch.inputs - sample, axis=1)) for sample in result.inputs]
     assert sorted(order) == list(range(B))
     np.testing.assert_allclose(result.inputs, batch.inputs[order], atol=1e-6)
+
+
+def test_sampling_goes_on_with_what_the_rounds_leave_where_it_takes_seconds():
+    config = ReconstructConfig(dictionary=DictionaryConfig(max_rounds=0, regime="skewed"))
+    found = reconstruct(planted_problem(5, 100, 80, seed=2).observation, jax.random.key(0), config)
+    assert (found.status, found.stats.method) == (Status.EXACT, "sampling")
+    assert "and sampling for what it leaves" in found.stats.reason
+    # Nested zeros: sampling finds some directions only, and the budget it ran out of is none that the user gave.
+    batch = simulate(6, M, in_features=N, inputs=skewed_inputs(0)[:6])
+    left = reconstruct(batch.observation, jax.random.key(0), config, model=batch.network)
+    assert left.status in (Status.ROUND_BUDGET, Status.PARTIAL)
+    assert 0 < left.stats.candidates < 1e6
+    # Where it would take longer it is not tried.
+    far = reconstruct(planted_problem(30, 150, 80, seed=2).observation, jax.random.key(0), config)
+    assert (far.status, far.stats.candidates) == (Status.ROUND_BUDGET, 0)
 
 
 @pytest.mark.parametrize("offset", [0.0, 2.0])

@@ -16,7 +16,7 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.diagnose import Finding, diagnose
 from spear_jax.factorize import factorize
 from spear_jax.layers import DenseLayer
-from spear_jax.reconstruct import choose_method
+from spear_jax.propose import choose_method
 from spear_jax.row_model import row_model, single_rows
 from spear_jax.search_plan import plan_search
 from spear_jax.types import Factorization

@@ -1,0 +1,86 @@
+"""Which proposer a layer starts with, and what takes over where it ends: sampling, the dictionary method, or both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from spear_jax import certify, numerics
+from spear_jax.config import ReconstructConfig
+from spear_jax.dictionary import Mend, dictionary_search
+from spear_jax.row_model import RowModel
+from spear_jax.search import Outcome, Progress, SearchState, search
+from spear_jax.search_plan import WALK_NOISE, Plan, plan_search
+from spear_jax.select import Judge
+from spear_jax.status import Status
+from spear_jax.types import Factorization
+
+# Expected candidates up to which ``auto`` samples: seconds on two CPU cores, less than the dictionary method compiles.
+AUTO_SAMPLING = 1e6
+# The same where noise hides the zeros from a float32 search, which then finds mixtures more often than directions.
+AUTO_NOISY_SAMPLING = 1e3
+# Where inputs are not centred zeros are nested, and sampling finds all directions early or never: so many times the
+# expected candidates are drawn, and only where these are few.
+SKEWED_PATIENCE = 4
+
+
+def choose_method(factorization: Factorization, config: ReconstructConfig, model: RowModel) -> tuple[str, str]:
+    """The proposer to start with and why, in a sentence: ``auto`` samples what sampling finds at once.
+
+    Args:
+        factorization: of the weight gradient.
+        config: of the reconstruction.
+        model: how often the neurons fire; where they fire together, sparse mixtures mislead the sampler.
+    """
+    plan = plan_search(factorization, config)
+    expected = plan.expected
+    cost = (
+        f"{factorization.rank} directions in {factorization.left.shape[0]} rows need about {expected:.3g} independent "
+        f"candidates ({plan.sampler} sampler, {expected / plan.efficiency:.3g} of its own)"
+    )
+    if config.method != "auto":
+        return config.method, f"{config.method}, as asked; by sampling {cost}"
+    if factorization.rank > 1 and model.regime(config.dictionary.regime) == "skewed":
+        share = f"{model.mean_share:.0%} of the gradient's energy lies along the mean input"
+        rest = ", and sampling for what it leaves" if expected <= AUTO_SAMPLING else ""
+        return "dictionary", f"dictionary, on the neurons that fire for few samples{rest}: {share}"
+    is_noisy = numerics.relative_noise(factorization) > WALK_NOISE
+    if factorization.rank == 1 or expected <= (AUTO_NOISY_SAMPLING if is_noisy else AUTO_SAMPLING):
+        return "sampling", f"sampling: {cost}"
+    return "dictionary", f"dictionary, and sampling for what it leaves: by sampling alone {cost}"
+
+
+def propose(
+    method: str,
+    factorization: Factorization,
+    evidence: certify.Evidence,
+    neurons: RowModel,
+    judge: Judge,
+    key: jax.Array,
+    mend_of: Callable[[certify.Evidence], Mend] | None,
+    on_round: Callable[[Progress], None] | None,
+    config: ReconstructConfig,
+    state: SearchState | None,
+) -> Outcome:
+    """Run the proposer; under ``auto`` sampling takes over the pool that the dictionary method leaves incomplete."""
+    if method == "sampling" or (state is not None and state.method == "sampling"):
+        return search(factorization, judge, key, config, state=state, on_round=on_round)
+    mend = None if mend_of is None else mend_of(evidence)
+    outcome = dictionary_search(factorization, evidence, judge, key, config, mend=mend, state=state, on_round=on_round)
+    budget = _budget_of_rest(plan_search(factorization, config), config, neurons)
+    if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET or not budget:
+        return outcome
+    rest, limited = SearchState(pool=outcome.state.pool), dataclasses.replace(config, max_candidates=budget)
+    sampled = search(factorization, judge, key, limited, state=rest, on_round=on_round)
+    is_ours = sampled.status is Status.CANDIDATE_BUDGET and budget < config.max_candidates
+    return sampled._replace(status=outcome.status) if is_ours else sampled
+
+
+def _budget_of_rest(plan: Plan, config: ReconstructConfig, neurons: RowModel) -> int:
+    """Candidates that may be drawn for what the dictionary method leaves; 0 where sampling cannot find it."""
+    own = plan.expected / plan.efficiency
+    if neurons.regime(config.dictionary.regime) != "skewed":
+        return config.max_candidates if own <= config.max_candidates else 0
+    return min(config.max_candidates, int(SKEWED_PATIENCE * own)) if plan.expected <= AUTO_SAMPLING else 0

@@ -74,15 +74,13 @@ def samples_alone(
     if count == 0 or not np.any(next_weight_grad):
         return nothing
     above = factorize(next_weight_grad)
-    # An output layer of few classes spans too little to hold every sample's activations.
-    if above.is_full or above.rank < max(rank, 2):
+    if above.is_full or above.rank < 2:
         return nothing
     rows = np.asarray(above.right) / above.singular_values[: above.rank, None]
     zero = numerics.zero_mask(evidence.factorization, directions)
     live = np.asarray(evidence.factorization.live_mask)
-    tilt = above.noise_floor / float(above.singular_values[above.rank - 1]) + numerics.EPS64
     for place in range(count):
-        activation = _activation(rows.T, zero[:, place] & live, tilt)
+        activation = _activation(rows.T, zero[:, place] & live)
         if activation is not None:
             dual, exact, matching = _fit(evidence, activation, zero[:, place], live)
             nothing.dual[place], nothing.exact[place], nothing.matching[place] = dual, exact, matching
@@ -100,13 +98,11 @@ def either(first: Samples, second: Samples) -> Samples:
     )
 
 
-def _activation(
-    basis: Float[np.ndarray, "m j"], zero: Bool[np.ndarray, " m"], tilt: float
-) -> Float[np.ndarray, " m"] | None:
+def _activation(basis: Float[np.ndarray, "m j"], zero: Bool[np.ndarray, " m"]) -> Float[np.ndarray, " m"] | None:
     """``Y_i`` up to a positive scale, from the rows where it vanishes; None where these leave it open."""
     values, vectors = np.linalg.eigh(basis[zero].T @ basis[zero])
     open_, held = max(float(values[0]), 0.0) ** 0.5, max(float(values[1]), 0.0) ** 0.5
-    if np.sum(zero) < basis.shape[1] or held < MIN_SEPARATION * max(tilt, open_):
+    if np.sum(zero) < basis.shape[1] or held < MIN_SEPARATION * max(open_, numerics.EPS64):
         return None
     activation = basis @ vectors[:, 0]
     return activation * np.sign(activation.sum())

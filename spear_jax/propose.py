@@ -44,10 +44,9 @@ def choose_method(factorization: Factorization, config: ReconstructConfig, model
         return config.method, f"{config.method}, as asked; by sampling {cost}"
     if factorization.rank > 1 and model.regime(config.dictionary.regime) == "skewed":
         share = f"{model.mean_share:.0%} of the gradient's energy lies along the mean input"
-        rest = ", and sampling for what it leaves" if expected <= AUTO_SAMPLING else ""
+        rest = ", and sampling for what it leaves" if _is_at_once(plan, factorization) else ""
         return "dictionary", f"dictionary, on the neurons that fire for few samples{rest}: {share}"
-    is_noisy = numerics.relative_noise(factorization) > WALK_NOISE
-    if factorization.rank == 1 or expected <= (AUTO_NOISY_SAMPLING if is_noisy else AUTO_SAMPLING):
+    if factorization.rank == 1 or _is_at_once(plan, factorization):
         return "sampling", f"sampling: {cost}"
     return "dictionary", f"dictionary, and sampling for what it leaves: by sampling alone {cost}"
 
@@ -69,7 +68,7 @@ def propose(
         return search(factorization, judge, key, config, state=state, on_round=on_round)
     mend = None if mend_of is None else mend_of(evidence)
     outcome = dictionary_search(factorization, evidence, judge, key, config, mend=mend, state=state, on_round=on_round)
-    budget = _budget_of_rest(plan_search(factorization, config), config, neurons)
+    budget = _budget_of_rest(factorization, config, neurons)
     if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET or not budget:
         return outcome
     rest, limited = SearchState(pool=outcome.state.pool), dataclasses.replace(config, max_candidates=budget)
@@ -78,9 +77,16 @@ def propose(
     return sampled._replace(status=outcome.status) if is_ours else sampled
 
 
-def _budget_of_rest(plan: Plan, config: ReconstructConfig, neurons: RowModel) -> int:
+def _budget_of_rest(factorization: Factorization, config: ReconstructConfig, neurons: RowModel) -> int:
     """Candidates that may be drawn for what the dictionary method leaves; 0 where sampling cannot find it."""
+    plan = plan_search(factorization, config)
     own = plan.expected / plan.efficiency
     if neurons.regime(config.dictionary.regime) != "skewed":
         return config.max_candidates if own <= config.max_candidates else 0
-    return min(config.max_candidates, int(SKEWED_PATIENCE * own)) if plan.expected <= AUTO_SAMPLING else 0
+    return min(config.max_candidates, int(SKEWED_PATIENCE * own)) if _is_at_once(plan, factorization) else 0
+
+
+def _is_at_once(plan: Plan, factorization: Factorization) -> bool:
+    """Whether sampling is expected to take seconds."""
+    is_noisy = numerics.relative_noise(factorization) > WALK_NOISE
+    return plan.expected <= (AUTO_NOISY_SAMPLING if is_noisy else AUTO_SAMPLING)

@@ -20,11 +20,12 @@ class Simulated(NamedTuple):
 
 def simulate(
     batch_size, width, *, in_features=100, depth=3, classes=20, seed=0, dtype="float64", inputs=None, zero_bias=False,
-    open_by=None,
+    open_by=None, spread=0.0,
 ):  # fmt: skip
     """Mean cross-entropy of a ReLU network of ``depth`` hidden layers, Gaussian inputs, PyTorch's initialisation.
 
-    With ``open_by`` neuron 0 of the second layer is so far above zero for sample 0, yet it was off for the client.
+    With ``open_by`` neuron 0 of the second layer is so far above zero for sample 0, yet it was off for the client. With
+    ``spread`` the samples' gradients shrink evenly over so many decades, as in a network that has learned some of them.
     """
     rng = np.random.default_rng(seed)
     sizes = [in_features, *[width] * depth, classes]
@@ -49,7 +50,7 @@ def simulate(
     odds = np.exp(pre_activation)
     grad = odds / odds.sum(axis=1, keepdims=True)
     grad[np.arange(batch_size), labels] -= 1
-    grad /= batch_size
+    grad *= np.logspace(0, -spread, batch_size)[:, None] / batch_size
     grads = []
     for index in range(depth, -1, -1):
         grads.insert(0, grad)

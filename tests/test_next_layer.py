@@ -57,6 +57,20 @@ def test_wrong_directions_and_wrong_gradients_certify_nothing(seed, zero_bias):
     assert not samples_alone(evidence, shuffled, directions).exact.any()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_small_gradients_near_the_noise_do_not_hide_large_ones(seed):
+    # In float32 the smallest sample's gradient is ten times the rounding of the largest one's.
+    batch = simulate(B, M, seed=seed, dtype="float32", spread=6.0)
+    evidence, directions = known(batch)
+    alone = samples_alone(evidence, batch.next_weight_grad, directions)
+    assert alone.exact[: B // 2].all()
+    found = alone.dual[alone.exact] @ np.asarray(evidence.factorization.right)
+    np.testing.assert_allclose(found, batch.inputs[alone.exact], atol=5e-3)
+    mixed = directions + 1e-2 * np.roll(directions, 1, axis=0)
+    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
+    assert not samples_alone(evidence, batch.next_weight_grad, mixed).exact.any()
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

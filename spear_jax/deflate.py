@@ -31,13 +31,19 @@ class Deflated(NamedTuple):
     lift: Float[np.ndarray, "r s"]
 
 
-def deflate(evidence: Evidence, directions: Float[np.ndarray, "k r"], dual: Float[np.ndarray, "k r"]) -> Deflated:
+def deflate(
+    evidence: Evidence,
+    directions: Float[np.ndarray, "k r"],
+    dual: Float[np.ndarray, "k r"],
+    error: Float[np.ndarray, " k"] | None = None,
+) -> Deflated:
     """Take known samples out of a problem (docs/method.md, Sec. 7).
 
     Args:
         evidence: of the observation, k < r.
         directions: (k, r) unit directions of the known samples.
         dual: (k, r) their dual vectors, ``x_i = dual_i @ right``.
+        error: (k,) expected errors of their inputs relative to their norms, which are noise of what is left.
     """
     whole = evidence.factorization
     left, spectrum = np.asarray(whole.left), np.asarray(whole.singular_values[: whole.rank])
@@ -47,16 +53,22 @@ def deflate(evidence: Evidence, directions: Float[np.ndarray, "k r"], dual: Floa
     rotation, values, mix = np.linalg.svd(space.T @ projection * spectrum, full_matrices=False)
     lift = space @ rotation
     right = mix / spectrum @ np.asarray(whole.right)
-    noise = 2 * whole.noise_std * np.sqrt(right.shape[1])
-    rows = np.linalg.norm(left @ lift * values, axis=1)
     scale = 1 / np.sum(dual * directions, axis=1)
+    taken = np.abs(scale) * np.linalg.norm(dual @ np.asarray(whole.right), axis=1)
+    spoiled = 0.0 if error is None else float(np.linalg.norm(taken * np.where(np.isfinite(error), error, 0.0)))
+    noise_floor = float(np.hypot(whole.noise_floor, spoiled))
+    noise_std = float(np.hypot(whole.noise_std, spoiled / np.sqrt(len(left) * right.shape[1])))
+    noise = 2 * noise_std * np.sqrt(right.shape[1])
+    rows = np.linalg.norm(left @ lift * values, axis=1)
     factorization = dataclasses.replace(
         whole,
         left=left @ lift,
         right=values[:, None] * right,
-        singular_values=np.append(values, whole.noise_floor),
+        singular_values=np.append(values, noise_floor),
         rank=len(values),
-        gap=float(values[-1] / whole.noise_floor),
+        noise_floor=noise_floor,
+        noise_std=noise_std,
+        gap=float(values[-1] / noise_floor),
         live_mask=np.asarray(whole.live_mask) & (rows > max(noise, DEAD_ROW * rows.max())),
     )
     return Deflated(

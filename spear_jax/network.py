@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from spear_jax import numerics
 from spear_jax.certify import Evidence, all_or_none, certify
-from spear_jax.next_layer import Samples
+from spear_jax.next_layer import Samples, no_samples
 from spear_jax.recover import dual_vectors
 from spear_jax.types import Array, Certificate
 
@@ -154,9 +154,8 @@ def samples(
     directions, certificate = repair(evidence, network, directions, certificate)
     dual = dual_vectors(evidence.factorization, evidence.bias_grad, directions)
     if dual is None:
-        nobody = np.zeros(len(directions), bool)
-        return Samples(directions, np.full_like(directions, np.nan), nobody, certificate.matching)
-    return Samples(directions, dual, certificate.exact, certificate.matching)
+        return no_samples(directions)
+    return Samples(directions, dual, certificate.exact, certificate.matching, certificate.error)
 
 
 def judge(

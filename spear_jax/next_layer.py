@@ -34,12 +34,22 @@ class Samples(NamedTuple):
         dual: (k, r) p_i, so that ``x_i = p_i @ right``; NaN rows where nothing could be said.
         exact: (k,) whether the sample is certified.
         matching: (k,) share of live entries where ``Z > 0`` agrees with ``D != 0``.
+        error: (k,) expected error of the input relative to its norm; infinite where nothing could be said.
     """
 
     directions: Float[np.ndarray, "k r"]
     dual: Float[np.ndarray, "k r"]
     exact: Bool[np.ndarray, " k"]
     matching: Float[np.ndarray, " k"]
+    error: Float[np.ndarray, " k"]
+
+
+def no_samples(directions: Float[np.ndarray, "k r"]) -> Samples:
+    """Of these directions nothing is known yet."""
+    count = len(directions)
+    return Samples(
+        directions, np.full(directions.shape, np.nan), np.zeros(count, bool), np.zeros(count), np.full(count, np.inf)
+    )
 
 
 def check_gradient(next_weight_grad: Array, out_features: int) -> np.ndarray:
@@ -69,8 +79,7 @@ def samples_alone(
         next_weight_grad: (j, m) gradient of the next layer's kernel, (out, in), as `check_gradient` returns it.
         directions: (k, r) unit directions.
     """
-    count, rank = directions.shape
-    nothing = Samples(directions, np.full((count, rank), np.nan), np.zeros(count, bool), np.zeros(count))
+    count, nothing = len(directions), no_samples(directions)
     if count == 0 or not np.any(next_weight_grad):
         return nothing
     above = factorize(next_weight_grad)
@@ -82,8 +91,9 @@ def samples_alone(
     for place in range(count):
         activation = _activation(rows.T, zero[:, place] & live)
         if activation is not None:
-            dual, exact, matching = _fit(evidence, activation, zero[:, place], live)
-            nothing.dual[place], nothing.exact[place], nothing.matching[place] = dual, exact, matching
+            found = _fit(evidence, activation, zero[:, place], live)
+            for part, value in zip(nothing[1:], found, strict=True):
+                part[place] = value
     return nothing
 
 
@@ -95,6 +105,7 @@ def either(first: Samples, second: Samples) -> Samples:
         np.where(take, second.dual, first.dual),
         first.exact | second.exact,
         np.where(take[:, 0], second.matching, first.matching),
+        np.where(take[:, 0], second.error, first.error),
     )
 
 
@@ -110,15 +121,15 @@ def _activation(basis: Float[np.ndarray, "m j"], zero: Bool[np.ndarray, " m"]) -
 
 def _fit(
     evidence: Evidence, activation: Float[np.ndarray, " m"], zero: Bool[np.ndarray, " m"], live: Bool[np.ndarray, " m"]
-) -> tuple[Float[np.ndarray, " r"], bool, float]:
-    """Dual vector, verdict and matching of one sample by least squares on its active rows."""
+) -> tuple[Float[np.ndarray, " r"], bool, float, float]:
+    """Dual vector, verdict, matching and error of one sample by least squares on its active rows."""
     spectrum = evidence.factorization.singular_values[: evidence.factorization.rank]
     response = evidence.response / spectrum
     active = live & ~zero
     unknowns = response.shape[1] + 1
     surplus = int(active.sum()) - unknowns
     if surplus < MIN_SURPLUS:
-        return np.full(unknowns - 1, np.nan), False, 0.0
+        return np.full(unknowns - 1, np.nan), False, 0.0, np.inf
     system = np.column_stack([response[active], -activation[active]])
     wanted = -evidence.bias[active]
     if not evidence.bias.any():
@@ -134,7 +145,7 @@ def _fit(
     slack = numerics.ZERO_SIGMAS * (noise + np.sqrt((response**2) @ spread[:-1] ** 2))
     agrees = np.where(pre_activation > slack, ~zero, np.where(pre_activation < -slack, zero, True)) & live
     decided = (np.abs(pre_activation) > slack) & live
-    error = np.linalg.norm(spread[:-1]) / np.linalg.norm(solution[:-1]) + spread[-1] / abs(solution[-1])
+    error = float(np.linalg.norm(spread[:-1]) / np.linalg.norm(solution[:-1]) + spread[-1] / abs(solution[-1]))
     exact = bool(agrees[live].all() and solution[-1] > 0 and error < numerics.MAX_ERROR)
     exact &= bool(decided.sum() >= max(MIN_DECIDED * live.sum(), MIN_ENTRIES))
-    return solution[:-1] / spectrum, exact, float(agrees.sum() / max(live.sum(), 1))
+    return solution[:-1] / spectrum, exact, float(agrees.sum() / max(live.sum(), 1)), error

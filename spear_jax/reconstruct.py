@@ -15,7 +15,7 @@ from spear_jax import certify, network, numerics
 from spear_jax.config import ReconstructConfig
 from spear_jax.dictionary import Mend
 from spear_jax.factorize import factorize
-from spear_jax.next_layer import Samples, check_gradient, either, samples_alone
+from spear_jax.next_layer import Samples, check_gradient, either, no_samples, samples_alone
 from spear_jax.observation import LayerObservation
 from spear_jax.propose import choose_method, propose
 from spear_jax.recover import disaggregation, recover_inputs
@@ -158,8 +158,9 @@ def _certified_alone(
 ) -> Samples:
     """Samples that the next layer's gradient or, in a full set, the network confirms one by one."""
     directions = outcome.directions
-    nothing = Samples(directions, np.full(directions.shape, np.nan), *np.zeros((2, len(directions)), bool))
-    known = nothing if next_weight_grad is None else samples_alone(evidence, next_weight_grad, directions)
+    known = (
+        no_samples(directions) if next_weight_grad is None else samples_alone(evidence, next_weight_grad, directions)
+    )
     if layers_above is None or outcome.certificate is None:
         return known
     return either(known, network.samples(evidence, layers_above, directions, outcome.certificate))

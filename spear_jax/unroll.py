@@ -91,7 +91,7 @@ def _pass(
     known = alone.exact
     few = dataclasses.replace(config.dictionary, max_rounds=rounds)
     left = dataclasses.replace(config, dictionary=few).after(outcome.compile_seconds + outcome.search_seconds)
-    rest = deflate(evidence, alone.directions[known], alone.dual[known])
+    rest = deflate(evidence, alone.directions[known], alone.dual[known], alone.error[known])
     inner = dictionary_search(
         rest.evidence.factorization, rest.evidence, lambda directions: certify.certify(rest.evidence, directions), key,
         left, mend=None if mend_of is None else mend_of(rest.evidence),

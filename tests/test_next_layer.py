@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from networks import simulate
 
-from spear_jax import certify
+from spear_jax import certify, numerics
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.deflate import deflate
 from spear_jax.factorize import factorize
@@ -105,6 +105,27 @@ def test_what_deflation_leaves_is_the_gradient_of_the_rest():
     small = left.T @ batch.grad_z[:, 4:]
     lifted = rest.lift @ (small / np.linalg.norm(small, axis=0))
     np.testing.assert_allclose(np.abs(np.sum(lifted.T * directions[4:], axis=1)), 1, atol=1e-12)
+
+
+def test_errors_of_what_is_taken_out_are_noise_of_the_rest():
+    batch = simulate(B, M, seed=2, dtype="float32", spread=6.0)
+    evidence, directions = known(batch)
+    alone = samples_alone(evidence, batch.next_weight_grad, directions)
+    taken, rest = np.arange(4), np.arange(4, B)
+    assert alone.exact[taken].all()
+    true_error = np.linalg.norm(
+        alone.dual[taken] @ np.asarray(evidence.factorization.right) - batch.inputs[taken], axis=1
+    ) / np.linalg.norm(batch.inputs[taken], axis=1)
+    assert (true_error < 10 * alone.error[taken]).all()
+    left = deflate(evidence, directions[taken], alone.dual[taken], alone.error[taken]).evidence.factorization
+    true = np.asarray(left.left).T @ batch.grad_z[:, rest]
+    seen = numerics.zero_mask(left, (true / np.linalg.norm(true, axis=0)).T)
+    off = (batch.grad_z[:, rest] == 0) & np.asarray(left.live_mask)[:, None]
+    visible = np.linalg.norm(batch.grad_z[:, rest], axis=0) * np.linalg.norm(batch.inputs[rest], axis=1)
+    visible = visible > 100 * left.noise_floor
+    assert visible.any()
+    assert seen[:, visible][off[:, visible]].mean() > 0.95
+    assert seen[:, visible][~off[:, visible]].mean() < 0.1
 
 
 def test_a_batch_that_stays_partial_alone_comes_back_through_the_layer_above():

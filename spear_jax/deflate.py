@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spear_jax.certify import Evidence
+from spear_jax.numerics import MAX_ERROR
 
 # A neuron that only known samples reached is left with rounding of this share of the largest row.
 DEAD_ROW = 1e-12
@@ -43,7 +44,8 @@ def deflate(
         evidence: of the observation, k < r.
         directions: (k, r) unit directions of the known samples.
         dual: (k, r) their dual vectors, ``x_i = dual_i @ right``.
-        error: (k,) expected errors of their inputs relative to their norms, which are noise of what is left.
+        error: (k,) expected errors of their inputs relative to their norms, which are noise of what is left; those
+            beyond `numerics.MAX_ERROR` bound nothing and are left out.
     """
     whole = evidence.factorization
     left, spectrum = np.asarray(whole.left), np.asarray(whole.singular_values[: whole.rank])
@@ -55,7 +57,7 @@ def deflate(
     right = mix / spectrum @ np.asarray(whole.right)
     scale = 1 / np.sum(dual * directions, axis=1)
     taken = np.abs(scale) * np.linalg.norm(dual @ np.asarray(whole.right), axis=1)
-    spoiled = 0.0 if error is None else float(np.linalg.norm(taken * np.where(np.isfinite(error), error, 0.0)))
+    spoiled = 0.0 if error is None else float(np.linalg.norm(taken * np.where(error <= MAX_ERROR, error, 0.0)))
     noise_floor = float(np.hypot(whole.noise_floor, spoiled))
     noise_std = float(np.hypot(whole.noise_std, spoiled / np.sqrt(len(left) * right.shape[1])))
     noise = 2 * noise_std * np.sqrt(right.shape[1])

@@ -180,10 +180,12 @@ def _solve(
     if alone is not None and not certificate.exact.all():
         added = np.flatnonzero(alone.exact & ~certificate.exact[: len(alone.exact)])
         inputs[added] = alone.dual[added] @ np.asarray(factorization.right)
-        exact, matching = certificate.exact.copy(), certificate.matching.copy()
-        exact[added], matching[added] = True, alone.matching[added]
+        exact, matching, error = certificate.exact.copy(), certificate.matching.copy(), certificate.error.copy()
+        exact[added], matching[added], error[added] = True, alone.matching[added], alone.error[added]
         score = float(matching.mean())
-        certificate = dataclasses.replace(certificate, exact=exact, matching=matching, matching_score=score)
+        certificate = dataclasses.replace(
+            certificate, exact=exact, matching=matching, error=error, matching_score=score
+        )
     return inputs, certificate
 
 

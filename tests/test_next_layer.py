@@ -136,6 +136,7 @@ def test_a_batch_that_stays_partial_alone_comes_back_through_the_layer_above():
     assert not without.status.is_complete
     result = reconstruct(batch.observation, jax.random.key(0), config, next_weight_grad=batch.next_weight_grad)
     assert 0 < result.certificate.exact.sum()
+    assert (result.certificate.error[result.certificate.exact] < 1e-3).all()
     distance = np.abs(result.inputs[result.certificate.exact][:, None] - batch.inputs[None]).max(axis=2).min(axis=1)
     assert distance.max() < 1e-8
     missing = ~result.certificate.exact

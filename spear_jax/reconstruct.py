@@ -29,6 +29,9 @@ from spear_jax.unroll import is_whole, unroll
 # Rounds before what they found is taken out, where the layers above certify samples one by one, and the rank from which
 # that is worth compiling for what is left: below it all rounds take less time.
 EARLY_ROUNDS, EARLY_RANK = 2, 64
+# Neurons on which two samples of a batch must differ, where the client reported more samples than there are directions:
+# inputs that differ on hardly any neuron may well share all of them, and one direction is then their weighted mean.
+MIN_APART = 8
 
 
 def reconstruct(
@@ -93,6 +96,8 @@ def reconstruct(
     elif outcome.certificate is not None:
         outcome = outcome._replace(certificate=certify.all_or_none(outcome.certificate))
     inputs, certificate = _solve(observation, factorization, outcome, alone)
+    if config.num_examples is not None and config.num_examples > factorization.rank:
+        certificate = _told_apart(factorization, outcome.directions, certificate)
     seconds = {
         "factorize": factorize_seconds,
         "compile": outcome.compile_seconds,
@@ -187,6 +192,20 @@ def _solve(
             certificate, exact=exact, matching=matching, error=error, matching_score=score
         )
     return inputs, certificate
+
+
+def _told_apart(
+    factorization: Factorization, directions: Float[np.ndarray, "k r"], certificate: Certificate
+) -> Certificate:
+    """The certificate without samples that may be means of several: there are more samples than directions."""
+    fires = (~numerics.zero_mask(factorization, directions))[np.asarray(factorization.live_mask)].astype(float)
+    differ = fires.T @ (1 - fires) + (1 - fires).T @ fires
+    np.fill_diagonal(differ, np.inf if factorization.rank > 1 else 0)
+    is_apart = np.zeros(factorization.rank, bool)
+    is_apart[: len(directions)] = (differ >= MIN_APART).all(axis=1)
+    return dataclasses.replace(
+        certificate, exact=certificate.exact & is_apart, approximate=certificate.approximate & is_apart
+    )
 
 
 def _nothing(factorization: Factorization) -> tuple[Float[np.ndarray, "r n"], Certificate]:

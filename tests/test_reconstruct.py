@@ -8,8 +8,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from networks import simulate
 
-from spear_jax import LayerObservation, ReconstructConfig, Status, reconstruct
+from spear_jax import LayerObservation, ReconstructConfig, Status, evaluate, reconstruct
 from spear_jax.testing import planted_problem
 
 ONE = ReconstructConfig(num_devices=1, chunk_size=1024)
@@ -88,6 +89,25 @@ def test_duplicated_inputs_are_exact_as_far_as_the_gradient_shows():
     assert result.status is Status.EXACT_VISIBLE
     assert result.batch_size == 3
     assert error_of(result, inputs[:3]) < 1e-10
+
+
+def test_means_of_samples_that_fire_the_same_neurons_are_not_certified_where_more_were_reported():
+    # One large column decides what fires: with two classes the gradients of such samples are parallel, and one
+    # direction gives their weighted mean, which no look at the gradient tells from a sample.
+    wrong = {None: 0, 6: 0}
+    for seed in (6, 9):
+        inputs = np.random.default_rng(seed).normal(size=(6, 30))
+        inputs[:, 0] = 1e3 * np.random.default_rng(seed).uniform(1, 2, 6)
+        batch = simulate(6, 100, in_features=30, classes=2, seed=seed, inputs=inputs)
+        helpers = {"model": batch.network, "next_weight_grad": batch.next_weight_grad}
+        for reported in wrong:
+            config = dataclasses.replace(ONE, num_examples=reported)
+            result = reconstruct(batch.observation, jax.random.key(0), config, **helpers)
+            assert result.batch_size < 6
+            scores = evaluate(result.inputs, batch.inputs, certified=result.certificate.exact)
+            wrong[reported] += scores.false_certificates
+    assert wrong[6] == 0
+    assert wrong[None] > 0
 
 
 def test_full_rank_is_refused_in_a_sentence():

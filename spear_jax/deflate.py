@@ -59,8 +59,9 @@ def deflate(
     taken = np.abs(scale) * np.linalg.norm(dual @ np.asarray(whole.right), axis=1)
     spoiled = 0.0 if error is None else float(np.linalg.norm(taken * np.where(error <= MAX_ERROR, error, 0.0)))
     noise_floor = float(np.hypot(whole.noise_floor, spoiled))
-    noise_std = float(np.hypot(whole.noise_std, spoiled / np.sqrt(len(left) * right.shape[1])))
-    noise = 2 * noise_std * np.sqrt(right.shape[1])
+    # The errors lie in the row space, of dimension r, and the zero test takes noise by its coordinates.
+    noise_std = float(np.hypot(whole.noise_std, spoiled / np.sqrt(len(left) * whole.rank)))
+    noise = 2 * float(np.hypot(whole.noise_std * np.sqrt(right.shape[1]), spoiled / np.sqrt(len(left))))
     rows = np.linalg.norm(left @ lift * values, axis=1)
     factorization = dataclasses.replace(
         whole,

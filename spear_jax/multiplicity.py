@@ -122,7 +122,8 @@ def _columns(
     times = lambda matrix, factor: np.asarray(sum(column_blocks(matrix, lambda part, block: block @ factor[part])))
     grad_z = times(observation.weight_grad, inverse)
     pre_activation = times(observation.weight, inputs.T) + np.asarray(observation.bias, np.float64)[:, None]
-    size, error = np.linalg.norm(grad_z, axis=0), np.asarray(result.certificate.error)
+    size = np.linalg.norm(grad_z, axis=0)
+    error = np.minimum(result.certificate.error, 1.0)  # beyond its own size nothing is known of an input
     client_eps = float(jnp.finfo(observation.weight_grad.dtype).eps)
     # Noise of G and the errors of all inputs reach a column through X^+, its own input's besides through the network.
     spoiled = result.noise_floor + np.linalg.norm(size * np.linalg.norm(inputs, axis=1) * error)

@@ -18,12 +18,14 @@ from jaxtyping import Bool, Float
 from spear_jax import numerics
 from spear_jax.certify import MIN_DECIDED, MIN_ENTRIES, Evidence
 from spear_jax.factorize import factorize
-from spear_jax.types import Array
+from spear_jax.types import Array, Factorization
 
 # Equations beyond the unknowns that the fit must have left over to say anything.
 MIN_SURPLUS = 16
-# The null vector must be alone: the next singular value stands out of the noise by this.
+# The null vector must be alone: the next singular value is so many times its own.
 MIN_SEPARATION = 1e3
+# Every other sample must show on the rows where one is off: least singular value there, in units of the noise floor.
+SHOWN = 2.0
 
 
 class Samples(NamedTuple):
@@ -89,6 +91,8 @@ def samples_alone(
     zero = numerics.zero_mask(evidence.factorization, directions)
     live = np.asarray(evidence.factorization.live_mask)
     for place in range(count):
+        if not _is_unique(evidence.factorization, zero[:, place] & live):
+            continue
         activation = _activation(rows.T, zero[:, place] & live)
         if activation is not None:
             found = _fit(evidence, activation, zero[:, place], live)
@@ -109,11 +113,23 @@ def either(first: Samples, second: Samples) -> Samples:
     )
 
 
+def _is_unique(factorization: Factorization, zero: Bool[np.ndarray, " m"]) -> bool:
+    """Whether every other sample shows on these rows, above the noise.
+
+    Of two samples that fire the same neurons any affine mixture fits every equation, so nothing else would refuse it.
+    """
+    rank = factorization.rank
+    gradient = np.asarray(factorization.left)[zero] * np.asarray(factorization.singular_values[:rank])
+    if rank == 1 or len(gradient) < rank - 1:
+        return rank == 1
+    return bool(np.linalg.svd(gradient, compute_uv=False)[rank - 2] > SHOWN * factorization.noise_floor)
+
+
 def _activation(basis: Float[np.ndarray, "m j"], zero: Bool[np.ndarray, " m"]) -> Float[np.ndarray, " m"] | None:
     """``Y_i`` up to a positive scale, from the rows where it vanishes; None where these leave it open."""
     values, vectors = np.linalg.eigh(basis[zero].T @ basis[zero])
     open_, held = max(float(values[0]), 0.0) ** 0.5, max(float(values[1]), 0.0) ** 0.5
-    if np.sum(zero) < basis.shape[1] or held < MIN_SEPARATION * max(open_, numerics.EPS64):
+    if np.sum(zero) < basis.shape[1] or held < MIN_SEPARATION * max(open_, numerics.EPS64**0.5):
         return None
     activation = basis @ vectors[:, 0]
     return activation * np.sign(activation.sum())
@@ -146,6 +162,6 @@ def _fit(
     agrees = np.where(pre_activation > slack, ~zero, np.where(pre_activation < -slack, zero, True)) & live
     decided = (np.abs(pre_activation) > slack) & live
     error = float(np.linalg.norm(spread[:-1]) / np.linalg.norm(solution[:-1]) + spread[-1] / abs(solution[-1]))
-    exact = bool(agrees[live].all() and solution[-1] > 0 and error < numerics.MAX_ERROR)
+    exact = bool(agrees[live].all() and solution[-1] > 0 and error < numerics.MAX_ERROR / numerics.ERROR_MARGIN)
     exact &= bool(decided.sum() >= max(MIN_DECIDED * live.sum(), MIN_ENTRIES))
     return solution[:-1] / spectrum, exact, float(agrees.sum() / max(live.sum(), 1)), error

@@ -71,8 +71,13 @@ def propose(
     budget = _budget_of_rest(factorization, config, neurons)
     if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET or not budget:
         return outcome
-    rest, limited = SearchState(pool=outcome.state.pool), dataclasses.replace(config, max_candidates=budget)
+    limited = dataclasses.replace(config, max_candidates=budget).after(outcome.compile_seconds + outcome.search_seconds)
+    rest = SearchState(pool=outcome.state.pool)
     sampled = search(factorization, judge, key, limited, state=rest, on_round=on_round)
+    sampled = sampled._replace(
+        compile_seconds=sampled.compile_seconds + outcome.compile_seconds,
+        search_seconds=sampled.search_seconds + outcome.search_seconds,
+    )
     is_ours = sampled.status is Status.CANDIDATE_BUDGET and budget < config.max_candidates
     return sampled._replace(status=outcome.status) if is_ours else sampled
 

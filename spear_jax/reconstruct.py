@@ -31,7 +31,7 @@ from spear_jax.unroll import is_whole, unroll
 EARLY_ROUNDS, EARLY_RANK = 2, 64
 # Neurons on which two samples of a batch must differ, where the client reported more samples than there are directions:
 # inputs that differ on hardly any neuron may well share all of them, and one direction is then their weighted mean.
-MIN_APART = 8
+MIN_APART = 16
 
 
 def reconstruct(
@@ -189,7 +189,12 @@ def _solve(
         exact[added], matching[added], error[added] = True, alone.matching[added], alone.error[added]
         score = float(matching.mean())
         certificate = dataclasses.replace(
-            certificate, exact=exact, matching=matching, error=error, matching_score=score
+            certificate,
+            exact=exact,
+            approximate=certificate.approximate & ~exact,
+            matching=matching,
+            error=error,
+            matching_score=score,
         )
     return inputs, certificate
 

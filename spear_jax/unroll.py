@@ -20,6 +20,7 @@ from spear_jax.dictionary import Mend, dictionary_search
 from spear_jax.next_layer import Samples
 from spear_jax.polish import polish
 from spear_jax.search import Outcome, is_done
+from spear_jax.search_plan import SPARE_ZEROS
 from spear_jax.select import Judge, select
 from spear_jax.status import Status
 
@@ -92,6 +93,8 @@ def _pass(
     few = dataclasses.replace(config.dictionary, max_rounds=rounds)
     left = dataclasses.replace(config, dictionary=few).after(outcome.compile_seconds + outcome.search_seconds)
     rest = deflate(evidence, alone.directions[known], alone.dual[known], alone.error[known])
+    if rest.evidence.factorization.live_mask.sum() < rest.evidence.factorization.rank + SPARE_ZEROS:
+        return outcome  # what was taken out drowns the rest
     inner = dictionary_search(
         rest.evidence.factorization, rest.evidence, lambda directions: certify.certify(rest.evidence, directions), key,
         left, mend=None if mend_of is None else mend_of(rest.evidence),

@@ -107,6 +107,24 @@ def test_what_deflation_leaves_is_the_gradient_of_the_rest():
     np.testing.assert_allclose(np.abs(np.sum(lifted.T * directions[4:], axis=1)), 1, atol=1e-12)
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_near_duplicates_that_fire_the_same_neurons_are_told_apart_or_refused(depth):
+    certified = 0
+    for seed, distance in ((seed, distance) for seed in range(6) for distance in (3e-3, 1e-2)):
+        inputs = np.random.default_rng(seed).normal(size=(B, 100))
+        inputs[1] = inputs[0] + distance * np.random.default_rng(seed + 100).normal(size=100)
+        batch = simulate(B, 160, seed=seed, depth=depth, dtype="float32", inputs=inputs)
+        evidence, directions = known(batch)
+        if len(directions) != evidence.factorization.rank:
+            continue
+        alone = samples_alone(evidence, batch.next_weight_grad, directions)
+        found = alone.dual[alone.exact] @ np.asarray(evidence.factorization.right)
+        error = np.linalg.norm(found - inputs[alone.exact], axis=1) / np.linalg.norm(inputs[alone.exact], axis=1)
+        assert (error < 1e-3).all()
+        certified += alone.exact.sum()
+    assert certified > 40
+
+
 def test_errors_of_what_is_taken_out_are_noise_of_the_rest():
     batch = simulate(B, M, seed=2, spread=4.0)
     evidence, directions = known(batch)

@@ -12,7 +12,7 @@ are recovered, and then each row from the neurons that fire for it, ``W x + bias
 
 ``repeats`` plants merged rows: so many rows are there twice, every second one with the other label; their copies are
 counted (`spear_jax.multiplicity`). ``raw`` leaves the numeric columns in their own units, up to a million: the
-largest column alone then decides what fires, 1 to 5 of 200 neurons differ within a batch, and D has rank 2 to 4 (three
+largest column alone then decides what fires, 1 to 5 of 200 neurons differ within a batch, and D has rank 1 to 4 (ten
 batches).
 Hardware: two CPU cores. Time: half an hour, quick a minute.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 
@@ -64,22 +65,41 @@ def propose(
     state: SearchState | None,
 ) -> Outcome:
     """Run the proposer; under ``auto`` sampling takes over the pool that the dictionary method leaves incomplete."""
-    if method == "sampling" or (state is not None and state.method == "sampling"):
+    if method == "sampling" or (state is not None and state.method == "sampling" and config.method != "auto"):
         return search(factorization, judge, key, config, state=state, on_round=on_round)
+    rest = partial(_sample_rest, factorization, neurons, judge, key, on_round)
+    if state is not None and state.method == "sampling":
+        return rest(config, state) or search(factorization, judge, key, config, state=state, on_round=on_round)
     mend = None if mend_of is None else mend_of(evidence)
     outcome = dictionary_search(factorization, evidence, judge, key, config, mend=mend, state=state, on_round=on_round)
-    budget = _budget_of_rest(factorization, config, neurons)
-    if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET or not budget:
+    if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET:
         return outcome
-    limited = dataclasses.replace(config, max_candidates=budget).after(outcome.compile_seconds + outcome.search_seconds)
-    rest = SearchState(pool=outcome.state.pool)
-    sampled = search(factorization, judge, key, limited, state=rest, on_round=on_round)
-    sampled = sampled._replace(
-        compile_seconds=sampled.compile_seconds + outcome.compile_seconds,
-        search_seconds=sampled.search_seconds + outcome.search_seconds,
+    spent = outcome.compile_seconds, outcome.search_seconds
+    sampled = rest(config.after(sum(spent)), SearchState(pool=outcome.state.pool))
+    if sampled is None:
+        return outcome
+    return sampled._replace(
+        compile_seconds=sampled.compile_seconds + spent[0], search_seconds=sampled.search_seconds + spent[1]
     )
+
+
+def _sample_rest(
+    factorization: Factorization,
+    neurons: RowModel,
+    judge: Judge,
+    key: jax.Array,
+    on_round: Callable[[Progress], None] | None,
+    config: ReconstructConfig,
+    state: SearchState,
+) -> Outcome | None:
+    """Sampling for what the dictionary method left in a pool, within its own budget; None where it cannot find it."""
+    budget = _budget_of_rest(factorization, config, neurons)
+    if not budget:
+        return None
+    limited = dataclasses.replace(config, max_candidates=budget)
+    sampled = search(factorization, judge, key, limited, state=state, on_round=on_round)
     is_ours = sampled.status is Status.CANDIDATE_BUDGET and budget < config.max_candidates
-    return sampled._replace(status=outcome.status) if is_ours else sampled
+    return sampled._replace(status=Status.ROUND_BUDGET) if is_ours else sampled
 
 
 def _budget_of_rest(factorization: Factorization, config: ReconstructConfig, neurons: RowModel) -> int:

@@ -117,10 +117,12 @@ def make_record(
 def _copies(result: Result, update: Update, layer: DenseLayer, num_examples: int | None) -> list[int | None] | None:
     """How often each input was in the batch, None where that is not certain; only asked where the client reported more.
 
-    A batch of as many samples as directions has no copies, and in a large model counting them takes long.
+    A batch of as many samples as directions has no copies, and in a large model counting them takes long. The client's
+    loss is taken as the mean over the samples that it reported.
     """
-    network = update.network(layer.name)
-    if network is None or update.local_steps > 1 or num_examples is None or num_examples <= result.batch_size:
+    network, is_whole = update.network(layer.name), bool(np.isfinite(result.inputs).all())
+    may_hide = num_examples is not None and num_examples > result.batch_size
+    if network is None or update.local_steps > 1 or not (may_hide and is_whole):
         return None
     copies = count_copies(update.observation(layer.name), network, result, batch_size=num_examples)
     return [

@@ -119,9 +119,11 @@ def _is_unique(factorization: Factorization, zero: Bool[np.ndarray, " m"]) -> bo
     Of two samples that fire the same neurons any affine mixture fits every equation, so nothing else would refuse it.
     """
     rank = factorization.rank
+    if rank == 1:
+        return True
     gradient = np.asarray(factorization.left)[zero] * np.asarray(factorization.singular_values[:rank])
-    if rank == 1 or len(gradient) < rank - 1:
-        return rank == 1
+    if len(gradient) < rank - 1:
+        return False
     return bool(np.linalg.svd(gradient, compute_uv=False)[rank - 2] > SHOWN * factorization.noise_floor)
 
 

@@ -74,13 +74,8 @@ def propose(
     outcome = dictionary_search(factorization, evidence, judge, key, config, mend=mend, state=state, on_round=on_round)
     if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET:
         return outcome
-    spent = outcome.compile_seconds, outcome.search_seconds
-    sampled = rest(config.after(sum(spent)), SearchState(pool=outcome.state.pool))
-    if sampled is None:
-        return outcome
-    return sampled._replace(
-        compile_seconds=sampled.compile_seconds + spent[0], search_seconds=sampled.search_seconds + spent[1]
-    )
+    sampled = rest(config.after(outcome.spent), SearchState(pool=outcome.state.pool))
+    return outcome if sampled is None else sampled.after(outcome)
 
 
 def _sample_rest(

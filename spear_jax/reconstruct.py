@@ -130,10 +130,10 @@ def _in_turn(
     stages = (dataclasses.replace(config, method="dictionary", dictionary=few), config)
     outcome, alone = None, None
     for stage in stages[not is_long :]:
-        before, spent = outcome, 0.0
-        if before is not None:
-            state, spent = before.state, before.compile_seconds + before.search_seconds
-        outcome = _and_before(before, propose_with(stage.after(spent), state))
+        if outcome is None:
+            outcome = propose_with(stage, state)
+        else:
+            outcome = propose_with(stage.after(outcome.spent), outcome.state).after(outcome)
         if is_done(outcome.certificate):
             return outcome, None
         outcome, alone = take_out(outcome, config)
@@ -141,16 +141,6 @@ def _in_turn(
             break
     assert outcome is not None
     return outcome, alone
-
-
-def _and_before(before: Outcome | None, outcome: Outcome) -> Outcome:
-    """The outcome with the seconds of the stage before."""
-    if before is None:
-        return outcome
-    return outcome._replace(
-        compile_seconds=before.compile_seconds + outcome.compile_seconds,
-        search_seconds=before.search_seconds + outcome.search_seconds,
-    )
 
 
 def _mender(layers_above: network.Layers, evidence: certify.Evidence) -> Mend:

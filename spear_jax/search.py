@@ -92,6 +92,18 @@ class Outcome(NamedTuple):
     solve_seconds: float = 0.0
     devices: tuple[int, str] = (0, "none")
 
+    @property
+    def spent(self) -> float:
+        """Seconds of the time budget that went by."""
+        return self.compile_seconds + self.search_seconds
+
+    def after(self, before: Outcome) -> Outcome:
+        """The outcome with the seconds of the stage before."""
+        return self._replace(
+            compile_seconds=before.compile_seconds + self.compile_seconds,
+            search_seconds=before.search_seconds + self.search_seconds,
+        )
+
 
 def initial_state(rank: int, config: ReconstructConfig) -> SearchState:
     """The state before the first round; the only direction of a batch of one is known from the start."""

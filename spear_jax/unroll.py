@@ -73,8 +73,7 @@ def is_whole(outcome: Outcome, alone: Samples) -> bool:
 
 
 def _may_grow(outcome: Outcome, alone: Samples, config: ReconstructConfig) -> bool:
-    spent = outcome.compile_seconds + outcome.search_seconds
-    is_late = config.max_seconds is not None and spent > config.max_seconds
+    is_late = config.max_seconds is not None and outcome.spent > config.max_seconds
     return not is_whole(outcome, alone) and not is_late and bool(alone.exact.any())
 
 
@@ -91,7 +90,7 @@ def _pass(
     """The certified samples taken out, a search in what is left, and its directions in the pool."""
     known = alone.exact
     few = dataclasses.replace(config.dictionary, max_rounds=rounds)
-    left = dataclasses.replace(config, dictionary=few).after(outcome.compile_seconds + outcome.search_seconds)
+    left = dataclasses.replace(config, dictionary=few).after(outcome.spent)
     rest = deflate(evidence, alone.directions[known], alone.dual[known], alone.error[known])
     if rest.evidence.factorization.live_mask.sum() < rest.evidence.factorization.rank + SPARE_ZEROS:
         return outcome  # what was taken out drowns the rest

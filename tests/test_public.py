@@ -1,0 +1,72 @@
+"""What users hold on to: the public names, import paths, commands and their options. Nothing here may go unsaid."""
+
+import importlib
+
+import pytest
+import typer
+
+import spear_jax as sj
+
+NAMES = {
+    "Batch", "CandidatePool", "Certificate", "Copies", "DataError", "Evaluation", "Factorization", "LayerObservation",
+    "LocalTraining", "MLP", "ModelFile", "Normalization", "ReconstructConfig", "Result", "SearchStats", "Status",
+    "Truth", "Update", "UpdateError", "count_copies", "demo_batch", "dp_sgd_update", "evaluate", "factorize",
+    "init_params", "initialize_distributed", "load_batch", "load_update", "make_update", "read_model", "reconstruct",
+    "save_update", "simulate_round", "simulate_update", "train",
+}  # fmt: skip
+PATHS = {
+    "spear_jax.config": ("ReconstructConfig", "DictionaryConfig", "Schedule"),
+    "spear_jax.testing": ("Planted", "planted_problem"),
+    "spear_jax.defences": ("DEFENCES", "Defence", "by_name"),
+    "spear_jax.integrations": ("received_update",),
+    "spear_jax.integrations.flower": ("RecordingStrategy", "show_update_mod"),
+}
+OPTIONS = {
+    "demo": "batch-size depth dtype image-size json max-seconds out seed width",
+    "simulate": (
+        "batch-size classes data depth dtype image-size images initialization json kind label-column "
+        "learning-rate local-epochs lr mini-batch momentum normalize optimizer out seed train-steps truth "
+        "weight-decay width"
+    ),
+    "bundle": "after before gradient json kind local-steps lr num-examples out weight-decay",
+    "defend": "defence json list max-seconds out seed strength sweep",
+    "inspect": "json layer layout",
+    "reconstruct": (
+        "chunk-size coordinator distributed fresh json layer layout local-device-ids mapper max-candidates "
+        "max-seconds method num-devices num-processes out process-id rank resume round-size sampler seed "
+        "shard"
+    ),
+    "evaluate": "json out truth",
+    "report": "json out truth",
+    "merge": "json out update",
+    "bench sampling": "chunk-size json out rank repeats seed width",
+}
+
+
+def options_of(command, path=()):
+    """The long options of a command and of those below it, by command."""
+    if hasattr(command, "commands"):
+        found = {}
+        for name, below in command.commands.items():
+            found |= options_of(below, (*path, name))
+        return found
+    opts = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    return {" ".join(path): " ".join(sorted({name[2:] for name in opts if name.startswith("--")} - {"help"}))}
+
+
+def test_the_public_names_are_there():
+    missing = {name for name in NAMES if not hasattr(sj, name)}
+    assert not missing
+
+
+@pytest.mark.parametrize("module", PATHS)
+def test_documented_import_paths_hold(module):
+    found = importlib.import_module(module)
+    assert [name for name in PATHS[module] if not hasattr(found, name)] == []
+
+
+def test_commands_and_options_are_these():
+    from spear_jax.cli import build_app
+
+    found = options_of(typer.main.get_command(build_app()))
+    assert found == OPTIONS

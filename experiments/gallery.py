@@ -20,7 +20,7 @@ import numpy as np
 import spear_jax as sj
 from experiments import common, recovery
 from experiments.recovery import Attack, Options
-from spear_jax import pictures, report_html
+from spear_jax.report import html, pictures
 
 SHEETS = {
     "MNIST, b = 20, m = 200": Options(images="mnist.npz", batch_size=20),
@@ -49,7 +49,7 @@ def main() -> None:
             print(f"done: {title}", flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     page = arguments.out / "index.html"
-    page.write_text(report_html.document("Reconstructions next to their originals", _head() + "".join(sheets)))
+    page.write_text(html.document("Reconstructions next to their originals", _head() + "".join(sheets)))
     print(f"written: {page}")
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from skimage import data
 
 from spear_jax.evaluate import evaluate
-from spear_jax.pictures import SampleRow, amplified_difference, contact_sheet, picture
-from spear_jax.report import write_report
-from spear_jax.report_text import number, share
+from spear_jax.report.pictures import SampleRow, amplified_difference, contact_sheet, picture
+from spear_jax.report.values import number, share
+from spear_jax.report.write import write_report
 from spear_jax.sweep import Trial
 
 RECORD = {

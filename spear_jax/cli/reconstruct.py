@@ -18,7 +18,7 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.devices import initialize_distributed
 from spear_jax.network import NO_LABEL
 from spear_jax.reconstruct import reconstruct as run_reconstruct
-from spear_jax.report_text import copies
+from spear_jax.report.values import copies
 from spear_jax.search import Progress, SearchState
 from spear_jax.types import Result
 

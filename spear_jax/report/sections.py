@@ -9,7 +9,7 @@ from typing import Any
 
 from spear_jax.config import ReconstructConfig
 from spear_jax.numerics import ERROR_MARGIN, MAX_ERROR, MIN_GAP
-from spear_jax.report_text import DASH, copies, count_of, devices, mapping, number, seconds, shape, share, text
+from spear_jax.report.values import DASH, copies, count_of, devices, mapping, number, seconds, shape, share, text
 from spear_jax.sweep import Trial, Verdict, verdicts
 
 Rows = list[tuple[str, str]]

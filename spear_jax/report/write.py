@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from spear_jax import pictures
 from spear_jax.evaluate import Normalization
 from spear_jax.network import NO_LABEL
-from spear_jax.report_cards import Sample, image_cards, psnr_text, value_cards, verdict
-from spear_jax.report_page import render_page
-from spear_jax.report_text import number
+from spear_jax.report import pictures
+from spear_jax.report.cards import Sample, image_cards, psnr_text, value_cards, verdict
+from spear_jax.report.page import render_page
+from spear_jax.report.values import number
 from spear_jax.sweep import Trial
 
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spear_jax import pictures
 from spear_jax.evaluate import IDENTICAL_PSNR
-from spear_jax.report_text import DASH, number, share
+from spear_jax.report import pictures
+from spear_jax.report.values import DASH, number, share
 
 NUM_VALUES = 12
 """Values shown of an input that is no image."""

@@ -9,8 +9,8 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
-from spear_jax.report_html import document, wide_table
-from spear_jax.report_text import DASH, number, text
+from spear_jax.report.html import document, wide_table
+from spear_jax.report.values import DASH, number, text
 from spear_jax.status import Status
 
 CLIENT_HEADER = ("Update", "Batch rank", "Certified", "Approximate", "Status", "Seconds", "What was found")

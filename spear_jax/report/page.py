@@ -10,9 +10,9 @@ from html import escape
 from string import Template
 from typing import Any
 
-from spear_jax import report_sections as sections
-from spear_jax.report_html import document, wide_table
-from spear_jax.report_text import text
+from spear_jax.report import sections
+from spear_jax.report.html import document, wide_table
+from spear_jax.report.values import text
 from spear_jax.sweep import Trial
 
 

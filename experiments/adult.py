@@ -34,7 +34,7 @@ import spear_jax as sj
 from experiments import claims, common
 from experiments.claims import Claim, Finding, Line, Setting
 from experiments.trained import is_visible
-from spear_jax.batch import Column
+from spear_jax.client.batch import Column
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.multiplicity import Copies, count_copies
 

@@ -23,8 +23,8 @@ import numpy as np
 import spear_jax as sj
 from experiments import claims, common
 from experiments.claims import Finding, Line, Setting
+from spear_jax.client.evaluate import IDENTICAL_PSNR
 from spear_jax.config import ReconstructConfig
-from spear_jax.evaluate import IDENTICAL_PSNR
 from spear_jax.normalization import Normalization
 
 # Training before the update: images, step size, samples per step, and what keeps their draw apart from the batch's.

@@ -4,7 +4,8 @@ Each acts on what the client sends: the gradient, or the weight change (for ``ki
 global tensors), and gives every tensor back in its own dtype. The metadata ``defence`` of the result says what was
 done, in order. It does not say the key: who knows it can subtract the noise.
 
-`DEFENCES` names them for sweeps and the command line. What needs single samples' gradients is in `spear_jax.dp_sgd`.
+`DEFENCES` names them for sweeps and the command line. What needs single samples' gradients is in
+`spear_jax.client.dp_sgd`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from networks import simulate
 
 import spear_jax as sj
 from experiments import adult, trained
-from spear_jax.batch import Column
+from spear_jax.client.batch import Column
 
 COLUMNS = (
     Column("age", "numeric", 0, mean=40.0, std=10.0),

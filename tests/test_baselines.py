@@ -31,8 +31,8 @@ class Planted(NamedTuple):
 def planted(batch_size=6, width=200, *, seed=0, classes=10, raw=True, std=0.5):
     """Random 6 x 6 images of different brightness through one hidden layer; mean cross-entropy."""
     import spear_jax as sj
-    from spear_jax.batch import image_batch
-    from spear_jax.client import update_metadata
+    from spear_jax.client.batch import image_batch
+    from spear_jax.client.gradient import update_metadata
     from spear_jax.normalization import Normalization
 
     rng = np.random.default_rng(seed)

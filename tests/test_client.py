@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import spear_jax.bundle
-from spear_jax.batch import Batch, Column, image_batch
 from spear_jax.bundle import load_update, save_update
-from spear_jax.client import simulate_update
-from spear_jax.models import MLP, init_params
+from spear_jax.client.batch import Batch, Column, image_batch
+from spear_jax.client.gradient import simulate_update
+from spear_jax.client.models import MLP, init_params
+from spear_jax.client.truth import Truth, TruthError
 from spear_jax.normalization import Normalization
-from spear_jax.truth import Truth, TruthError
 
 LAYERS = ("dense_0", "dense_1", "dense_2")
 FLOAT64_TOLERANCE = 1e-14

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spear_jax.data import DataError, decode_rows, demo_batch, load_batch, load_images, load_table
+from spear_jax.client.load import DataError, decode_rows, demo_batch, load_batch, load_images, load_table
 from spear_jax.normalization import Normalization
 
 NONE = Normalization.parse("none")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from spear_jax.batch import Batch
-from spear_jax.client import simulate_update
-from spear_jax.dp_sgd import dp_epsilon, dp_sgd_update
-from spear_jax.models import MLP, init_params
+from spear_jax.client.batch import Batch
+from spear_jax.client.dp_sgd import dp_epsilon, dp_sgd_update
+from spear_jax.client.gradient import simulate_update
+from spear_jax.client.models import MLP, init_params
 
 STANDARD_ERRORS = 5
 

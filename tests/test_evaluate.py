@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from spear_jax.evaluate import IDENTICAL_PSNR, evaluate
+from spear_jax.client.evaluate import IDENTICAL_PSNR, evaluate
 
 
 class Standardized:

@@ -8,8 +8,8 @@ import pytest
 
 import spear_jax as sj
 from spear_jax import certify
+from spear_jax.client.local_training import LocalTraining, simulate_round
 from spear_jax.factorize import factorize
-from spear_jax.local_training import LocalTraining, simulate_round
 from spear_jax.status import Status
 
 BATCH, WIDTH = 8, 120

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spear_jax.models import MLP, cross_entropy, init_params, layer_name, train
+from spear_jax.client.models import MLP, cross_entropy, init_params, layer_name, train
 
 
 def numpy_forward(params, inputs):

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 import spear_jax as sj
 from experiments.baselines import Reconstruction
 from experiments.baselines.cocktail_party import ImageShape, total_variation
-from spear_jax.models import Params, cross_entropy
+from spear_jax.client.models import Params, cross_entropy
 
 DECAY, DECAY_AT = 0.1, (3 / 8, 5 / 8, 7 / 8)
 

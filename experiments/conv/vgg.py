@@ -17,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Float, Int
 
 from spear_jax import LayerObservation
-from spear_jax.models import Params, cross_entropy
+from spear_jax.client.models import Params, cross_entropy
 from spear_jax.types import Array
 
 FC_STD = 0.01  # of the FC kernels in torchvision's VGG; the convolutions are He normal over the fan-out, biases zero

@@ -23,7 +23,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from experiments.conv.vgg import VGG
-from spear_jax.models import Params
+from spear_jax.client.models import Params
 
 CONV_AND_RELU = 2  # modules from one convolution to the next of its block; pooling between blocks adds one
 

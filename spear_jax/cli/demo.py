@@ -16,9 +16,9 @@ from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit, make_fold
 from spear_jax.cli.reconstruct import run
 from spear_jax.cli.report import make_report
 from spear_jax.cli.simulate import make_update
+from spear_jax.client.load import demo_batch
+from spear_jax.client.truth import Truth
 from spear_jax.config import ReconstructConfig
-from spear_jax.data import demo_batch
-from spear_jax.truth import Truth
 
 
 def register(app: typer.Typer) -> None:

@@ -10,9 +10,9 @@ import typer
 from spear_jax import record
 from spear_jax.cli import options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
-from spear_jax.evaluate import Evaluation
-from spear_jax.evaluate import evaluate as run_evaluate
-from spear_jax.truth import Truth, TruthError
+from spear_jax.client.evaluate import Evaluation
+from spear_jax.client.evaluate import evaluate as run_evaluate
+from spear_jax.client.truth import Truth, TruthError
 
 EVALUATION = "evaluation.json"
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spear_jax.evaluate import IDENTICAL_PSNR
+from spear_jax.client.evaluate import IDENTICAL_PSNR
 from spear_jax.report import pictures
 from spear_jax.report.values import DASH, number, share
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spear_jax import files
-from spear_jax.batch import Column
+from spear_jax.client.batch import Column
 from spear_jax.layers import natural_key
 from spear_jax.metadata import parse_shape
 from spear_jax.normalization import Normalization

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from spear_jax.batch import Batch, Column, DataError, draw
+from spear_jax.client.batch import Batch, Column, DataError, draw
 from spear_jax.layers import natural_key
 
 

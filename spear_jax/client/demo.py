@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from spear_jax.batch import Batch, DataError, image_batch
-from spear_jax.image_files import square_pixels
+from spear_jax.client.batch import Batch, DataError, image_batch
+from spear_jax.client.images import square_pixels
 from spear_jax.normalization import Normalization
 
 # The colour photos that a plain install brings; scikit-image would download its others, so its loaders are not asked.

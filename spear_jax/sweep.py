@@ -18,7 +18,7 @@ import jax
 from spear_jax.bundle import Update, UpdateError
 from spear_jax.config import ReconstructConfig
 from spear_jax.defences import DEFENCES, Defence
-from spear_jax.descent import relative_change
+from spear_jax.defences.alter import relative_change
 from spear_jax.factorize import factorize
 from spear_jax.files import atomic_path
 from spear_jax.reconstruct import reconstruct

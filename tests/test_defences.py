@@ -23,7 +23,7 @@ from spear_jax.defences import (
     top_k,
     zero_bias,
 )
-from spear_jax.descent import relative_change
+from spear_jax.defences.alter import relative_change
 
 KERNEL, BIAS = "dense_0.weight", "dense_0.bias"
 SHAPES = {KERNEL: (300, 400), BIAS: (300,), "dense_1.weight": (5, 300), "dense_1.bias": (5,)}

@@ -14,7 +14,7 @@ from spear_jax.bundle import UpdateError, load_update, save_update
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, make_folder, table
 from spear_jax.defences import DEFENCES, by_name
-from spear_jax.descent import relative_change
+from spear_jax.defences.alter import relative_change
 from spear_jax.sweep import TRIALS, SweepError, Trial, read_trials, sweep, verdicts, write_trials
 
 DEFENDED, SWEPT, MAX_SECONDS = Path("defended.safetensors"), Path("recon"), 10.0

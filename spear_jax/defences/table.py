@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.bundle import Update, UpdateError
-from spear_jax.descent import Tensors, alter, norm
+from spear_jax.defences.alter import Tensors, alter, norm
 
 _INT8_LEVELS = 127
 

@@ -6,10 +6,6 @@ followed by ReLU has rank b and hides b sparse directions, which give back the b
 
 from importlib.metadata import PackageNotFoundError, version
 
-from spear_jax.bundle import Update as Update
-from spear_jax.bundle import UpdateError as UpdateError
-from spear_jax.bundle import load_update as load_update
-from spear_jax.bundle import save_update as save_update
 from spear_jax.client.dp_sgd import dp_sgd_update as dp_sgd_update
 from spear_jax.client.evaluate import Evaluation as Evaluation
 from spear_jax.client.evaluate import evaluate as evaluate
@@ -27,9 +23,6 @@ from spear_jax.client.truth import Truth as Truth
 from spear_jax.config import ReconstructConfig as ReconstructConfig
 from spear_jax.devices import initialize_distributed as initialize_distributed
 from spear_jax.factorize import factorize as factorize
-from spear_jax.model_files import ModelFile as ModelFile
-from spear_jax.model_files import make_update as make_update
-from spear_jax.model_files import read_model as read_model
 from spear_jax.multiplicity import Copies as Copies
 from spear_jax.multiplicity import count_copies as count_copies
 from spear_jax.normalization import Normalization as Normalization
@@ -41,6 +34,13 @@ from spear_jax.types import Certificate as Certificate
 from spear_jax.types import Factorization as Factorization
 from spear_jax.types import Result as Result
 from spear_jax.types import SearchStats as SearchStats
+from spear_jax.update.bundle import Update as Update
+from spear_jax.update.bundle import UpdateError as UpdateError
+from spear_jax.update.bundle import load_update as load_update
+from spear_jax.update.bundle import save_update as save_update
+from spear_jax.update.readers.model_files import ModelFile as ModelFile
+from spear_jax.update.readers.model_files import make_update as make_update
+from spear_jax.update.readers.model_files import read_model as read_model
 
 try:
     __version__ = version("spear-jax")

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.bundle import Update
 from spear_jax.factorize import column_blocks, factorize
-from spear_jax.layers import DenseLayer
 from spear_jax.numerics import MIN_GAP, to_float64
 from spear_jax.types import Array, Factorization
+from spear_jax.update.bundle import Update
+from spear_jax.update.dense_layers import DenseLayer
 
 # Rows and columns of the block of a layer that shows the shrinkage: enough to average rounding out, and eigenvalues of
 # a matrix that size take about a second.

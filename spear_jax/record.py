@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from spear_jax.bundle import Update
 from spear_jax.config import ReconstructConfig
-from spear_jax.files import TensorFileError, atomic_path, read_tensors, write_tensors
-from spear_jax.layers import DenseLayer
 from spear_jax.multiplicity import count_copies
 from spear_jax.normalization import Normalization
+from spear_jax.tensor_files import TensorFileError, atomic_path, read_tensors, write_tensors
 from spear_jax.types import Certificate, Result
+from spear_jax.update.bundle import Update
+from spear_jax.update.dense_layers import DenseLayer
 
 _NEEDED = ("layer", "config", "seed", "update", "image_shape", "normalization")  # by other commands
 INPUTS, RECORD, STATE = "inputs.safetensors", "result.json", "state.safetensors"

@@ -13,8 +13,8 @@ import pytest
 from jax.numpy import bfloat16
 from safetensors.numpy import save_file
 
-from spear_jax.bundle import Update, UpdateError, load_update, save_update
-from spear_jax.layers import find_layers, natural_key
+from spear_jax.update.bundle import Update, UpdateError, load_update, save_update
+from spear_jax.update.dense_layers import find_layers, natural_key
 
 EXTENSIONS = (".safetensors", ".npz")
 

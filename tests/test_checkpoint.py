@@ -9,8 +9,8 @@ import pytest
 from spear_jax import checkpoint, pool
 from spear_jax.checkpoint import CheckpointError
 from spear_jax.config import ReconstructConfig
-from spear_jax.files import read_tensors, write_tensors
 from spear_jax.search import SearchState
+from spear_jax.tensor_files import read_tensors, write_tensors
 from spear_jax.testing import planted_problem
 
 CONFIG = ReconstructConfig(round_size=256)
@@ -111,7 +111,7 @@ def test_a_write_that_fails_leaves_the_old_state(tmp_path, monkeypatch):
         temporary.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("spear_jax.files.save_file", half)
+    monkeypatch.setattr("spear_jax.tensor_files.save_file", half)
     with pytest.raises(ValueError, match="disk full"):
         checkpoint.save_state(path, state_of([0], next_round=2), identity(), finished=False)
     assert checkpoint.load_state(path, identity()).next_round == 1

@@ -216,12 +216,12 @@ def test_ctrl_c_says_how_to_go_on(folder, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_is_named(folder, tmp_path, monkeypatch):
-    from spear_jax import files
+    from spear_jax import tensor_files
 
     def no_space(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "save_file", no_space)
+    monkeypatch.setattr(tensor_files, "save_file", no_space)
     update = planted_update(tmp_path / "u.npz", 2, 40)
     said = run("reconstruct", update, "--out", tmp_path / "recon", *ONE)
     assert said.code == 2

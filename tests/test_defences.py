@@ -11,7 +11,6 @@ import pytest
 from jax.numpy import bfloat16
 from scipy import stats
 
-from spear_jax.bundle import Update, UpdateError, load_update, save_update
 from spear_jax.defences import (
     DEFENCES,
     by_name,
@@ -24,6 +23,7 @@ from spear_jax.defences import (
     zero_bias,
 )
 from spear_jax.defences.alter import relative_change
+from spear_jax.update.bundle import Update, UpdateError, load_update, save_update
 
 KERNEL, BIAS = "dense_0.weight", "dense_0.bias"
 SHAPES = {KERNEL: (300, 400), BIAS: (300,), "dense_1.weight": (5, 300), "dense_1.bias": (5,)}

@@ -6,7 +6,7 @@ import jax
 import pytest
 from command_line import finish, planted_update, run, spawn
 
-from spear_jax.files import read_tensors
+from spear_jax.tensor_files import read_tensors
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="compares bytes over CPU devices")
 

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 import pytest
 
-from spear_jax.bundle import UpdateError, load_update
 from spear_jax.integrations import received_update
 from spear_jax.integrations.flower import RecordingStrategy, show_update_mod
 from spear_jax.reconstruct import reconstruct
+from spear_jax.update.bundle import UpdateError, load_update
 
 CLIENTS = (3, 10**18 + 1, 12)
 SIZES = (24, 40, 5)

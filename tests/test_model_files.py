@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from spear_jax import files
-from spear_jax.bundle import Update, UpdateError, save_update
-from spear_jax.files import read_npz
-from spear_jax.layers import find_layers
-from spear_jax.model_files import ModelFile, make_update, match_names, name_by_order, read_model
+from spear_jax import tensor_files
 from spear_jax.reconstruct import reconstruct
+from spear_jax.tensor_files import read_npz
+from spear_jax.update.bundle import Update, UpdateError, save_update
+from spear_jax.update.dense_layers import find_layers
+from spear_jax.update.readers.model_files import ModelFile, make_update, match_names, name_by_order, read_model
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -235,7 +235,7 @@ def test_one_step_of_pytorch_gives_its_batch_back_from_any_container(tmp_path, r
     before, after = (read_model(FIXTURES / f"sixteen_{name}.pt") for name in ("before", f"lr_{rate}"))
     if container != ".pt":
         for name, model in (("before", before), ("after", after)):
-            files.write_tensors(tmp_path / f"{name}{container}", model.tensors)
+            tensor_files.write_tensors(tmp_path / f"{name}{container}", model.tensors)
         before, after = (read_model(tmp_path / f"{name}{container}") for name in ("before", "after"))
     update = make_update(before, after, lr=float(rate))
     result = reconstruct(update.observation(), jax.random.key(0), model=update.network())

@@ -13,7 +13,7 @@ import types
 import numpy as np
 import pytest
 
-from spear_jax.bundle import UpdateError, load_update
+from spear_jax.update.bundle import UpdateError, load_update
 
 MODULE = "spear_jax.integrations.nvflare"
 

@@ -9,10 +9,10 @@ import pytest
 
 import spear_jax as sj
 from spear_jax import ReconstructConfig, reconstruct, record
-from spear_jax.bundle import Update
 from spear_jax.normalization import Normalization
 from spear_jax.record import RecordError
 from spear_jax.testing import planted_problem
+from spear_jax.update.bundle import Update
 
 CONFIG = ReconstructConfig(num_devices=1, num_examples=2)
 
@@ -80,7 +80,7 @@ def test_errors_are_summed_up_where_they_hold_and_are_finite(solved):
 def test_a_folder_from_before_there_were_errors_still_loads_and_makes_a_page(solved, tmp_path):
     from command_line import run
 
-    from spear_jax.files import read_tensors, write_tensors
+    from spear_jax.tensor_files import read_tensors, write_tensors
 
     content = described(solved)
     for name in ("approximate", "observed"):

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spear_jax import torch_files
-from spear_jax.files import TensorFileError, read_npz
-from spear_jax.torch_files import read_state_dict
+from spear_jax.tensor_files import TensorFileError, read_npz
+from spear_jax.update.readers import torch_files
+from spear_jax.update.readers.torch_files import read_state_dict
 
 FIXTURES = Path(__file__).parent / "fixtures"
 GLOBAL = "c{}\n{}\n".format

@@ -14,11 +14,11 @@ import pytest
 from flax import serialization
 from jax.numpy import bfloat16
 
-from spear_jax import tree_files
-from spear_jax.bundle import UpdateError
-from spear_jax.files import TensorFileError
-from spear_jax.model_files import read_model
-from spear_jax.tree_files import read_tree
+from spear_jax.tensor_files import TensorFileError
+from spear_jax.update.bundle import UpdateError
+from spear_jax.update.readers import tree_files
+from spear_jax.update.readers.model_files import read_model
+from spear_jax.update.readers.tree_files import read_tree
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

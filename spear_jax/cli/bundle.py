@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from spear_jax.bundle import UpdateError, save_update
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, make_folder
-from spear_jax.model_files import make_update, match_names, read_model
+from spear_jax.update.bundle import UpdateError, save_update
+from spear_jax.update.readers.model_files import make_update, match_names, read_model
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from spear_jax import record
-from spear_jax.bundle import load_update, save_update
 from spear_jax.cli import options
 from spear_jax.cli.evaluate import EVALUATION, score
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit, make_folder
@@ -19,6 +18,7 @@ from spear_jax.cli.simulate import make_update
 from spear_jax.client.load import demo_batch
 from spear_jax.client.truth import Truth
 from spear_jax.config import ReconstructConfig
+from spear_jax.update.bundle import load_update, save_update
 
 
 def register(app: typer.Typer) -> None:

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import typer
 
 from spear_jax import checkpoint, record
-from spear_jax.bundle import Update, UpdateError, load_update
 from spear_jax.cli import explain
 from spear_jax.cli.output import make_folder
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import select_devices
-from spear_jax.layers import natural_key
 from spear_jax.status import Status
+from spear_jax.update.bundle import Update, UpdateError, load_update
+from spear_jax.update.dense_layers import natural_key
 
 SUMMARY = "summary.json"
 SUFFIXES = (".safetensors", ".npz")

@@ -10,11 +10,11 @@ import jax
 import typer
 
 from spear_jax import checkpoint, record
-from spear_jax.bundle import load_update
 from spear_jax.cli import options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
 from spear_jax.cli.reconstruct import run, tell
 from spear_jax.config import ReconstructConfig
+from spear_jax.update.bundle import load_update
 
 # Of the shards' options, those that decide what they found; devices and budgets are this machine's own.
 CHOSEN = ("method", "rank", "num_examples", "sampler", "round_size")

@@ -11,7 +11,6 @@ import jax
 import typer
 
 from spear_jax import checkpoint, record
-from spear_jax.bundle import Update, load_update
 from spear_jax.cli import many, options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean, make_folder
 from spear_jax.config import ReconstructConfig
@@ -21,6 +20,7 @@ from spear_jax.reconstruct import reconstruct as run_reconstruct
 from spear_jax.report.values import copies
 from spear_jax.search import Progress, SearchState
 from spear_jax.types import Result
+from spear_jax.update.bundle import Update, load_update
 
 
 def register(app: typer.Typer) -> None:

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from spear_jax.bundle import Update, save_update
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, make_folder
 from spear_jax.client.batch import Batch, DataError
@@ -21,6 +20,7 @@ from spear_jax.client.local_training import KINDS, LocalTraining, simulate_round
 from spear_jax.client.models import MLP, init_params, train
 from spear_jax.client.truth import Truth
 from spear_jax.normalization import Normalization
+from spear_jax.update.bundle import Update, save_update
 
 DATA_VARIABLE = "SPEAR_JAX_DATA"
 LOCAL_OPTIONS = {

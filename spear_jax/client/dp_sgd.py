@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from spear_jax.bundle import Update
 from spear_jax.client.batch import Batch
 from spear_jax.client.gradient import check_batch, flatten, update_metadata
 from spear_jax.client.models import MLP, Params, cross_entropy, require_dtype
 from spear_jax.defences import gaussian_noise
+from spear_jax.update.bundle import Update
 
 
 def dp_sgd_update(

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from spear_jax.bundle import Update
 from spear_jax.client.batch import Batch
 from spear_jax.client.models import MLP, Params, cross_entropy, layer_name, perturbation_name, require_dtype
 from spear_jax.client.truth import Truth
-from spear_jax.metadata import FORMAT_VERSION
+from spear_jax.update.bundle import Update
+from spear_jax.update.metadata import FORMAT_VERSION
 
 
 def simulate_update(model: MLP, params: Params, batch: Batch, *, dtype: str = "float64") -> tuple[Update, Truth]:

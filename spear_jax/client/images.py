@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from spear_jax import files
+from spear_jax import tensor_files
 from spear_jax.client.batch import DataError
 
 _COMMON = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -188,8 +188,8 @@ def _read_cifar(path: Path, image_size: int | None) -> ImageSet:
 
 def _read_npz(path: Path, image_size: int | None) -> ImageSet:
     try:
-        arrays = files.read_npz(path)
-    except files.TensorFileError as error:
+        arrays = tensor_files.read_npz(path)
+    except tensor_files.TensorFileError as error:
         raise DataError(str(error)) from error
     images = next((arrays[key] for key in _IMAGE_KEYS if key in arrays), None)
     if images is None:

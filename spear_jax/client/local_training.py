@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from spear_jax.bundle import Update
 from spear_jax.client.batch import Batch
 from spear_jax.client.gradient import check_batch, flatten, truth_of, update_metadata
 from spear_jax.client.models import MLP, Params, cross_entropy, layer_name, require_dtype
 from spear_jax.client.truth import Truth
+from spear_jax.update.bundle import Update
 
 OPTIMIZERS = ("sgd", "adam", "sign")
 KINDS = ("weights", "delta")

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spear_jax.client.batch import Batch, Column, DataError, draw
-from spear_jax.layers import natural_key
+from spear_jax.update.dense_layers import natural_key
 
 
 def load_table(

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from spear_jax import files
+from spear_jax import tensor_files
 from spear_jax.client.batch import Column
-from spear_jax.layers import natural_key
-from spear_jax.metadata import parse_shape
 from spear_jax.normalization import Normalization
+from spear_jax.update.dense_layers import natural_key
+from spear_jax.update.metadata import parse_shape
 
 _CONTENT = "truth"
 _INPUT, _GRAD_Z = "input/", "grad_z/"
@@ -64,8 +64,8 @@ class Truth:
         if self.image_shape is not None:
             metadata["image_shape"] = json.dumps(self.image_shape)
         try:
-            files.write_tensors(path, tensors, metadata)
-        except files.TensorFileError as error:
+            tensor_files.write_tensors(path, tensors, metadata)
+        except tensor_files.TensorFileError as error:
             raise TruthError(str(error)) from error
 
     @classmethod
@@ -76,8 +76,8 @@ class Truth:
             TruthError: the file cannot be read, or holds something else (an update, for instance).
         """
         try:
-            tensors, metadata = files.read_tensors(path)
-        except files.TensorFileError as error:
+            tensors, metadata = tensor_files.read_tensors(path)
+        except tensor_files.TensorFileError as error:
             raise TruthError(str(error)) from error
         if metadata.get("content") != _CONTENT or "labels" not in tensors:
             raise TruthError(f"{os.path.basename(path)} is no truth file; pass the one that simulate wrote as --truth.")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.bundle import Update, UpdateError
+from spear_jax.update.bundle import Update, UpdateError
 
 Tensors = dict[str, np.ndarray]
 

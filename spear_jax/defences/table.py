@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.bundle import Update, UpdateError
 from spear_jax.defences.alter import Tensors, alter, norm
+from spear_jax.update.bundle import Update, UpdateError
 
 _INT8_LEVELS = 127
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spear_jax.bundle import Update, UpdateError, save_update
-from spear_jax.metadata import metadata_problem
-from spear_jax.model_files import ModelFile, make_update, name_by_order
+from spear_jax.update.bundle import Update, UpdateError, save_update
+from spear_jax.update.metadata import metadata_problem
+from spear_jax.update.readers.model_files import ModelFile, make_update, name_by_order
 
 _log = logging.getLogger(__name__)
 

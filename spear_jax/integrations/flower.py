@@ -23,12 +23,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from spear_jax.bundle import Update, UpdateError
 from spear_jax.config import ReconstructConfig
 from spear_jax.factorize import factorize
 from spear_jax.integrations import check_metadata, listening, make_folder, received_update, record
-from spear_jax.layers import DenseLayer
 from spear_jax.search_plan import plan_search
+from spear_jax.update.bundle import Update, UpdateError
+from spear_jax.update.dense_layers import DenseLayer
 
 # Under which names configurations and metrics of Flower apps hold what the metadata of a bundle say.
 _FACT_KEYS = {

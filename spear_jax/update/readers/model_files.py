@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from jax.numpy import bfloat16
 
-from spear_jax import files, torch_files, tree_files
-from spear_jax.bundle import Update, UpdateError
+from spear_jax import tensor_files
+from spear_jax.update.bundle import Update, UpdateError
+from spear_jax.update.readers import torch_files, tree_files
 
 # What data parallelism, compilers and training loops put before every name.
 PREFIXES = ("module.", "_orig_mod.", "model.", "params/", "params.")
@@ -50,7 +51,7 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
     path = Path(path)
     try:
         tensors, framework = _read(path)
-    except files.TensorFileError as error:
+    except tensor_files.TensorFileError as error:
         raise UpdateError(str(error)) from error
     if any(name.startswith(("grad/", "client/")) for name in tensors):
         raise UpdateError(f"{path.name} is an update bundle already; pass it to spear-jax inspect or reconstruct.")
@@ -197,7 +198,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
             f"{path.name} has extension {path.suffix or '(none)'!r}; expected .pt, .pth or .bin (PyTorch), "
             ".safetensors, .npz, .msgpack (Flax) or the folder of an Orbax checkpoint."
         )
-    tensors, metadata = files.read_tensors(path)
+    tensors, metadata = tensor_files.read_tensors(path)
     ordinals = [f"arr_{index}" for index in range(len(tensors))]
     if path.suffix == ".npz" and set(tensors) == set(ordinals):
         tensors = name_by_order([tensors[name] for name in ordinals])

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from spear_jax import torch_pickle
-from spear_jax.files import READ_ERRORS, ZIP_ERRORS, TensorFileError, existing_file
-from spear_jax.torch_pickle import SAVE_AGAIN, StoredTensor
+from spear_jax.tensor_files import READ_ERRORS, ZIP_ERRORS, TensorFileError, existing_file
+from spear_jax.update.readers import torch_pickle
+from spear_jax.update.readers.torch_pickle import SAVE_AGAIN, StoredTensor
 
 # A tensor of a state dict takes some forty instructions; what lies beside it (losses, an optimiser) is not endless.
 _INSTRUCTIONS, _INSTRUCTIONS_PER_RECORD = 50_000, 200

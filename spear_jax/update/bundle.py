@@ -17,12 +17,13 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax import files, layers
-from spear_jax.layers import DenseLayer
-from spear_jax.metadata import FORMAT_VERSION, metadata_problem, parse_shape
+from spear_jax import tensor_files
 from spear_jax.normalization import Normalization
 from spear_jax.observation import LayerObservation
-from spear_jax.weight_change import decayed_share, gradient_sum, rounding_error, widen
+from spear_jax.update import dense_layers
+from spear_jax.update.dense_layers import DenseLayer
+from spear_jax.update.metadata import FORMAT_VERSION, metadata_problem, parse_shape
+from spear_jax.update.weight_change import decayed_share, gradient_sum, rounding_error, widen
 
 _PREFIX = {"gradient": "grad/", "weights": "client/", "delta": "client/"}
 
@@ -168,7 +169,7 @@ class Update:
         """
         index = self.layers.index(self.layer(layer_name))
         matrices_left_out = any(self.global_tensors[name].ndim == 2 for name, _ in self.skipped)
-        if index + 1 == len(self.layers) or matrices_left_out or not layers.is_chain(self.layers[index:]):
+        if index + 1 == len(self.layers) or matrices_left_out or not dense_layers.is_chain(self.layers[index:]):
             return None
         return [self._tensors(layer, self.global_tensors) for layer in self.layers[index + 1 :]]
 
@@ -191,7 +192,7 @@ class Update:
         floating = {n: t.shape for n, t in self.global_tensors.items() if jnp.issubdtype(t.dtype, np.floating)}
         layout = self.layout or self.metadata.get("layout")
         try:
-            found, skipped = layers.find_layers(floating, layout=layout, framework=self.metadata.get("framework"))
+            found, skipped = dense_layers.find_layers(floating, layout=layout, framework=self.metadata.get("framework"))
         except ValueError as error:
             raise UpdateError(str(error)) from error
         others = [
@@ -246,14 +247,14 @@ def load_update(path: str | os.PathLike[str], *, layout: str | None = None) -> U
         UpdateError: anything wrong with the file or its contents, in one sentence.
     """
     try:
-        tensors, metadata = files.read_tensors(path)
+        tensors, metadata = tensor_files.read_tensors(path)
         global_tensors = _under("global/", tensors)
         if "kind" not in metadata:
             metadata["kind"] = _infer_kind(tensors)
         _check_metadata(metadata)
         client_tensors = _under(_PREFIX[metadata["kind"]], tensors)
         return Update(global_tensors, client_tensors, metadata, layout)
-    except files.TensorFileError as error:
+    except tensor_files.TensorFileError as error:
         raise UpdateError(str(error)) from error
     except UpdateError as error:
         raise UpdateError(f"{os.path.basename(path)}: {error}") from error
@@ -269,8 +270,8 @@ def save_update(update: Update, path: str | os.PathLike[str]) -> None:
     tensors = {f"global/{name}": tensor for name, tensor in update.global_tensors.items()}
     tensors |= {f"{prefix}{name}": tensor for name, tensor in update.client_tensors.items()}
     try:
-        files.write_tensors(path, tensors, {"format_version": FORMAT_VERSION} | dict(update.metadata))
-    except files.TensorFileError as error:
+        tensor_files.write_tensors(path, tensors, {"format_version": FORMAT_VERSION} | dict(update.metadata))
+    except tensor_files.TensorFileError as error:
         raise UpdateError(str(error)) from error
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from spear_jax.files import READ_ERRORS, TensorFileError, existing_file
+from spear_jax.tensor_files import READ_ERRORS, TensorFileError, existing_file
 
 # Each value of a msgpack file costs up to some hundred bytes of memory; ten thousand arrays have fewer than this.
 _MAX_VALUES = 100_000

@@ -6,8 +6,8 @@ import json
 import math
 from collections.abc import Callable, Mapping
 
-from spear_jax.layers import LAYOUTS
 from spear_jax.normalization import Normalization
+from spear_jax.update.dense_layers import LAYOUTS
 
 FORMAT_VERSION = "1"
 KINDS = ("gradient", "weights", "delta")

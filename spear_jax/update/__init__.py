@@ -1,0 +1,1 @@
+"""What came back from a client, in any framework's files, as observations of layers."""

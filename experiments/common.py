@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from spear_jax import record
+from spear_jax.audit import record
 
 RESULTS = Path(__file__).parent / "results"
 DATA_VARIABLE = "SPEAR_JAX_DATA"

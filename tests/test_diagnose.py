@@ -10,7 +10,7 @@ from command_line import run
 from networks import simulate
 
 import spear_jax as sj
-from spear_jax.diagnose import diagnose
+from spear_jax.audit.diagnose import diagnose
 
 WIDTHS, IN_FEATURES, CLASSES = (40, 24), 60, 10
 

@@ -7,8 +7,8 @@ import jax
 import pytest
 
 import spear_jax as sj
+from spear_jax.audit.sweep import SweepError, Trial, read_trials, sweep, verdicts, write_trials
 from spear_jax.defences import DEFENCES, Defence, gaussian_noise
-from spear_jax.sweep import SweepError, Trial, read_trials, sweep, verdicts, write_trials
 from spear_jax.update.bundle import UpdateError
 
 BATCH = 2

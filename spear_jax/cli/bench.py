@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from spear_jax import record
+from spear_jax.audit import record
 from spear_jax.bench import bench_sampling, measure_peak
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, table

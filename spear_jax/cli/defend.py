@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import jax
 import typer
 
+from spear_jax.audit.sweep import TRIALS, SweepError, Trial, read_trials, sweep, verdicts, write_trials
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, make_folder, table
 from spear_jax.defences import DEFENCES, by_name
 from spear_jax.defences.alter import relative_change
-from spear_jax.sweep import TRIALS, SweepError, Trial, read_trials, sweep, verdicts, write_trials
 from spear_jax.update.bundle import UpdateError, load_update, save_update
 
 DEFENDED, SWEPT, MAX_SECONDS = Path("defended.safetensors"), Path("recon"), 10.0

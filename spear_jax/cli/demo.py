@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spear_jax import record
+from spear_jax.audit import record
 from spear_jax.cli import options
 from spear_jax.cli.evaluate import EVALUATION, score
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit, make_folder

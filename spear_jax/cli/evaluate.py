@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spear_jax import record
+from spear_jax.audit import record
 from spear_jax.cli import options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
 from spear_jax.client.evaluate import Evaluation

@@ -7,12 +7,12 @@ from typing import Any
 
 import typer
 
-from spear_jax import record
+from spear_jax.audit import record
+from spear_jax.audit.diagnose import Finding, diagnose
 from spear_jax.certify import gather_evidence
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, table
 from spear_jax.config import ReconstructConfig
-from spear_jax.diagnose import Finding, diagnose
 from spear_jax.factorize import factorize
 from spear_jax.propose import choose_method
 from spear_jax.row_model import row_model, single_rows

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import typer
 
-from spear_jax import checkpoint, record
+from spear_jax.audit import record
+from spear_jax.audit import resume as checkpoint
 from spear_jax.cli import explain
 from spear_jax.cli.output import make_folder
 from spear_jax.config import ReconstructConfig

@@ -9,7 +9,7 @@ from typing import Annotated
 import jax
 import typer
 
-from spear_jax import checkpoint, record
+from spear_jax.audit import record, resume
 from spear_jax.cli import options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
 from spear_jax.cli.reconstruct import run, tell
@@ -41,18 +41,16 @@ def merge(
     Pools the directions that they found, selects, reconstructs and certifies; nothing new is drawn.
     """
     if out.resolve() in [shard.resolve() for shard in shards]:
-        raise checkpoint.CheckpointError(f"--out {out} is one of the shards; give another folder.")
+        raise resume.CheckpointError(f"--out {out} is one of the shards; give another folder.")
     first = record.read_reconstruction(shards[0]).record
     path = Path(first["update"]) if update_file is None else update_file
     if update_file is None and not path.exists():
-        raise checkpoint.CheckpointError(f"{path}, the update of {shards[0]}, is not there; say where by --update.")
+        raise resume.CheckpointError(f"{path}, the update of {shards[0]}, is not there; say where by --update.")
     update = load_update(path, layout=first.get("layout"))
     config = ReconstructConfig(**{name: first["config"][name] for name in CHOSEN})
     observation = update.observation(first["layer"])
     key = jax.random.key(first["seed"])
-    state = checkpoint.merge_states(
-        [shard / record.STATE for shard in shards], checkpoint.identity(observation, key, config)
-    )
+    state = resume.merge_states([shard / record.STATE for shard in shards], resume.identity(observation, key, config))
     # A spent budget: what the shards found is judged, nothing new is drawn.
     spent = dataclasses.replace(config, max_candidates=max(state.candidates, 1))
     result, content = run(update, path, out, spent, layer=first["layer"], seed=first["seed"], start=state)

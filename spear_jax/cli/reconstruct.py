@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from spear_jax import checkpoint, record
+from spear_jax.audit import record
+from spear_jax.audit import resume as checkpoint
 from spear_jax.cli import many, options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean, make_folder
 from spear_jax.config import ReconstructConfig

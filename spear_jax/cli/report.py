@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from spear_jax import record
+from spear_jax.audit import record
+from spear_jax.audit.sweep import TRIALS, Trial, read_trials
 from spear_jax.cli import many, options
 from spear_jax.cli.evaluate import score
 from spear_jax.cli.output import emit, make_folder
@@ -15,7 +16,6 @@ from spear_jax.client.tables import column_names
 from spear_jax.client.truth import Truth as TruthFile
 from spear_jax.report.index import write_index
 from spear_jax.report.write import write_report
-from spear_jax.sweep import TRIALS, Trial, read_trials
 
 
 def register(app: typer.Typer) -> None:

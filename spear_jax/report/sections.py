@@ -7,10 +7,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spear_jax.audit.sweep import Trial, Verdict, verdicts
 from spear_jax.config import ReconstructConfig
 from spear_jax.numerics import ERROR_MARGIN, MAX_ERROR, MIN_GAP
 from spear_jax.report.values import DASH, copies, count_of, devices, mapping, number, seconds, shape, share, text
-from spear_jax.sweep import Trial, Verdict, verdicts
 
 Rows = list[tuple[str, str]]
 # Fields of the configuration that are options of the command line under the same name.

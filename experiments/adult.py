@@ -11,7 +11,7 @@ the second layer, ``y = relu(W x + bias)``, are not linear in the rows: 64 of th
 are recovered, and then each row from the neurons that fire for it, ``W x + bias = y``: m / 2 equations for n values.
 
 ``repeats`` plants merged rows: so many rows are there twice, every second one with the other label; their copies are
-counted (`spear_jax.multiplicity`). ``raw`` leaves the numeric columns in their own units, up to a million: the
+counted (`count_copies`). ``raw`` leaves the numeric columns in their own units, up to a million: the
 largest column alone then decides what fires, 1 to 5 of 200 neurons differ within a batch, and D has rank 1 to 4 (ten
 batches).
 Hardware: two CPU cores. Time: half an hour, quick a minute.
@@ -34,9 +34,9 @@ import spear_jax as sj
 from experiments import claims, common
 from experiments.claims import Claim, Finding, Line, Setting
 from experiments.trained import is_visible
+from spear_jax.attacks.dense.copies import Copies, count_copies
 from spear_jax.client.batch import Column
 from spear_jax.config import DictionaryConfig, ReconstructConfig
-from spear_jax.multiplicity import Copies, count_copies
 
 FIRST_SEED, DEPTH = 700, 6
 # Budgets that count work, not seconds: the outcome does not depend on the machine.

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from experiments import common
-from spear_jax.factorize import factorize
+from spear_jax.factorization import factorize
 
 
 def main(rows: int = 2000, columns: int = 150_528, rank: int = 24) -> None:

@@ -17,7 +17,7 @@ import jax
 import matplotlib
 
 from experiments import common
-from spear_jax import bench, planning
+from spear_jax.attacks.dense.sampling import bench, cost
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -83,7 +83,7 @@ def efficiency(line: dict, rate: dict) -> float:
     """Independent candidates that one is worth: for a walk the planner's, as few finds would say little."""
     if rate["name"] != "walk":
         return 1.0
-    return planning.walk_efficiency(bench.WALK_THRESHOLD, line["rank"], line["width"])
+    return cost.walk_efficiency(bench.WALK_THRESHOLD, line["rank"], line["width"])
 
 
 if __name__ == "__main__":

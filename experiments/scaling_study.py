@@ -1,7 +1,7 @@
 """Seconds and memory over b, m, n and devices: each stage's cost as ``c b^x m^y n^z``, with what the fit leaves over.
 
 Claim (ours, no figure in the literature): every stage is polynomial in b, m and n, where candidates are counted; what
-is exponential is their number alone (`spear_jax.planning`). Expected [D]: factorising reads all m n entries in passes
+is exponential is their number alone (`sampling.cost`). Expected [D]: factorising reads all m n entries in passes
 of a width of 64 at least: y = z = 1 and x near 0; a flat candidate costs 2 b^3 / 3 + 2 m b operations; a candidate of a
 walk a share of a step, between b^-1 and b^0, whatever m; solving is linear in n. A walk's submatrices are the same on
 any number of devices, and so is its rate where these are threads of one CPU.
@@ -34,7 +34,8 @@ from matplotlib.axes import Axes
 import spear_jax as sj
 from experiments import claims
 from experiments.claims import Claim, Finding, Line, Setting
-from spear_jax import bench, samplers, testing
+from spear_jax import testing
+from spear_jax.attacks.dense.sampling import bench, samplers
 from spear_jax.config import ReconstructConfig
 
 matplotlib.use("Agg")

@@ -10,7 +10,7 @@ on half of the rows; and now and then for inputs in [0, 1], whose zeros are nest
 more than a column of it.
 
 Each trial grows one pool by the sampling search's own rounds, without ending it, and chooses from it with one stage and
-with two (`spear_jax.select`) at several multiples of the candidates that the batch's own zero counts make necessary.
+with two (`directions.select`) at several multiples of the candidates that the batch's own zero counts make necessary.
 Tags: S read at the source, D derived for this project, NF not found. 64 x 64 ImageNet photos, default PyTorch
 initialisation, float64. Hardware: two CPU cores. Time: about half an hour, a quick run a minute.
 
@@ -29,10 +29,12 @@ from experiments import claims, common
 from experiments.claims import Claim, Finding, Line, Setting
 from experiments.planning.cost import sampler_of
 from experiments.planning.real_layer import IMAGES, RealLayer, real_layer
-from spear_jax import certify, planning, pool
+from spear_jax.attacks.dense.certificates import pattern
+from spear_jax.attacks.dense.directions import pool
+from spear_jax.attacks.dense.directions.select import select
+from spear_jax.attacks.dense.sampling import cost
+from spear_jax.attacks.dense.sampling.search import initial_state
 from spear_jax.config import ReconstructConfig
-from spear_jax.search import initial_state
-from spear_jax.select import select
 from spear_jax.types import CandidatePool
 
 matplotlib.use("Agg")
@@ -97,12 +99,12 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
     )
     if layer.factorization.rank != b:
         return {"rank": layer.factorization.rank, "choices": []}
-    expected = planning.expected_candidates(layer.hit_probabilities)
+    expected = cost.expected_candidates(layer.hit_probabilities)
     name = "flat" if b <= FLAT_SIZE else "walk"
     sampler, step, worth, least = sampler_of(layer, name, expected, seed, rounds=ROUNDS)
     if regime.is_filtered:
-        least = planning.zero_threshold(ReconstructConfig().false_rejection, len(layer.live_rows))
-    evidence = certify.gather_evidence(layer.observation, layer.factorization)
+        least = cost.zero_threshold(ReconstructConfig().false_rejection, len(layer.live_rows))
+    evidence = pattern.gather_evidence(layer.observation, layer.factorization)
     grown, rounds, choices, started = initial_state(b, ReconstructConfig()).pool, 0, [], time.perf_counter()
     for budget in BUDGETS:
         while rounds * step * worth < budget * expected:
@@ -118,13 +120,13 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def choices_from(layer: RealLayer, evidence: certify.Evidence, grown: CandidatePool) -> dict[str, Any]:
+def choices_from(layer: RealLayer, evidence: pattern.Evidence, grown: CandidatePool) -> dict[str, Any]:
     """True directions that the pool holds, and that each way to choose takes; certified ones only count if true."""
     held = layer.is_among(grown.directions[: grown.size])
     told: dict[str, Any] = {"pool": grown.size, "held": int(held.sum())}
     for name, may_swap in (("one", False), ("two", True)):
         started = time.perf_counter()
-        chosen, certificate = select(grown, lambda found: certify.certify(evidence, found), may_swap=may_swap)
+        chosen, certificate = select(grown, lambda found: pattern.certify(evidence, found), may_swap=may_swap)
         told[name] = {
             "true": int(layer.is_among(grown.directions[chosen]).sum()),
             "score": None if certificate is None else certificate.matching_score,

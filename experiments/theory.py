@@ -1,6 +1,6 @@
 """SPEAR's theory against runs: submatrices to be drawn, failure by width, and the choice of the zero threshold.
 
-Three claims, each a curve of `spear_jax.planning` with points from real batches beside it (`experiments.planning`):
+Three claims, each a curve of `sampling.cost` with points from real batches beside it (`experiments.planning`):
 
 - cost (Lemma 5.2 and Fig. 4 [S] for m = 200 and 2000; formula and values [NF]): submatrices that are drawn until every
   direction was among them. Expected: 2^(b-1) H_b for wide layers [D], and the finite-width medians of

@@ -6,6 +6,9 @@ followed by ReLU has rank b and hides b sparse directions, which give back the b
 
 from importlib.metadata import PackageNotFoundError, version
 
+from spear_jax.attacks.dense.copies import Copies as Copies
+from spear_jax.attacks.dense.copies import count_copies as count_copies
+from spear_jax.attacks.dense.pipeline import reconstruct as reconstruct
 from spear_jax.client.dp_sgd import dp_sgd_update as dp_sgd_update
 from spear_jax.client.evaluate import Evaluation as Evaluation
 from spear_jax.client.evaluate import evaluate as evaluate
@@ -22,12 +25,9 @@ from spear_jax.client.models import train as train
 from spear_jax.client.truth import Truth as Truth
 from spear_jax.config import ReconstructConfig as ReconstructConfig
 from spear_jax.devices import initialize_distributed as initialize_distributed
-from spear_jax.factorize import factorize as factorize
-from spear_jax.multiplicity import Copies as Copies
-from spear_jax.multiplicity import count_copies as count_copies
+from spear_jax.factorization import factorize as factorize
 from spear_jax.normalization import Normalization as Normalization
 from spear_jax.observation import LayerObservation as LayerObservation
-from spear_jax.reconstruct import reconstruct as reconstruct
 from spear_jax.status import Status as Status
 from spear_jax.types import CandidatePool as CandidatePool
 from spear_jax.types import Certificate as Certificate

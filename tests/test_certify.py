@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import special
 
-from spear_jax import certify, error_bars, numerics
-from spear_jax.factorize import factorize
+from spear_jax import numerics
+from spear_jax.attacks.dense.certificates import error_bars, pattern
+from spear_jax.attacks.dense.directions.recover import disaggregation, recover_inputs
+from spear_jax.factorization import factorize
 from spear_jax.observation import LayerObservation
-from spear_jax.recover import disaggregation, recover_inputs
 from spear_jax.testing import planted_problem
 
 SEEDS = range(25)
@@ -23,7 +24,7 @@ def judge(observation, directions=None, grad_z=None):
     factorization = factorized(observation)
     if directions is None:
         directions = unit((np.asarray(factorization.left).T @ grad_z).T)
-    return certify.certify(certify.gather_evidence(observation, factorization), directions)
+    return pattern.certify(pattern.gather_evidence(observation, factorization), directions)
 
 
 def factorized(observation, known={}):  # noqa: B006  the gradients are shared by many problems here
@@ -105,7 +106,7 @@ def test_while_one_direction_is_a_mixture_nothing_is_certified_and_the_pattern_t
         factorization = factorize(problem.observation.weight_grad)
         directions = problem.directions(np.asarray(factorization.left)).T.copy()
         directions[2] = unit(directions[2:3] + 0.5 * directions[4:5])[0]
-        verdict = certify.certify(certify.gather_evidence(problem.observation, factorization), directions)
+        verdict = pattern.certify(pattern.gather_evidence(problem.observation, factorization), directions)
         mixing = disaggregation(factorization, problem.observation.bias_grad, directions)
         error = np.abs(recover_inputs(factorization, mixing) - problem.inputs).max(axis=1)
         assert not (verdict.exact | verdict.approximate).any()
@@ -183,9 +184,9 @@ def test_the_order_of_the_directions_only_permutes_the_verdict():
 def test_noise_that_hides_the_pattern_certifies_nothing():
     problem = planted_problem(5, 120, 200, noise=0.3)
     factorization = factorize(problem.observation.weight_grad, rank=5)
-    evidence = certify.gather_evidence(problem.observation, factorization)
+    evidence = pattern.gather_evidence(problem.observation, factorization)
     random = unit(np.random.default_rng(0).normal(size=(5, 5)))
-    assert not certify.certify(evidence, random).exact.any()
+    assert not pattern.certify(evidence, random).exact.any()
 
 
 def test_the_weight_residual_is_the_relative_error_of_the_gradient():
@@ -196,7 +197,7 @@ def test_the_weight_residual_is_the_relative_error_of_the_gradient():
     inputs = recover_inputs(factorization, mixing) + 0.1
     grad = problem.observation.weight_grad
     expected = np.linalg.norm(grad - np.asarray(factorization.left) @ mixing @ inputs) / np.linalg.norm(grad)
-    got = certify.weight_residual(problem.observation, factorization, mixing, inputs)
+    got = pattern.weight_residual(problem.observation, factorization, mixing, inputs)
     np.testing.assert_allclose(got, expected, rtol=1e-10)
 
 
@@ -217,10 +218,10 @@ def test_a_direction_mixed_with_one_whose_neurons_are_nearly_all_its_own_is_left
         mixed = true.copy()
         mixed[0] = unit((left.T @ (grad_z[:, 0] + 0.1 * grad_z[:, 1]))[None])[0]
         assert np.isfinite(error_bars.direction_error(factorization, true)).all()
-        assert certify.is_determined(factorization, true).all()
+        assert pattern.is_determined(factorization, true).all()
         error = error_bars.direction_error(factorization, mixed)
         assert np.isinf(error[0])
         assert np.isfinite(error[1:]).all()
-        determined = certify.is_determined(factorization, mixed)
+        determined = pattern.is_determined(factorization, mixed)
         assert not determined[0]
         assert determined[1:].all()

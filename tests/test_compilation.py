@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 
-from spear_jax import samplers, sampling
+from spear_jax.attacks.dense.sampling import flat, samplers
 from spear_jax.config import ReconstructConfig
 
 CONFIG = ReconstructConfig(chunk_size=64, num_devices=2)
@@ -19,8 +19,8 @@ def unit_rows(seed):
 
 def test_rounds_keys_sizes_and_thresholds_share_one_compilation(monkeypatch):
     traces = []
-    original = sampling.propose
-    monkeypatch.setattr(sampling, "propose", lambda *arguments: traces.append(1) or original(*arguments))
+    original = flat.propose
+    monkeypatch.setattr(flat, "propose", lambda *arguments: traces.append(1) or original(*arguments))
     samplers.flat_sampler(unit_rows(0), jax.random.key(0), 1e-3, 256, CONFIG)
     after_compiling = len(traces)
     assert after_compiling >= 1
@@ -32,20 +32,20 @@ def test_rounds_keys_sizes_and_thresholds_share_one_compilation(monkeypatch):
 
 
 def test_the_rows_of_hits_are_compiled_once_per_padded_size():
-    sampling.hit_rows.clear_cache()
+    flat.hit_rows.clear_cache()
     for seed in range(4):
-        sampling.hit_rows(jax.random.key(seed), np.arange(256, dtype=np.uint32), num_rows=50, count=3)
-    assert sampling.hit_rows._cache_size() == 1
-    sampling.hit_rows(jax.random.key(0), np.arange(512, dtype=np.uint32), num_rows=50, count=3)
-    assert sampling.hit_rows._cache_size() == 2
+        flat.hit_rows(jax.random.key(seed), np.arange(256, dtype=np.uint32), num_rows=50, count=3)
+    assert flat.hit_rows._cache_size() == 1
+    flat.hit_rows(jax.random.key(0), np.arange(512, dtype=np.uint32), num_rows=50, count=3)
+    assert flat.hit_rows._cache_size() == 2
 
 
 def test_a_second_search_of_the_same_shapes_compiles_nothing(monkeypatch):
     """A hundred batches of one layer must not pay for a hundred compilations."""
     samplers.flat_sampler(unit_rows(1), jax.random.key(1), 1e-3, 256, CONFIG)
     traces = []
-    original = sampling.propose
-    monkeypatch.setattr(sampling, "propose", lambda *arguments: traces.append(1) or original(*arguments))
+    original = flat.propose
+    monkeypatch.setattr(flat, "propose", lambda *arguments: traces.append(1) or original(*arguments))
     samplers.flat_sampler(unit_rows(2), jax.random.key(2), 2e-3, 256, CONFIG)
     assert traces == []
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spear_jax import devices, numerics, samplers, sampling
+from spear_jax import devices, numerics
+from spear_jax.attacks.dense.sampling import flat, samplers
 from spear_jax.config import ReconstructConfig
-from spear_jax.factorize import factorize
+from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="asks for eight CPU devices and equal bits")
@@ -65,7 +66,7 @@ def test_directions_and_zero_counts_do_not_depend_on_the_chunk_size(batch_size):
     left = np.asarray(factorization.left)[np.asarray(factorization.live_mask)]
     left = jnp.asarray(left / np.linalg.norm(left, axis=1, keepdims=True), jnp.float32)
     tolerance = jnp.float32(numerics.search_tolerance(factorization))
-    propose = jax.jit(sampling.propose)
+    propose = jax.jit(flat.propose)
 
     def all_chunks(size):
         index = [jnp.arange(start, start + size, dtype=jnp.uint32) for start in range(0, 2048, size)]
@@ -73,7 +74,7 @@ def test_directions_and_zero_counts_do_not_depend_on_the_chunk_size(batch_size):
         return np.concatenate([part[0] for part in parts], axis=1), np.concatenate([part[1] for part in parts])
 
     index = jnp.arange(2048, dtype=jnp.uint32)
-    rows = sampling.hit_rows(jax.random.key(1), index, num_rows=len(left), count=batch_size - 1)
+    rows = flat.hit_rows(jax.random.key(1), index, num_rows=len(left), count=batch_size - 1)
     spectrum = np.linalg.svd(np.asarray(left, np.float64)[np.asarray(rows)], compute_uv=False)
     regular = spectrum[:, -1] > 1e-2
     assert regular.mean() > 0.8
@@ -97,7 +98,7 @@ def test_candidates_from_the_size_on_are_ignored(variant):
 def hit_index(drawn):
     """Candidates of the first round that the rows are those of."""
     index, num_rows = jnp.arange(ROUND, dtype=jnp.uint32), len(planted_left()[0])
-    every = np.asarray(sampling.hit_rows(jax.random.key(0), index, num_rows=num_rows, count=3))
+    every = np.asarray(flat.hit_rows(jax.random.key(0), index, num_rows=num_rows, count=3))
     return np.flatnonzero((every[:, None] == drawn.rows[None]).all(axis=2).any(axis=1))
 
 
@@ -118,7 +119,7 @@ def test_hits_are_zero_on_the_rows_that_they_were_drawn_by(number):
     left, tolerance = planted_left()
     hits = run({"num_devices": 8}, number=number)
     assert hits.count > 100
-    vectors = sampling.null_vectors_float64(left[hits.rows])
+    vectors = flat.null_vectors_float64(left[hits.rows])
     zeros = np.sum(np.abs(vectors @ left.T) < tolerance, axis=1)
     assert (zeros >= THRESHOLD).mean() > 0.99  # float32 took a few small entries for zeros
 

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spear_jax import basis, certify, full_round, propose, subspace
+from spear_jax.attacks.dense import strategy
+from spear_jax.attacks.dense.certificates import pattern
+from spear_jax.attacks.dense.dictionary import basis, full_round, subspace_round
+from spear_jax.attacks.dense.dictionary.em import polar
+from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.config import DictionaryConfig, ReconstructConfig
-from spear_jax.factorize import factorize
-from spear_jax.reconstruct import reconstruct
+from spear_jax.factorization import factorize
 from spear_jax.status import Status
 from spear_jax.testing import planted_problem
-from spear_jax.tied_em import polar
 
 B, M, N = 16, 200, 300
 CONFIG = ReconstructConfig(method="dictionary", dictionary=DictionaryConfig(max_rounds=8))
@@ -24,7 +26,7 @@ def solved():
     """A planted problem, what the method starts from, and the true directions as unit rows."""
     problem = planted_problem(B, M, N, seed=3)
     factorization = factorize(problem.observation.weight_grad)
-    evidence = certify.gather_evidence(problem.observation, factorization)
+    evidence = pattern.gather_evidence(problem.observation, factorization)
     return factorization, evidence, problem.directions(np.asarray(factorization.left)).T
 
 
@@ -71,7 +73,7 @@ def test_the_known_weights_carry_the_search_where_rows_are_few():
     for seed in range(3):
         problem = planted_problem(32, 160, 300, seed=seed)
         factorization = factorize(problem.observation.weight_grad)
-        evidence = certify.gather_evidence(problem.observation, factorization)
+        evidence = pattern.gather_evidence(problem.observation, factorization)
         shuffled = evidence._replace(response=np.random.default_rng(seed).permutation(evidence.response))
         truth = problem.directions(np.asarray(factorization.left)).T
         right += np.sum(likeness(proposals(evidence, options.full_schedules[0]), truth) > 0.99)
@@ -84,13 +86,13 @@ def test_the_missing_directions_are_found_in_the_null_space_of_the_known(solved)
     factorization, evidence, truth = solved
     config = dataclasses.replace(CONFIG, dictionary=DictionaryConfig(starts=8))
     problem, schedule = basis.make_basis(evidence), config.dictionary.subspace_schedules[0]
-    proposed = subspace.subspace_round(problem, truth[4:], jax.random.key(1), schedule, config)
+    proposed = subspace_round.subspace_round(problem, truth[4:], jax.random.key(1), schedule, config)
     assert (np.abs(proposed @ truth[:4].T).max(axis=0) > 0.99).all()
 
 
 def test_the_last_direction_is_free(solved):
     _, evidence, truth = solved
-    proposed = subspace.last_direction(basis.make_basis(evidence), truth[1:])
+    proposed = subspace_round.last_direction(basis.make_basis(evidence), truth[1:])
     assert likeness(proposed, truth[:1]).max() > 1 - 1e-9
 
 
@@ -145,7 +147,7 @@ def test_a_sample_below_the_noise_does_not_spoil_the_others():
 
 
 def test_sampling_goes_on_with_what_the_rounds_leave(monkeypatch):
-    monkeypatch.setattr(propose, "AUTO_SAMPLING", 0)
+    monkeypatch.setattr(strategy, "AUTO_SAMPLING", 0)
     problem = planted_problem(5, 100, 80, seed=2)
     config = ReconstructConfig(dictionary=DictionaryConfig(max_rounds=0))
     result = reconstruct(problem.observation, jax.random.key(0), config)

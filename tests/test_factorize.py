@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spear_jax.factorize import factorize
+from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
 
-module = importlib.import_module("spear_jax.factorize")  # the package shows the function under the same name
+module = importlib.import_module("spear_jax.factorization")  # the package shows the function under the same name
 
 CASES = {
     "wide": (5, 60, 200),

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import spear_jax as sj
-from spear_jax import certify
+from spear_jax.attacks.dense.certificates import pattern
 from spear_jax.client.local_training import LocalTraining, simulate_round
-from spear_jax.factorize import factorize
+from spear_jax.factorization import factorize
 from spear_jax.status import Status
 
 BATCH, WIDTH = 8, 120
@@ -86,9 +86,9 @@ def test_decided_entries_of_the_truth_never_contradict():
             factorization = factorize(observation.weight_grad)
             directions = (np.asarray(factorization.left).T @ summed_grad_z(update, truth)).T
             directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-            verdict = certify.certify(certify.gather_evidence(observation, factorization), directions)
+            verdict = pattern.certify(pattern.gather_evidence(observation, factorization), directions)
             assert verdict.exact.all()
-            assert certify.is_determined(factorization, directions).all()
+            assert pattern.is_determined(factorization, directions).all()
 
 
 def test_mixtures_are_not_determined_by_their_zeros():
@@ -103,7 +103,7 @@ def test_mixtures_are_not_determined_by_their_zeros():
         mixtures.append(grad_z[:, first] - grad_z[:, second] * grad_z[row, first] / grad_z[row, second])
     directions = (np.asarray(factorization.left).T @ np.array(mixtures).T).T
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    assert not certify.is_determined(factorization, directions).any()
+    assert not pattern.is_determined(factorization, directions).any()
 
 
 def test_a_step_that_is_no_multiple_of_the_gradient_is_not_certified():

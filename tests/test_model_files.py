@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from spear_jax import tensor_files
-from spear_jax.reconstruct import reconstruct
+from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.tensor_files import read_npz
 from spear_jax.update.bundle import Update, UpdateError, save_update
 from spear_jax.update.dense_layers import find_layers

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from networks import simulate
 
-from spear_jax import certify
+from spear_jax.attacks.dense.certificates import pattern
+from spear_jax.attacks.dense.copies import count_copies, label_gradients
+from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.config import DictionaryConfig, ReconstructConfig
-from spear_jax.factorize import factorize
-from spear_jax.multiplicity import count_copies, label_gradients
-from spear_jax.reconstruct import reconstruct
+from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
 
 B, M, N = 12, 90, 40
@@ -40,7 +40,7 @@ def any_result():
 def known(any_result, batch, inputs):
     """The result of a search that ended with these inputs."""
     rank, factorization = len(inputs), factorize(batch.observation.weight_grad)
-    certificate = dataclasses.replace(certify.nothing_exact(rank), error=np.full(rank, 1e-7))
+    certificate = dataclasses.replace(pattern.nothing_exact(rank), error=np.full(rank, 1e-7))
     return dataclasses.replace(
         any_result, inputs=inputs, batch_size=rank, certificate=certificate, directions=np.eye(rank),
         directions_found=rank, noise_floor=factorization.noise_floor,

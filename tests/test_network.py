@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from networks import simulate
 
-from spear_jax import certify, network
-from spear_jax.factorize import factorize
-from spear_jax.reconstruct import reconstruct
+from spear_jax.attacks.dense.certificates import network, pattern
+from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.factorization import factorize
 from spear_jax.status import Status
 
 B, M = 6, 80
@@ -18,7 +18,7 @@ def solved(request):
     """A batch through three layers, what the server knows of it, and the true directions as rows."""
     batch = simulate(B, M, seed=3, dtype=request.param)
     factorization = factorize(batch.observation.weight_grad)
-    evidence = certify.gather_evidence(batch.observation, factorization)
+    evidence = pattern.gather_evidence(batch.observation, factorization)
     directions = np.asarray(factorization.left).T @ batch.grad_z
     return batch, evidence, (directions / np.linalg.norm(directions, axis=0)).T
 
@@ -36,7 +36,7 @@ def test_a_mixed_direction_is_found_out_and_replaced(solved):
     mixed = directions.copy()
     mixed[2] = mixed[2] + 0.3 * mixed[4]
     mixed[2] /= np.linalg.norm(mixed[2])
-    before = certify.certify(evidence, mixed)
+    before = pattern.certify(evidence, mixed)
     assert not before.exact.all()
     mended, after = network.repair(evidence, network.check_network(batch.network, M), mixed, before)
     assert after.exact.all()
@@ -61,7 +61,7 @@ def test_an_input_tainted_by_another_does_not_pass(share):
     for seed in range(10):
         batch = simulate(B, M, seed=seed, dtype="float64")
         factorization = factorize(batch.observation.weight_grad)
-        evidence = certify.gather_evidence(batch.observation, factorization)
+        evidence = pattern.gather_evidence(batch.observation, factorization)
         directions = np.asarray(factorization.left).T @ batch.grad_z
         directions[:, 1] += (
             share * np.linalg.norm(directions[:, 1]) / np.linalg.norm(directions[:, 0]) * directions[:, 0]
@@ -69,7 +69,7 @@ def test_an_input_tainted_by_another_does_not_pass(share):
         directions = (directions / np.linalg.norm(directions, axis=0)).T
         verdicts = network.judge(evidence, network.check_network(batch.network, M), directions)
         passed += int(verdicts.exact[0])
-        assert certify.all_or_none(certify.certify(evidence, directions)).exact.sum() == 0
+        assert pattern.all_or_none(pattern.certify(evidence, directions)).exact.sum() == 0
     assert passed == 0
 
 
@@ -78,7 +78,7 @@ def test_a_sample_with_an_open_neuron_above_is_not_refused(open_by, is_refused):
     # The same wrong mask, once within the rounding of a client in float32 and once far from it.
     batch = simulate(B, 150, seed=1, dtype="float32", open_by=open_by)
     factorization = factorize(batch.observation.weight_grad)
-    evidence = certify.gather_evidence(batch.observation, factorization)
+    evidence = pattern.gather_evidence(batch.observation, factorization)
     directions = np.asarray(factorization.left).T @ batch.grad_z
     directions = (directions / np.linalg.norm(directions, axis=0)).T
     layers = network.check_network(batch.network, 150)
@@ -86,7 +86,7 @@ def test_a_sample_with_an_open_neuron_above_is_not_refused(open_by, is_refused):
     assert not verdicts.exact[0]
     assert verdicts.is_refused[0] == is_refused
     assert verdicts.exact[1:].all()
-    certificate = network.repair(evidence, layers, directions, certify.certify(evidence, directions))[1]
+    certificate = network.repair(evidence, layers, directions, pattern.certify(evidence, directions))[1]
     assert certificate.exact[0] == (not is_refused)
 
 

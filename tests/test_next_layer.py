@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from networks import simulate
 
-from spear_jax import certify, numerics
+from spear_jax import numerics
+from spear_jax.attacks.dense.certificates import pattern
+from spear_jax.attacks.dense.certificates.next_layer import samples_alone
+from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.attacks.dense.remainder import deflate
 from spear_jax.config import DictionaryConfig, ReconstructConfig
-from spear_jax.deflate import deflate
-from spear_jax.factorize import factorize
-from spear_jax.next_layer import samples_alone
-from spear_jax.reconstruct import reconstruct
+from spear_jax.factorization import factorize
 from spear_jax.status import Status
 
 B, M = 10, 120
@@ -21,7 +22,7 @@ def known(batch):
     factorization = factorize(batch.observation.weight_grad)
     directions = np.asarray(factorization.left).T @ batch.grad_z
     directions = (directions / np.linalg.norm(directions, axis=0)).T
-    return certify.gather_evidence(batch.observation, factorization), directions
+    return pattern.gather_evidence(batch.observation, factorization), directions
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-3)])

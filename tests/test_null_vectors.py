@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spear_jax.null_vectors import first_step, next_step, unit
+from spear_jax.attacks.dense.directions.null_vectors import first_step, next_step, unit
 
 M, R, K = 120, 12, 5
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spear_jax import numerics
-from spear_jax.factorize import factorize
+from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
 
 

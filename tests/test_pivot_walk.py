@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spear_jax import pivot_walk, planning, sampling, walk_round
-from spear_jax.factorize import factorize
-from spear_jax.pivot_walk import CHECK_ROWS, STEPS, TESTED_ROWS
+from spear_jax.attacks.dense.sampling import cost, flat, walk
+from spear_jax.attacks.dense.sampling import walk_hits as walk_round
+from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS, STEPS, TESTED_ROWS
+from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
 
 
@@ -32,7 +33,7 @@ def random_tableau(rank, *, chains=7, seed=0):
 
 def test_the_rows_of_a_chain_are_distinct_and_every_subset_is_as_likely():
     """Of the rows in front, the basis, too: a walk must not start from a favoured one."""
-    rows = np.asarray(pivot_walk.chain_rows(jax.random.key(1), jnp.arange(32_768, dtype=jnp.uint32), 7, 3))
+    rows = np.asarray(walk.chain_rows(jax.random.key(1), jnp.arange(32_768, dtype=jnp.uint32), 7, 3))
     assert rows.shape == (3, 32_768)
     assert (np.diff(np.sort(rows, axis=0), axis=0) > 0).all()
     subsets = {subset: place for place, subset in enumerate(combinations(range(7), 2))}
@@ -42,13 +43,13 @@ def test_the_rows_of_a_chain_are_distinct_and_every_subset_is_as_likely():
 
 def test_wide_layers_are_shuffled_too():
     """Where the index leaves few random bits, ties would come out in order: half of the neighbours must rise."""
-    rows = np.asarray(pivot_walk.chain_rows(jax.random.key(0), jnp.arange(64, dtype=jnp.uint32), 2**18, 30))
+    rows = np.asarray(walk.chain_rows(jax.random.key(0), jnp.arange(64, dtype=jnp.uint32), 2**18, 30))
     assert np.mean(np.diff(rows, axis=0) > 0) == pytest.approx(0.5, abs=0.06)
 
 
 def test_consecutive_chains_of_a_shuffle_share_no_row():
-    assert pivot_walk.chains_per_shuffle(100, 30) == 2
-    rows = np.asarray(pivot_walk.chain_rows(jax.random.key(0), jnp.arange(4, dtype=jnp.uint32), 100, 30))
+    assert walk.chains_per_shuffle(100, 30) == 2
+    rows = np.asarray(walk.chain_rows(jax.random.key(0), jnp.arange(4, dtype=jnp.uint32), 100, 30))
     assert len(np.unique(rows[:, :2])) == 60
     assert len(np.unique(rows[:, 1:3])) < 60
 
@@ -56,7 +57,7 @@ def test_consecutive_chains_of_a_shuffle_share_no_row():
 @pytest.mark.parametrize("rank", [3, 4, 11])
 def test_the_first_tableau_is_numpy_s(rank):
     matrices, reference = random_tableau(rank)
-    np.testing.assert_allclose(pivot_walk.start_tableau(jnp.asarray(matrices)), reference, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(walk.start_tableau(jnp.asarray(matrices)), reference, rtol=1e-7, atol=1e-7)
 
 
 def test_an_exchange_gives_the_tableau_of_the_exchanged_rows():
@@ -64,8 +65,8 @@ def test_an_exchange_gives_the_tableau_of_the_exchanged_rows():
     matrices, reference = random_tableau(rank)
     tableau = jnp.asarray(reference)
     limit = float(np.median(np.abs(reference[row, column])))
-    left, right, is_exchanged = pivot_walk.exchange_terms(tableau, jnp.int32(row), jnp.int32(column), limit)
-    after = np.asarray(pivot_walk.exchange(tableau, left, right))
+    left, right, is_exchanged = walk.exchange_terms(tableau, jnp.int32(row), jnp.int32(column), limit)
+    after = np.asarray(walk.exchange(tableau, left, right))
     np.testing.assert_array_equal(is_exchanged, np.abs(reference[row, column]) > limit)
     assert 0 < np.sum(is_exchanged) < len(is_exchanged)
     swapped = matrices.copy()
@@ -82,9 +83,9 @@ def test_the_fewest_mismatches_are_those_of_the_best_pair(rank):
     quotient = rng.integers(1, 4, (TESTED_ROWS, rank, 50))
     quotient[3] = 1  # the entering row itself, which agrees in every pair
     tested = quotient.astype(np.float32) * entering
-    codes = pivot_walk.quotients(jnp.asarray(tested), jnp.asarray(entering))
+    codes = walk.quotients(jnp.asarray(tested), jnp.asarray(entering))
     differ = [np.sum(quotient[:, i] != quotient[:, j], axis=0) for i, j in combinations(range(rank), 2)]
-    np.testing.assert_array_equal(pivot_walk.fewest_mismatches(codes, rank), np.min(differ, axis=0))
+    np.testing.assert_array_equal(walk.fewest_mismatches(codes, rank), np.min(differ, axis=0))
 
 
 def walk_hits(left, *, chains=256, seed=0, threshold=2, capacity=4096):
@@ -94,7 +95,7 @@ def walk_hits(left, *, chains=256, seed=0, threshold=2, capacity=4096):
     hits = jax.tree.map(np.asarray, jax.jit(program)(jnp.asarray(left, jnp.float32), key, *scalars))
     assert hits.count <= capacity
     in_use = [array[: hits.count] for array in hits[:3]]
-    return in_use, walk_round.hit_subsets(left, np.asarray(pivot_walk.exchange_places(key, left.shape[1])), *in_use)
+    return in_use, walk_round.hit_subsets(left, np.asarray(walk.exchange_places(key, left.shape[1])), *in_use)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -108,15 +109,15 @@ def test_hits_show_true_directions_at_the_planned_rate(seed):
     assert (np.diff(offset) > 0).all()
     assert len(rows) > 0.8 * len(offset)
     live = np.flatnonzero(np.asarray(factorization.live_mask))
-    found = sampling.null_vectors_float64(np.asarray(factorization.left)[live[rows]])
+    found = flat.null_vectors_float64(np.asarray(factorization.left)[live[rows]])
     likeness = np.abs(found @ problem.directions(np.asarray(factorization.left)))
     assert (likeness.max(axis=1) > 1 - 1e-9).mean() > 0.95
     zeros = np.sum(problem.grad_z[live] == 0, axis=0)
-    per_draw = planning.hit_probability(zeros, len(left), rank).sum()
+    per_draw = cost.hit_probability(zeros, len(left), rank).sum()
     candidates = chains * STEPS * rank * (rank - 1) / 2
     # Hits of one chain and direction within 30 steps are one find.
     seen = set(zip(offset[confirmed] // 30, likeness.argmax(axis=1), strict=True))
-    efficiency = planning.walk_efficiency(2, rank, len(left), float(np.mean(zeros)) / len(left))
+    efficiency = cost.walk_efficiency(2, rank, len(left), float(np.mean(zeros)) / len(left))
     assert 0.5 < len(seen) / (candidates * per_draw * efficiency) < 2
 
 
@@ -126,8 +127,8 @@ def test_candidates_come_from_all_subsets_alike():
     left = np.random.default_rng(0).normal(size=(CHECK_ROWS + 6, rank))
     left = jnp.asarray(left / np.linalg.norm(left, axis=1, keepdims=True), jnp.float32)
     key = jax.random.key(3)
-    walked = jax.jit(pivot_walk.walk)(left, key, jnp.arange(chains, dtype=jnp.uint32))
-    places = np.asarray(pivot_walk.exchange_places(key, rank))
+    walked = jax.jit(walk.walk)(left, key, jnp.arange(chains, dtype=jnp.uint32))
+    places = np.asarray(walk.exchange_places(key, rank))
     last = np.full(chains, STEPS - 1)
     rows = walk_round._replay(np.asarray(walked.rows).T, np.asarray(walked.is_exchanged).T, last, places, rank)
     subsets = np.sort(np.stack([rows[:, 0], rows[:, rank + places[-1, 0]]], axis=1), axis=1)
@@ -172,6 +173,6 @@ def test_the_chance_to_miss_a_candidate_is_that_of_simulated_columns():
     # In a third of the steps the entering row is one of the tested and tells nothing.
     further[rng.random(len(further)) < TESTED_ROWS / CHECK_ROWS, 0] = False
     missed = np.sum(further.sum(axis=1) < 3)
-    low, high = stats.binom.interval(1 - 1e-4, len(further), planning.walk_threshold_rate(3, rank, m))
+    low, high = stats.binom.interval(1 - 1e-4, len(further), cost.walk_threshold_rate(3, rank, m))
     assert low <= missed <= high
     assert not low <= np.sum(further.sum(axis=1) < 4) <= high

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from spear_jax import numerics, pool
-from spear_jax.factorize import factorize
-from spear_jax.polish import polish
+from spear_jax import numerics
+from spear_jax.attacks.dense.directions import pool
+from spear_jax.attacks.dense.directions.polish import polish
+from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
 from spear_jax.types import CandidatePool
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from spear_jax.factorize import factorize
-from spear_jax.recover import disaggregation, recover_inputs, recover_scale
+from spear_jax.attacks.dense.directions.recover import disaggregation, recover_inputs, recover_scale
+from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
 
 

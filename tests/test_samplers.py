@@ -6,10 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from spear_jax import numerics, pivot_walk, samplers, search_plan
+from spear_jax import numerics
+from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.attacks.dense.sampling import plan as search_plan
+from spear_jax.attacks.dense.sampling import samplers
+from spear_jax.attacks.dense.sampling import walk as pivot_walk
 from spear_jax.config import ReconstructConfig
-from spear_jax.factorize import factorize
-from spear_jax.reconstruct import reconstruct
+from spear_jax.factorization import factorize
 from spear_jax.status import Status
 from spear_jax.testing import planted_problem
 

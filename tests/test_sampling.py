@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spear_jax import numerics, planning, sampling
-from spear_jax.factorize import factorize
+from spear_jax import numerics
+from spear_jax.attacks.dense.sampling import cost, flat
+from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
 
 FLOAT32_RESIDUAL = 1e-5
@@ -28,7 +29,7 @@ def numpy_null_vector(rows):
 
 
 def test_rows_are_distinct_and_in_range():
-    rows = np.asarray(jax.vmap(lambda i: sampling.candidate_rows(jax.random.key(0), i, 30, 9))(jnp.arange(4096)))
+    rows = np.asarray(jax.vmap(lambda i: flat.candidate_rows(jax.random.key(0), i, 30, 9))(jnp.arange(4096)))
     assert rows.min() == 0
     assert rows.max() == 29
     assert (np.diff(np.sort(rows, axis=1), axis=1) > 0).all()
@@ -38,7 +39,7 @@ def test_rows_are_distinct_and_in_range():
 def test_every_subset_is_drawn_equally_often(num_rows, count):
     draws = 20_000
     subsets = {subset: place for place, subset in enumerate(combinations(range(num_rows), count))}
-    drawn = jax.jit(jax.vmap(lambda i: sampling.candidate_rows(jax.random.key(3), i, num_rows, count)))
+    drawn = jax.jit(jax.vmap(lambda i: flat.candidate_rows(jax.random.key(3), i, num_rows, count)))
     seen = [subsets[tuple(rows)] for rows in np.sort(np.asarray(drawn(jnp.arange(draws))), axis=1).tolist()]
     counts = np.bincount(seen, minlength=len(subsets))
     if len(subsets) > 1:
@@ -53,32 +54,32 @@ def test_the_uniformity_test_can_fail():
 
 
 def test_no_rows_are_drawn_for_a_batch_of_one():
-    assert sampling.draw_rows(jax.random.key(0), 7, 0).shape == (0,)
+    assert flat.draw_rows(jax.random.key(0), 7, 0).shape == (0,)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3, 5, 10])
 def test_the_null_vector_is_numpy_s_up_to_sign(rank):
     rows = np.random.default_rng(rank).normal(size=(rank - 1, rank))
-    vector = np.asarray(jax.jit(sampling.null_vector)(jnp.asarray(rows)))
+    vector = np.asarray(jax.jit(flat.null_vector)(jnp.asarray(rows)))
     expected = numpy_null_vector(rows) if rank > 1 else np.ones(1)
     np.testing.assert_allclose(vector * np.sign(vector @ expected), expected, atol=1e-11)
 
 
 def test_the_null_vector_survives_zeros_where_elimination_would_divide():
     rows = jnp.array([[0.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
-    np.testing.assert_allclose(np.abs(sampling.null_vector(rows)), [1, 0, 0], atol=1e-15)
+    np.testing.assert_allclose(np.abs(flat.null_vector(rows)), [1, 0, 0], atol=1e-15)
 
 
 def test_the_null_vector_by_qr_is_the_same_line():
     rows = np.random.default_rng(0).normal(size=(6, 7))
-    np.testing.assert_allclose(abs(sampling.null_vector_qr(jnp.asarray(rows)) @ numpy_null_vector(rows)), 1, rtol=1e-12)
+    np.testing.assert_allclose(abs(flat.null_vector_qr(jnp.asarray(rows)) @ numpy_null_vector(rows)), 1, rtol=1e-12)
 
 
 @pytest.mark.parametrize("batch", [(1,), (17,), (3, 5)])
 def test_a_trailing_batch_equals_the_loop(batch):
     rows = np.random.default_rng(1).normal(size=(4, 5, *batch)).astype(np.float32)
-    together = np.asarray(jax.jit(sampling.null_vector)(jnp.asarray(rows)))
-    one = jax.jit(sampling.null_vector)
+    together = np.asarray(jax.jit(flat.null_vector)(jnp.asarray(rows)))
+    one = jax.jit(flat.null_vector)
     for place in np.ndindex(batch):
         alone = np.asarray(one(jnp.asarray(rows[(..., *place)])))
         np.testing.assert_allclose(together[(..., *place)], alone, atol=1e-5)
@@ -87,7 +88,7 @@ def test_a_trailing_batch_equals_the_loop(batch):
 def test_float32_null_vectors_are_orthogonal_to_every_row():
     rows = np.random.default_rng(2).normal(size=(9, 10, 2000)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    vectors = np.asarray(jax.jit(sampling.null_vector)(jnp.asarray(rows)))
+    vectors = np.asarray(jax.jit(flat.null_vector)(jnp.asarray(rows)))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=0), 1, rtol=1e-5)
     residual = np.abs(np.einsum("krc,rc->kc", rows, vectors)).max(axis=0)
     assert (residual < FLOAT32_RESIDUAL).mean() > 0.999
@@ -95,15 +96,15 @@ def test_float32_null_vectors_are_orthogonal_to_every_row():
 
 def test_null_vectors_on_the_host_are_exact_to_float64():
     rows = np.random.default_rng(2).normal(size=(50, 9, 10))
-    vectors = sampling.null_vectors_float64(rows)
+    vectors = flat.null_vectors_float64(rows)
     assert np.abs(np.einsum("ckr,cr->ck", rows, vectors)).max() < 1e-13
 
 
 def test_an_exactly_singular_submatrix_never_counts_as_a_hit():
     left = jnp.ones((40, 4), jnp.float32) / 2
-    propose = jax.jit(sampling.propose)
+    propose = jax.jit(flat.propose)
     directions, zeros = propose(left, jax.random.key(0), jnp.arange(256, dtype=jnp.uint32), jnp.float32(1e-3))
-    raw = jax.jit(sampling.null_vector)(jnp.ones((3, 4), jnp.float32))
+    raw = jax.jit(flat.null_vector)(jnp.ones((3, 4), jnp.float32))
     assert not np.isfinite(raw).any()
     assert not np.isfinite(np.asarray(directions)).any()
     assert (np.asarray(zeros) == 0).all()
@@ -115,7 +116,7 @@ def test_rounding_hides_hardly_any_hit(batch_size, out_features):
     problem = planted_problem(batch_size, out_features, 200, seed=batch_size)
     factorization = factorize(problem.observation.weight_grad)
     left, rng = unit_rows(factorization), np.random.default_rng(0)
-    tolerance, solve = numerics.search_tolerance(factorization), jax.jit(sampling.null_vector)
+    tolerance, solve = numerics.search_tolerance(factorization), jax.jit(flat.null_vector)
     hidden, count = 0, 0
     for column in problem.grad_z[np.asarray(factorization.live_mask)].T:
         zero_rows = np.flatnonzero(column == 0)
@@ -135,7 +136,7 @@ def planted():
 
 def search(left, key, *, count, tolerance, threshold, chunk_size=512, capacity=2048):
     program = jax.jit(
-        partial(sampling.search_range, num_chunks=count // chunk_size, chunk_size=chunk_size, capacity=capacity)
+        partial(flat.search_range, num_chunks=count // chunk_size, chunk_size=chunk_size, capacity=capacity)
     )
     hits = program(
         jnp.asarray(left),
@@ -156,17 +157,17 @@ def test_hits_come_at_the_planned_rate_and_show_true_directions(planted):
     key = jax.random.key(5)
     hits = search(left, key, count=count, tolerance=numerics.search_tolerance(factorization), threshold=42)
     zeros = np.sum(problem.grad_z[live] == 0, axis=0)
-    planned = planning.hit_probability(zeros, len(left), 5)
+    planned = cost.hit_probability(zeros, len(left), 5)
     assert hits.count <= len(hits.offset)
     offsets = hits.offset[: hits.count]
     assert (np.diff(offsets) > 0).all()
-    rows = np.asarray(sampling.hit_rows(key, jnp.asarray(offsets, jnp.uint32), num_rows=len(left), count=4))
-    found = sampling.null_vectors_float64(np.asarray(factorization.left)[live][rows])
+    rows = np.asarray(flat.hit_rows(key, jnp.asarray(offsets, jnp.uint32), num_rows=len(left), count=4))
+    found = flat.null_vectors_float64(np.asarray(factorization.left)[live][rows])
     likeness = np.abs(found @ problem.directions(np.asarray(factorization.left)))
     assert (likeness.max(axis=1) > 1 - 1e-9).mean() > 0.99
     # Per column, zero rows may be dependent (a share of them at b = 5), so the plan is an upper bound within noise
     # and the draws that lie in a column's zero rows and have full rank are counted exactly.
-    every = np.asarray(sampling.hit_rows(key, jnp.arange(count, dtype=jnp.uint32), num_rows=len(left), count=4))
+    every = np.asarray(flat.hit_rows(key, jnp.arange(count, dtype=jnp.uint32), num_rows=len(left), count=4))
     inside = ~problem.grad_z[live][every].any(axis=1)
     low, high = stats.binom.interval(1 - 1e-6, count, planned)
     assert (low <= inside.sum(axis=0)).all()
@@ -191,7 +192,7 @@ def test_the_end_of_the_range_is_masked(planted):
     left = unit_rows(factorization)
     options = {"tolerance": numerics.search_tolerance(factorization), "threshold": 42}
     whole = search(left, jax.random.key(5), count=2048, **options)
-    program = partial(sampling.search_range, num_chunks=4, chunk_size=512, capacity=2048)
+    program = partial(flat.search_range, num_chunks=4, chunk_size=512, capacity=2048)
     end = int(whole.offset[whole.count // 2])
     part = jax.jit(program)(
         jnp.asarray(left), jax.random.key(5), jnp.uint32(0), jnp.int32(0), jnp.int32(end),

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from spear_jax import certify, search, search_plan
+from spear_jax.attacks.dense.certificates import pattern
+from spear_jax.attacks.dense.sampling import plan as search_plan
+from spear_jax.attacks.dense.sampling import search
 from spear_jax.config import ReconstructConfig
-from spear_jax.factorize import factorize
+from spear_jax.factorization import factorize
 from spear_jax.status import Status
 from spear_jax.testing import planted_problem
 
@@ -19,13 +21,13 @@ CONFIG = ReconstructConfig(round_size=256, chunk_size=128, num_devices=1)
 def planted(batch_size=4, m=100, seed=3):
     problem = planted_problem(batch_size, m, 60, seed=seed)
     factorization = factorize(problem.observation.weight_grad)
-    evidence = certify.gather_evidence(problem.observation, factorization)
-    return problem, factorization, lambda directions: certify.certify(evidence, directions)
+    evidence = pattern.gather_evidence(problem.observation, factorization)
+    return problem, factorization, lambda directions: pattern.certify(evidence, directions)
 
 
 def never(directions):
     """A judge that is never satisfied."""
-    return certify.nothing_exact(len(directions))
+    return pattern.nothing_exact(len(directions))
 
 
 def run(judge, factorization, config=CONFIG, **options):

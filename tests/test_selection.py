@@ -7,13 +7,15 @@ import pytest
 
 from experiments import claims, selection
 from experiments.planning.real_layer import layer_of
-from spear_jax import certify, pool, testing
+from spear_jax import testing
+from spear_jax.attacks.dense.certificates import pattern
+from spear_jax.attacks.dense.directions import pool
 
 
 def planted(seed=3, batch_size=6):
     problem = testing.planted_problem(batch_size, 120, 80, seed=seed)
     layer = layer_of(problem.observation, problem.grad_z)
-    return layer, certify.gather_evidence(layer.observation, layer.factorization)
+    return layer, pattern.gather_evidence(layer.observation, layer.factorization)
 
 
 def pool_of(layer, directions, zeros=None):

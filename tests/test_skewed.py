@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 from networks import simulate
 
-from spear_jax import certify, numerics, pool, propose
+from spear_jax import numerics
+from spear_jax.attacks.dense import strategy
+from spear_jax.attacks.dense.certificates import pattern
+from spear_jax.attacks.dense.dictionary.half_space import is_half_space
+from spear_jax.attacks.dense.dictionary.mixtures import unmix
+from spear_jax.attacks.dense.directions import pool
+from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.attacks.dense.regime import low_rows, row_model, single_rows
 from spear_jax.config import DictionaryConfig, ReconstructConfig
-from spear_jax.factorize import factorize
-from spear_jax.half_space import is_half_space
-from spear_jax.reconstruct import reconstruct
-from spear_jax.row_model import low_rows, row_model, single_rows
+from spear_jax.factorization import factorize
 from spear_jax.status import Status
 from spear_jax.testing import planted_problem
-from spear_jax.unmix import unmix
 
 B, M, N = 12, 200, 150
 
@@ -33,7 +36,7 @@ def skewed(request):
     batch = simulate(B, M, in_features=N, seed=seed, inputs=skewed_inputs(seed))
     factorization = factorize(batch.observation.weight_grad)
     directions = np.asarray(factorization.left).T @ batch.grad_z
-    evidence = certify.gather_evidence(batch.observation, factorization)
+    evidence = pattern.gather_evidence(batch.observation, factorization)
     return batch, evidence, (directions / np.linalg.norm(directions, axis=0)).T
 
 
@@ -52,9 +55,9 @@ def test_the_regime_is_read_off_the_gradient():
         for inputs, said in ((None, "centred"), (skewed_inputs(seed), "skewed")):
             batch = simulate(B, M, in_features=N, seed=seed, inputs=inputs)
             factorization = factorize(batch.observation.weight_grad)
-            model = row_model(certify.gather_evidence(batch.observation, factorization))
+            model = row_model(pattern.gather_evidence(batch.observation, factorization))
             assert model.regime() == said
-            method = propose.choose_method(factorization, ReconstructConfig(), model)[0]
+            method = strategy.choose_method(factorization, ReconstructConfig(), model)[0]
             assert (method == "dictionary") == (said == "skewed")
 
 

@@ -8,11 +8,11 @@ import pytest
 from networks import simulate
 from scipy import stats
 
-from spear_jax import certify, network
+from spear_jax.attacks.dense.certificates import network, pattern
+from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.config import DictionaryConfig, ReconstructConfig
-from spear_jax.factorize import factorize
+from spear_jax.factorization import factorize
 from spear_jax.numerics import MAX_ERROR
-from spear_jax.reconstruct import reconstruct
 from spear_jax.status import Status
 from spear_jax.testing import planted_problem
 
@@ -80,16 +80,16 @@ def test_a_network_that_would_not_notice_does_not_vouch(depth, classes, share):
     for seed in range(6):
         batch = simulate(5, 100, depth=depth, classes=classes, seed=seed, dtype="float32")
         factorization = factorize(batch.observation.weight_grad)
-        evidence = certify.gather_evidence(batch.observation, factorization)
+        evidence = pattern.gather_evidence(batch.observation, factorization)
         directions = np.asarray(factorization.left).T @ batch.grad_z
         scales = np.linalg.norm(directions, axis=0)
         directions = (directions / scales).T
         directions[1] -= share * scales[0] / scales[1] * directions[0]
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         layers = network.check_network(batch.network, 100)
-        _, after = network.repair(evidence, layers, directions, certify.certify(evidence, directions))
-        mended = network.repair(evidence, layers, directions, certify.certify(evidence, directions))[0]
-        inputs = np.linalg.solve(certify.disaggregation(factorization, evidence.bias_grad, mended), factorization.right)
+        _, after = network.repair(evidence, layers, directions, pattern.certify(evidence, directions))
+        mended = network.repair(evidence, layers, directions, pattern.certify(evidence, directions))[0]
+        inputs = np.linalg.solve(pattern.disaggregation(factorization, evidence.bias_grad, mended), factorization.right)
         error = np.linalg.norm(inputs[0] - batch.inputs[0]) / np.linalg.norm(batch.inputs[0])
         wrong += int(after.exact[0] and error > 2 * MAX_ERROR)
     assert wrong == 0

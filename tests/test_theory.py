@@ -9,7 +9,8 @@ from scipy import stats
 from experiments import theory
 from experiments.planning import cost, failure, threshold
 from experiments.planning.real_layer import layer_of
-from spear_jax import planning, testing
+from spear_jax import testing
+from spear_jax.attacks.dense.sampling import cost as planning
 
 SIGMAS = 5.0
 

@@ -17,7 +17,7 @@ jax.config.update("jax_enable_x64", True)
 
 import spear_jax as sj  # noqa: E402
 from experiments import common  # noqa: E402
-from spear_jax import sampling  # noqa: E402
+from spear_jax.attacks.dense.sampling import flat  # noqa: E402
 from spear_jax.testing import planted_problem  # noqa: E402
 
 
@@ -30,8 +30,8 @@ def main() -> None:
             here = sj.reconstruct(problem.observation, jax.random.key(0))
             with jax.default_device(host):
                 there = sj.factorize(problem.observation.weight_grad)
-                rows = sampling.hit_rows(jax.random.key(0), np.arange(64, dtype=np.uint32), num_rows=m, count=b - 1)
-            mine = sampling.hit_rows(jax.random.key(0), np.arange(64, dtype=np.uint32), num_rows=m, count=b - 1)
+                rows = flat.hit_rows(jax.random.key(0), np.arange(64, dtype=np.uint32), num_rows=m, count=b - 1)
+            mine = flat.hit_rows(jax.random.key(0), np.arange(64, dtype=np.uint32), num_rows=m, count=b - 1)
             scores = sj.evaluate(here.inputs, problem.inputs, certified=here.certificate.exact)
             checks[f"{b},{m},{dtype}"] = {
                 "same_rank": here.batch_size == there.rank == b,

@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from experiments import claims
 from experiments.claims import Finding, Line, Setting
 from experiments.planning.real_layer import RealLayer, real_layer
-from spear_jax import numerics, planning, samplers, sampling
+from spear_jax import numerics
+from spear_jax.attacks.dense.sampling import cost, flat, samplers
+from spear_jax.attacks.dense.sampling.plan import SPARE_ZEROS, WALK_THRESHOLDS
 from spear_jax.config import ReconstructConfig
-from spear_jax.search_plan import SPARE_ZEROS, WALK_THRESHOLDS
 
 # Seeds by width: the client's model is what takes the time where it is wide.
 FIRST_SEED, WIDTHS = 700, {200: 20, 1000: 10, 2000: 10}
@@ -49,12 +50,12 @@ def trial(setting: Setting, path: Path) -> dict[str, Any]:
     """Draw rounds until all directions were drawn; the truth tells which is one, so no filter has a part in it."""
     b, width, seed = setting["batch_size"], setting["width"], setting["seed"]
     layer = real_layer(path, b, width, seed)
-    expected = planning.expected_candidates(layer.hit_probabilities)
-    sampler, step, worth, threshold = sampler_of(layer, setting["sampler"], planning.planned_candidates(b, width), seed)
+    expected = cost.expected_candidates(layer.hit_probabilities)
+    sampler, step, worth, threshold = sampler_of(layer, setting["sampler"], cost.planned_candidates(b, width), seed)
     started, rounds, is_found = time.perf_counter(), 0, np.zeros(b, bool)
     while not is_found.all() and rounds * step * worth < LIMIT * expected:
         rows = sampler.draw(rounds, step, threshold)().rows
-        is_found |= layer.is_among(sampling.null_vectors_float64(layer.left[rows]))
+        is_found |= layer.is_among(flat.null_vectors_float64(layer.left[rows]))
         rounds += 1
     needed = (rounds - 0.5) * step * worth  # the last was found somewhere within the last round
     return {
@@ -84,7 +85,7 @@ def sampler_of(
         tolerance = numerics.search_tolerance(layer.factorization)
         return samplers.flat_sampler(layer.left, key, tolerance, step, config), step, 1.0, few
     agreeing, per_chain = WALK_THRESHOLDS[0], samplers.candidates_per_chain(rank)
-    worth = planning.walk_efficiency(agreeing, rank, rows)
+    worth = cost.walk_efficiency(agreeing, rank, rows)
     step = per_chain * power(planned / worth / per_chain / rounds, 5, 12)
     return samplers.walk_sampler(layer.left, key, agreeing, step, config), step, worth, few
 
@@ -96,7 +97,7 @@ def simulated_needed(rank: int, num_rows: int, trials: int, seed: int) -> Float[
     """
     rng = np.random.default_rng(seed)
     zeros = rng.binomial(num_rows, 0.5, (trials, rank))
-    rates = planning.hit_probability(zeros.ravel(), num_rows, rank).reshape(zeros.shape)
+    rates = cost.hit_probability(zeros.ravel(), num_rows, rank).reshape(zeros.shape)
     with np.errstate(divide="ignore"):
         return (rng.exponential(size=rates.shape) / rates).max(axis=1)
 
@@ -127,7 +128,7 @@ def findings(lines: list[Line]) -> list[Finding]:
         inside = sum(0.1 <= line["chance"] <= 0.9 for line in mine if line["needed"] is not None)
         whole = sum(line["needed"] is not None for line in mine)
         medians = ", ".join(f"{spread(group)[1]:.2g}" for group in by_size(mine).values())
-        planned = [planning.planned_candidates(b, width, quantile=0.5) for b in by_size(mine)]
+        planned = [cost.planned_candidates(b, width, quantile=0.5) for b in by_size(mine)]
         found.append(
             Finding(
                 f"submatrices until all directions are drawn, b = {', '.join(map(str, by_size(mine)))}, m = {width}, "
@@ -145,7 +146,7 @@ def draw(axis: Axes, lines: list[Line]) -> None:
     """Batches over the curves of the model."""
     sizes = list(range(3, 26))
     for (width, medians), color in zip(MEDIANS.items(), COLORS, strict=True):
-        planned = [planning.planned_candidates(b, width, quantile=0.5) for b in sizes]
+        planned = [cost.planned_candidates(b, width, quantile=0.5) for b in sizes]
         axis.plot(sizes, planned, color=color, label=f"m = {width}")
         bands = np.array(
             [np.quantile(simulated_needed(b, width, 400, seed=0), QUANTILES, method="nearest") for b in sizes]

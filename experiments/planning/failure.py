@@ -13,8 +13,8 @@ from scipy import stats
 import spear_jax as sj
 from experiments import claims
 from experiments.claims import Finding, Line, Setting
-from spear_jax import planning
-from spear_jax.search_plan import SPARE_ZEROS
+from spear_jax.attacks.dense.sampling import cost
+from spear_jax.attacks.dense.sampling.plan import SPARE_ZEROS
 
 SEED, TRIALS = 700, 1000
 SIZES, SHARES, TOLD = (5, 10, 20, 40), (2.0, 2.5, 3.0, 3.5, 4.0), (3.0, 4.0)
@@ -76,7 +76,7 @@ def has_unreachable_column(grad_z: Float[np.ndarray, "m b"]) -> bool:
 
 def approximation(rank: int, num_rows: int) -> float:
     """``1 - (1 - P(Bin(m, 1/2) < r - 1))^r``: some column has too few zeros, columns being independent."""
-    return float(-np.expm1(rank * np.log1p(-planning.false_rejection_rate(rank - 1, num_rows))))
+    return float(-np.expm1(rank * np.log1p(-cost.false_rejection_rate(rank - 1, num_rows))))
 
 
 def findings(lines: list[Line]) -> list[Finding]:
@@ -87,7 +87,7 @@ def findings(lines: list[Line]) -> list[Finding]:
         shown = [line for line in mine if line["setting"]["width"] / line["setting"]["batch_size"] in TOLD]
         sizes = [(line["setting"]["batch_size"], line["setting"]["width"]) for line in shown]
         if shown:
-            bounds = [planning.failure_probability_bound(b, m, false_rejection=RATE) for b, m in sizes]
+            bounds = [cost.failure_probability_bound(b, m, false_rejection=RATE) for b, m in sizes]
             too_few = ", ".join(str(line["too_few"]) for line in shown)
             unreachable = ", ".join(str(line["unreachable"]) for line in shown)
             found.append(
@@ -108,7 +108,7 @@ def draw(axis: Axes, lines: list[Line]) -> None:
     for b, color in zip(SIZES, COLORS, strict=True):
         widths = list(range(round(SHARES[0] * b), round(SHARES[-1] * b) + 1))
         at = [width / b for width in widths]
-        bound = [planning.failure_probability_bound(b, width, false_rejection=RATE) for width in widths]
+        bound = [cost.failure_probability_bound(b, width, false_rejection=RATE) for width in widths]
         axis.plot(at, bound, "--", color=color, lw=1)
         axis.plot(at, [approximation(b, width) for width in widths], color=color, label=f"b = {b}")
         for masks, cause, marker, fill in (

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 import spear_jax as sj
-from spear_jax import numerics, planning
+from spear_jax import numerics
+from spear_jax.attacks.dense.sampling import cost
 from spear_jax.normalization import Normalization
 
 IMAGES = "imagenet_64.npz"
@@ -40,7 +41,7 @@ class RealLayer(NamedTuple):
     def hit_probabilities(self) -> Float[np.ndarray, " b"]:
         """Of each column, for one submatrix."""
         rows, batch_size = self.is_zero.shape
-        return planning.hit_probability(self.is_zero.sum(axis=0), rows, batch_size)
+        return cost.hit_probability(self.is_zero.sum(axis=0), rows, batch_size)
 
     def is_among(self, found: Float[np.ndarray, "k r"]) -> Bool[np.ndarray, " b"]:
         """Which of the true directions are among these unit vectors."""

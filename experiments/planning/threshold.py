@@ -12,7 +12,7 @@ from scipy import stats
 from experiments import claims
 from experiments.claims import Finding, Line, Setting
 from experiments.planning.real_layer import real_layer
-from spear_jax import planning
+from spear_jax.attacks.dense.sampling import cost
 from spear_jax.config import ReconstructConfig
 
 FIRST_SEED, SEEDS, QUICK_SEEDS, BATCH_SIZE = 700, 10, 3, 20
@@ -61,7 +61,7 @@ def findings(lines: list[Line]) -> list[Finding]:
             continue
         told, expected = [], []
         for rate in RATES:
-            zeros = planning.zero_threshold(rate, width)
+            zeros = cost.zero_threshold(rate, width)
             (rejected, columns), (passed, pairs) = passing(mine, zeros)
             told.append(f"tau {zeros / width:.3f}: {rejected} of {columns} and {passed} of {pairs}")
             expected.append(f"{rate:.0e} and {stats.binom.sf(zeros - 1, width, 0.25):.1g}")
@@ -84,7 +84,7 @@ def draw(axis: Axes, lines: list[Line]) -> None:
         if layer == 0:
             axis.plot(zeros / width, stats.binom.cdf(zeros - 1, width, 0.5), color=color)
             axis.plot(zeros / width, stats.binom.sf(zeros - 1, width, 0.25), "--", color=color)
-            axis.axvline(planning.zero_threshold(RATES[1], width) / width, color=color, lw=0.8, ls=":")
+            axis.axvline(cost.zero_threshold(RATES[1], width) / width, color=color, lw=0.8, ls=":")
         mine = claims.of(lines, part="threshold", width=width, layer=layer)
         if mine:
             points = zeros[:: max(width // 40, 1)]

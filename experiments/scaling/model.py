@@ -1,7 +1,7 @@
 """What b = 30, 35 and 40 cost by sampling: expected candidates over a modelled rate, on 1 to 1024 GPUs.
 
-Claim: time = candidates / (efficiency x rate). Candidates and efficiency are `spear_jax.planning`'s; a step of a walk
-costs its operations (`spear_jax.bench.walk_operations`) at one rate, the median of those measured from b = 20 on
+Claim: time = candidates / (efficiency x rate). Candidates and efficiency are `sampling.cost`'s; a step of a walk
+costs its operations (`sampling.bench.walk_operations`) at one rate, the median of those measured from b = 20 on
 (results/kernel_rates.jsonl; below, what the host does with many hits counts more). Checked against the searches of
 results/sampling.jsonl. For an H100 nothing was measured: its rate is what the bytes of a step would take at its memory
 bandwidth, a lower and an upper estimate.
@@ -16,8 +16,8 @@ import argparse
 import statistics
 
 from experiments import claims, common, recovery
-from spear_jax import bench, planning
-from spear_jax.pivot_walk import CHECK_ROWS, TESTED_ROWS
+from spear_jax.attacks.dense.sampling import bench, cost
+from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS, TESTED_ROWS
 
 THRESHOLD = 3
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"), (1e-6, "us"))
@@ -40,8 +40,8 @@ def main() -> None:
         number = steps(rank, width)
         gpu = [number * passes * 4 * CHECK_ROWS * rank / H100_BYTES_PER_SECOND for passes in PASSES]
         cells = [f"{spoken(gpu[0] / count)} to {spoken(gpu[1] / count)}" for count in GPUS]
-        expected = planning.planned_candidates(rank, width)
-        efficiency = planning.walk_efficiency(THRESHOLD, rank, width)
+        expected = cost.planned_candidates(rank, width)
+        efficiency = cost.walk_efficiency(THRESHOLD, rank, width)
         cpu = spoken(number * operations(rank) / rate)
         print(f"| {rank} | {expected:.2g} | {efficiency:.3f} | {cpu} |", *(f"{cell} |" for cell in cells))
 
@@ -74,8 +74,8 @@ def check(rate: float) -> None:
 
 def steps(rank: int, width: int) -> float:
     """Expected steps of walks until every direction was found."""
-    efficiency = planning.walk_efficiency(THRESHOLD, rank, width)
-    return planning.planned_candidates(rank, width) / efficiency / pairs(rank)
+    efficiency = cost.walk_efficiency(THRESHOLD, rank, width)
+    return cost.planned_candidates(rank, width) / efficiency / pairs(rank)
 
 
 def operations(rank: int) -> float:

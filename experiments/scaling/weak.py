@@ -41,7 +41,7 @@ def one(count: int, most: int) -> None:
 
     jax.config.update("jax_num_cpu_devices", count)
     from experiments import common
-    from spear_jax import bench, samplers
+    from spear_jax.attacks.dense.sampling import bench, samplers
     from spear_jax.config import ReconstructConfig
 
     problem = bench.plant(WIDTH, RANK, seed=0)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.factorize import column_blocks, factorize
+from spear_jax.factorization import column_blocks, factorize
 from spear_jax.numerics import MIN_GAP, to_float64
 from spear_jax.types import Array, Factorization
 from spear_jax.update.bundle import Update

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from spear_jax.attacks.dense.copies import count_copies
 from spear_jax.config import ReconstructConfig
-from spear_jax.multiplicity import count_copies
 from spear_jax.normalization import Normalization
 from spear_jax.tensor_files import TensorFileError, atomic_path, read_tensors, write_tensors
 from spear_jax.types import Certificate, Result

@@ -16,10 +16,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from spear_jax import pool
+from spear_jax.attacks.dense.directions import pool
+from spear_jax.attacks.dense.sampling.search import SearchState
 from spear_jax.config import ReconstructConfig
 from spear_jax.observation import LayerObservation
-from spear_jax.search import SearchState
 from spear_jax.tensor_files import TensorFileError, read_tensors, write_tensors
 from spear_jax.types import CandidatePool
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import jax
 
+from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.config import ReconstructConfig
 from spear_jax.defences import DEFENCES, Defence
 from spear_jax.defences.alter import relative_change
-from spear_jax.factorize import factorize
-from spear_jax.reconstruct import reconstruct
+from spear_jax.factorization import factorize
 from spear_jax.tensor_files import atomic_path
 from spear_jax.types import Result
 from spear_jax.update.bundle import Update, UpdateError

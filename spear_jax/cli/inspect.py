@@ -7,16 +7,16 @@ from typing import Any
 
 import typer
 
+from spear_jax.attacks.dense.certificates.pattern import gather_evidence
+from spear_jax.attacks.dense.regime import row_model, single_rows
+from spear_jax.attacks.dense.sampling.plan import plan_search
+from spear_jax.attacks.dense.strategy import choose_method
 from spear_jax.audit import record
 from spear_jax.audit.diagnose import Finding, diagnose
-from spear_jax.certify import gather_evidence
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, table
 from spear_jax.config import ReconstructConfig
-from spear_jax.factorize import factorize
-from spear_jax.propose import choose_method
-from spear_jax.row_model import row_model, single_rows
-from spear_jax.search_plan import plan_search
+from spear_jax.factorization import factorize
 from spear_jax.types import Factorization
 from spear_jax.update.bundle import Update, load_update
 from spear_jax.update.dense_layers import DenseLayer

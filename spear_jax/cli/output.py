@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from spear_jax.search import Progress as SearchProgress
+from spear_jax.attacks.dense.sampling.search import Progress as SearchProgress
 
 EXIT_COMPLETE, EXIT_FAULT, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_STOPPED = 0, 1, 2, 3, 130
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where the output is no terminal

@@ -10,16 +10,16 @@ from typing import Annotated, Any
 import jax
 import typer
 
+from spear_jax.attacks.dense.certificates.network import NO_LABEL
+from spear_jax.attacks.dense.pipeline import reconstruct as run_reconstruct
+from spear_jax.attacks.dense.sampling.search import Progress, SearchState
 from spear_jax.audit import record
 from spear_jax.audit import resume as checkpoint
 from spear_jax.cli import many, options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean, make_folder
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import initialize_distributed
-from spear_jax.network import NO_LABEL
-from spear_jax.reconstruct import reconstruct as run_reconstruct
 from spear_jax.report.values import copies
-from spear_jax.search import Progress, SearchState
 from spear_jax.types import Result
 from spear_jax.update.bundle import Update, load_update
 

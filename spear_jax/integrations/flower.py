@@ -23,10 +23,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from spear_jax.attacks.dense.sampling.plan import plan_search
 from spear_jax.config import ReconstructConfig
-from spear_jax.factorize import factorize
+from spear_jax.factorization import factorize
 from spear_jax.integrations import check_metadata, listening, make_folder, received_update, record
-from spear_jax.search_plan import plan_search
 from spear_jax.update.bundle import Update, UpdateError
 from spear_jax.update.dense_layers import DenseLayer
 

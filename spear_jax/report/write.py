@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from spear_jax.attacks.dense.certificates.network import NO_LABEL
 from spear_jax.audit.sweep import Trial
 from spear_jax.client.evaluate import Normalization
-from spear_jax.network import NO_LABEL
 from spear_jax.report import pictures
 from spear_jax.report.cards import Sample, image_cards, psnr_text, value_cards, verdict
 from spear_jax.report.page import render_page

@@ -1,0 +1,304 @@
+"""What can be said of a reconstruction without the truth: the ReLU pattern (SPEAR, Sec. 4.2, the score lambda).
+
+With the inputs found, ``Z = W X + bias`` must be positive exactly where ``D = left @ Q`` is not zero. Neither was
+fitted to the other: Q comes from zeros of the gradient's column space, Z from weights that the gradient does not hold.
+An entry too close to zero for the noise to tell its sign counts for neither side; a certificate needs nearly all
+entries decided.
+
+Over several local steps D is a sum, zero only where a neuron was off in all of them, while Z moves by an amount that
+the update itself tells, from the first step to the last. Where Z is farther from zero than it moved, the neuron was on
+or off throughout, and there the two sides must agree. As that leaves many entries out, each direction must besides
+follow from its zeros alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+
+from spear_jax import numerics
+from spear_jax.attacks.dense.certificates import error_bars
+from spear_jax.attacks.dense.directions.recover import disaggregation, has_every_scale
+from spear_jax.factorization import column_blocks
+from spear_jax.numerics import float64_namespace, to_float64
+from spear_jax.observation import LayerObservation
+from spear_jax.types import Array, Certificate, Factorization
+
+# Share of the live entries of a sample whose pattern the noise must leave decided for a certificate to mean anything.
+MIN_DECIDED = 0.9
+# The same for what is called approximate: fewer are decided, all of them must agree.
+MIN_LOOSELY_DECIDED = 0.2
+# A wrong sample agrees with a live entry by chance half of the time: with fewer entries than these, luck certifies.
+MIN_ENTRIES = 32
+# A true column has non-zero entries below the zero tolerance by chance; more than this tail probability is no chance.
+CHANCE = 1e-4
+# Leverage of a row among the zero rows of a direction: at 1 the direction rests on that row alone. True directions
+# reached 0.65 (b = 20, m = 200), mixtures of two or more columns have 1 or leave a further direction open.
+MAX_LEVERAGE = 0.95
+# Singular values of zero rows, relative to the largest, that count for their rank.
+MIN_SINGULAR = 1e-6
+# Share of neurons that may have gone farther than `movement` says: one in 200 at most was seen. A mixture of two
+# columns contradicts a quarter, unless the neurons of one are nearly all among the other's.
+MAX_RETURNED = 0.02
+# Agreement of two patterns that have nothing to do with one another is as good at most this often.
+MAX_COINCIDENCE = 1e-9
+
+
+class Evidence(NamedTuple):
+    """What a certificate needs of the observation, computed once.
+
+    Attributes:
+        response: (m, r) float64, ``weight @ right^T``: pre-activations are ``response @ Q^-T + bias``.
+        bias: (m,) float64.
+        bias_grad: (m,) float64.
+        weight_norms: (m,) float64 norms of the rows of ``weight``.
+        client_eps: unit of the gradient's dtype.
+        drift: of the observation.
+        factorization: of the weight gradient.
+    """
+
+    response: Float[np.ndarray, "m r"]
+    bias: Float[np.ndarray, " m"]
+    bias_grad: Float[np.ndarray, " m"]
+    weight_norms: Float[np.ndarray, " m"]
+    client_eps: float
+    drift: float
+    factorization: Factorization
+
+
+def gather_evidence(observation: LayerObservation, factorization: Factorization) -> Evidence:
+    """Project the known weights on the row space of the gradient, in column blocks."""
+    right = to_float64(factorization.right)
+    blocks = list(column_blocks(observation.weight, lambda columns, block: block @ right[:, columns].T))
+    squares = column_blocks(observation.weight, lambda _, block: (block**2).sum(axis=1))
+    return Evidence(
+        response=np.asarray(sum(blocks)),
+        bias=np.asarray(observation.bias, np.float64),
+        bias_grad=np.asarray(observation.bias_grad, np.float64),
+        weight_norms=np.sqrt(np.asarray(sum(squares))),
+        client_eps=float(jnp.finfo(observation.weight_grad.dtype).eps),
+        drift=float(observation.drift),
+        factorization=factorization,
+    )
+
+
+def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certificate:
+    """Certificate of r directions, without the weight residual, which needs a pass over the gradient.
+
+    Args:
+        evidence: of the observation.
+        directions: (r, r) unit directions, one a row.
+
+    Returns:
+        per sample, in the order of the directions; nothing is exact where a scale vanishes.
+    """
+    factorization = evidence.factorization
+    mixing = disaggregation(factorization, evidence.bias_grad, directions)
+    if not has_every_scale(mixing):
+        return nothing_exact(len(directions))
+    sides = _two_sides(evidence, directions, mixing)
+    patterns = _compare(sides, np.asarray(factorization.live_mask))
+    is_bounded = sides.error < numerics.MAX_APPROXIMATE_ERROR
+    # The neurons of a single sample are live where they fired: it has no zeros, and needs none.
+    if evidence.drift and factorization.rank > 1:
+        matching, is_confirmed = _over_several_steps(patterns, is_bounded, factorization, directions)
+    else:
+        matching, is_confirmed = _in_one_step(patterns, is_bounded)
+    is_exact = is_confirmed & (sides.error < numerics.MAX_ERROR / numerics.ERROR_MARGIN)
+    if not evidence.drift:
+        is_exact &= patterns.num_decided >= MIN_DECIDED * patterns.num_live
+    residual = np.linalg.norm(evidence.bias_grad - sides.grad_z.sum(axis=1)) / np.linalg.norm(evidence.bias_grad)
+    return Certificate(
+        exact=is_exact,
+        approximate=is_confirmed & ~is_exact,
+        error=sides.error,
+        matching=matching,
+        matching_score=float(matching.mean()),
+        weight_residual=float("nan"),
+        bias_residual=float(residual),
+        labels=None,
+    )
+
+
+class _Sides(NamedTuple):
+    """What directions say of the layer, and what the noise leaves of it.
+
+    Attributes:
+        grad_z: (m, r) ``D = left @ Q``.
+        tolerance: (r,) largest magnitude at which an entry of D counts as zero.
+        pre_activation: (m, r) ``Z = W X + bias``.
+        slack: (m, r) bound on the error of Z, with how far it moved over several steps.
+        error: (r,) expected relative error of the inputs.
+    """
+
+    grad_z: Float[np.ndarray, "m r"]
+    tolerance: Float[np.ndarray, " r"]
+    pre_activation: Float[np.ndarray, "m r"]
+    slack: Float[np.ndarray, "m r"]
+    error: Float[np.ndarray, " r"]
+
+
+def _two_sides(evidence: Evidence, directions: Float[np.ndarray, "r r"], mixing: Float[np.ndarray, "r r"]) -> _Sides:
+    factorization = evidence.factorization
+    inverse = np.linalg.inv(mixing)
+    errors = error_bars.expected_errors(factorization, evidence.bias_grad, directions, mixing)
+    centred = evidence.response @ inverse.T
+    slack = error_bars.pre_activation_slack(factorization, evidence.weight_norms, inverse, centred, errors)
+    if evidence.drift:
+        slack = slack + error_bars.movement(factorization, evidence.bias_grad, evidence.drift, inverse)
+    return _Sides(
+        grad_z=np.asarray(factorization.left) @ mixing,
+        tolerance=numerics.zero_tolerance(factorization, directions) * np.linalg.norm(mixing, axis=0),
+        pre_activation=centred + evidence.bias[:, None],
+        slack=slack,
+        error=error_bars.input_error(factorization, inverse, errors),
+    )
+
+
+class _Patterns(NamedTuple):
+    """The patterns of the two sides, on the live rows.
+
+    Attributes:
+        is_on: (l, r) entries of D that are not zero.
+        is_active: (l, r) entries of Z above zero.
+        is_decided: (l, r) entries of Z whose sign the noise cannot turn.
+        agrees: (l, r) entries where the two sides do not contradict each other.
+    """
+
+    is_on: Bool[np.ndarray, "l r"]
+    is_active: Bool[np.ndarray, "l r"]
+    is_decided: Bool[np.ndarray, "l r"]
+    agrees: Bool[np.ndarray, "l r"]
+
+    @property
+    def num_live(self) -> int:
+        """Live rows, at least 1 to divide by."""
+        return max(len(self.agrees), 1)
+
+    @property
+    def num_decided(self) -> Int[np.ndarray, " r"]:
+        """Decided entries of each sample."""
+        return self.is_decided.sum(axis=0)
+
+
+def _compare(sides: _Sides, live: Bool[np.ndarray, " m"]) -> _Patterns:
+    grad_z, pre_activation, slack = sides.grad_z, sides.pre_activation, sides.slack
+    is_zero = np.abs(grad_z) <= sides.tolerance
+    is_surely_active, is_surely_inactive = pre_activation > slack, pre_activation < -slack
+    missing = is_surely_active & is_zero
+    agrees = ~(missing | (is_surely_inactive & ~is_zero))
+    # Entries of a true column fall below the tolerance by chance, at the density its small entries show.
+    small = 0.1 * np.sqrt(np.mean(grad_z**2, axis=0))
+    density = np.sum((np.abs(grad_z) < small) & ~is_zero, axis=0) + 1
+    expected = density * sides.tolerance / np.maximum(small, np.finfo(float).tiny)
+    by_chance = missing & (np.sum(missing, axis=0) <= stats.poisson.isf(CHANCE, np.minimum(expected, 1.0)))
+    return _Patterns(
+        is_on=~is_zero[live],
+        is_active=pre_activation[live] > 0,
+        is_decided=(is_surely_active | is_surely_inactive)[live],
+        agrees=(agrees | by_chance)[live],
+    )
+
+
+def _in_one_step(
+    patterns: _Patterns, is_bounded: Bool[np.ndarray, " r"]
+) -> tuple[Float[np.ndarray, " r"], Bool[np.ndarray, " r"]]:
+    """Share of live entries that agree, and the samples where enough are decided and all of them agree."""
+    enough = patterns.num_decided >= max(MIN_LOOSELY_DECIDED * patterns.num_live, MIN_ENTRIES)
+    # Where the noise decides too little, nothing agrees: a wild guess must not score by being vague.
+    counted = np.where(enough, patterns.agrees, patterns.agrees & patterns.is_decided)
+    matching = np.sum(counted, axis=0) / patterns.num_live
+    return matching, (matching == 1) & enough & is_bounded
+
+
+def _over_several_steps(
+    patterns: _Patterns,
+    is_bounded: Bool[np.ndarray, " r"],
+    factorization: Factorization,
+    directions: Float[np.ndarray, "r r"],
+) -> tuple[Float[np.ndarray, " r"], Bool[np.ndarray, " r"]]:
+    """The same for weights that moved: some entries contradict, and each direction must follow from its zeros.
+
+    As a share of the entries is undecided for every choice of directions, the share that agrees is that of the plain
+    patterns, which tells choices apart. Chance must hardly bring it about.
+    """
+    is_on, is_active = patterns.is_on, patterns.is_active
+    matching = np.mean(is_on == is_active, axis=0)
+    first, second = is_on.mean(axis=0), is_active.mean(axis=0)
+    by_chance = first * second + (1 - first) * (1 - second)
+    is_unlikely = stats.binom.sf(matching * len(is_on) - 0.5, len(is_on), by_chance) < MAX_COINCIDENCE
+    num_contradicting = np.sum(~patterns.agrees, axis=0)
+    is_confirmed = is_unlikely & (num_contradicting <= MAX_RETURNED * patterns.num_live) & is_bounded
+    is_confirmed[is_confirmed] = is_determined(factorization, directions[is_confirmed])
+    return matching, is_confirmed
+
+
+def is_determined(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Bool[np.ndarray, " k"]:
+    """Whether each direction follows from its zeros, and from more of them than it takes to make one.
+
+    The zero rows of a mixture of s columns are those where all s are zero, which leave s dimensions open, and whatever
+    rows the mixture was made to vanish on, s - 1 of them: each of these has leverage 1. A true direction loses nothing
+    with any one row. Only coincidence makes a mixture pass, an entry that is zero within the noise by chance.
+
+    Args:
+        factorization: of the weight gradient.
+        directions: (k, r) unit directions.
+    """
+    rank, left = factorization.rank, np.asarray(factorization.left)
+    verdicts = np.zeros(len(directions), bool)
+    for place, zero in enumerate(numerics.zero_mask(factorization, directions).T):
+        if zero.sum() < rank:
+            continue
+        basis, spectrum, _ = np.linalg.svd(left[zero], full_matrices=False)
+        held = spectrum > MIN_SINGULAR * spectrum[0]
+        # Noise gives the direction itself a singular value too: it is the smallest.
+        basis = basis[:, : rank - 1]
+        verdicts[place] = held[: rank - 1].all() and (basis**2).sum(axis=1).max(initial=0) < MAX_LEVERAGE
+    return verdicts
+
+
+def nothing_exact(rank: int) -> Certificate:
+    """The certificate of a batch of which nothing can be said."""
+    return Certificate(
+        exact=np.zeros(rank, bool),
+        approximate=np.zeros(rank, bool),
+        error=np.full(rank, np.inf),
+        matching=np.zeros(rank),
+        matching_score=0.0,
+        weight_residual=float("nan"),
+        bias_residual=float("nan"),
+        labels=None,
+    )
+
+
+def all_or_none(certificate: Certificate) -> Certificate:
+    """The certificate as patterns alone can give it: every sample, or none.
+
+    A direction that is off by a little of another, ``q_j + a q_i``, shows in its own pattern but moves input i by only
+    ``a x_j``, which changes fewer than one sign of m where a is below 1 / m. While a pattern disagrees, the others'
+    agreement does not prove their inputs; `network` and `next_layer` can.
+    """
+    if (certificate.exact | certificate.approximate).all():
+        return certificate
+    nobody = certificate.exact & False
+    return dataclasses.replace(certificate, exact=nobody, approximate=nobody)
+
+
+def weight_residual(
+    observation: LayerObservation, factorization: Factorization, mixing: Float[np.ndarray, "r r"], inputs: Array
+) -> float:
+    """``|G - D X^T| / |G|`` in the Frobenius norm, in column blocks."""
+    xp: Any = float64_namespace()
+    grad_z = to_float64(factorization.left) @ to_float64(mixing)
+    batch = to_float64(inputs)
+    pairs = column_blocks(
+        observation.weight_grad,
+        lambda columns, block: xp.stack([xp.sum((block - grad_z @ batch[:, columns]) ** 2), xp.sum(block**2)]),
+    )
+    missing, total = np.asarray(sum(pairs))
+    return float(np.sqrt(missing / total))

@@ -1,0 +1,298 @@
+"""The sampling search: rounds of candidates until everything certifies or a budget runs out (SPEAR, Alg. 1).
+
+The state between two rounds is small and whole: the next round and the pool. A run that is stopped and resumed goes
+through the same states as one that never was.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from spear_jax import numerics
+from spear_jax.attacks.dense.directions import pool
+from spear_jax.attacks.dense.directions.select import Judge, select
+from spear_jax.attacks.dense.sampling.plan import Plan, expected_remaining, plan_search
+from spear_jax.attacks.dense.sampling.samplers import Drawn, Sampler, flat_sampler, walk_sampler
+from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS
+from spear_jax.config import ReconstructConfig
+from spear_jax.devices import agree
+from spear_jax.status import Status
+from spear_jax.types import CandidatePool, Certificate, Factorization
+
+# All directions found, not all certified, and this many times the expected candidates drawn: more will not mend it.
+OVERRUN_LIMIT = 1024
+# 2^48 candidates are out of reach of any machine.
+MAX_RANK = 48
+
+
+class SearchState(NamedTuple):
+    """Where a search stands between two rounds.
+
+    Attributes:
+        pool: verified directions.
+        method: the proposer that is at work, ``"sampling"`` or ``"dictionary"``.
+        next_round: rounds of it that are done, for sampling those of this shard.
+        candidates: candidates drawn in them.
+        hits, hits_dropped, false_hits: see `SearchStats`.
+    """
+
+    pool: CandidatePool
+    method: str = "sampling"
+    next_round: int = 0
+    candidates: int = 0
+    hits: int = 0
+    hits_dropped: int = 0
+    false_hits: int = 0
+
+
+class Progress(NamedTuple):
+    """What a callback learns after each round.
+
+    Attributes:
+        state: the state to save.
+        found: independent directions in the pool.
+        rank: directions there are.
+        expected_remaining: expected candidates still needed.
+        seconds: of search so far, in this process.
+        candidates: candidates drawn in this process.
+    """
+
+    state: SearchState
+    found: int
+    rank: int
+    expected_remaining: float
+    seconds: float
+    candidates: int
+
+
+class Outcome(NamedTuple):
+    """What a search came to.
+
+    Attributes:
+        state: the last state.
+        directions: (k, r) chosen directions, k <= r.
+        certificate: of the r chosen directions, None while some are missing.
+        status: how it ended.
+        compile_seconds, search_seconds, solve_seconds: wall-clock time of compilation, rounds and host arithmetic.
+        devices: number and kind of the devices.
+    """
+
+    state: SearchState
+    directions: Float[np.ndarray, "k r"]
+    certificate: Certificate | None
+    status: Status
+    compile_seconds: float = 0.0
+    search_seconds: float = 0.0
+    solve_seconds: float = 0.0
+    devices: tuple[int, str] = (0, "none")
+
+    @property
+    def spent(self) -> float:
+        """Seconds of the time budget that went by."""
+        return self.compile_seconds + self.search_seconds
+
+    def after(self, before: Outcome) -> Outcome:
+        """The outcome with the seconds of the stage before."""
+        return self._replace(
+            compile_seconds=before.compile_seconds + self.compile_seconds,
+            search_seconds=before.search_seconds + self.search_seconds,
+        )
+
+
+def initial_state(rank: int, config: ReconstructConfig) -> SearchState:
+    """The state before the first round; the only direction of a batch of one is known from the start."""
+    capacity = config.pool_capacity or 8 * rank + 64
+    if capacity < rank:
+        raise ValueError(f"pool_capacity is {capacity}; expected at least {rank}, one place for each direction.")
+    start = pool.empty_pool(capacity, rank)
+    if rank == 1:
+        start = pool.merge(start, np.ones((1, 1)), np.zeros(1, np.int64), np.ones(1, np.int64))
+    return SearchState(pool=start)
+
+
+def search(
+    factorization: Factorization,
+    judge: Judge,
+    key: jax.Array,
+    config: ReconstructConfig,
+    *,
+    state: SearchState | None = None,
+    on_round: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """Draw rounds of candidates until the choice certifies whole, or a budget runs out.
+
+    Args:
+        factorization: of the weight gradient.
+        judge: certificate of r directions, one a row.
+        key: the search's key; candidate i derives its own from (key, i).
+        config: budgets, shapes and devices.
+        state: where to go on, None for the start.
+        on_round: called after each round, before the budgets are looked at.
+
+    Raises:
+        ValueError: a walk was asked for that has too few rows.
+    """
+    plan = plan_search(factorization, config)
+    state = initial_state(factorization.rank, config) if state is None else state
+    chosen, certificate = select(state.pool, judge)
+    status = settled(certificate)
+    if status is None:
+        status = _no_search(factorization.rank, plan, state, config)
+    if status is not None:
+        return Outcome(state, state.pool.directions[chosen], certificate, status)
+    sampler = _compile(factorization, plan, key, config)
+    started, solving, drawn_before = time.perf_counter(), 0.0, state.candidates
+    rounds = _rounds(sampler, factorization.rank, plan, state, config)
+    while status is None:
+        round_ = next(rounds)  # there is one: `_ending` has looked at the budget
+        solve_started = time.perf_counter()
+        grown, state = _absorb(factorization, plan, state, round_)
+        if grown:
+            chosen, certificate = select(state.pool, judge)
+        solving += time.perf_counter() - solve_started
+        if on_round is not None:
+            remaining = expected_remaining(factorization.rank, len(chosen), plan, state.candidates, config)
+            elapsed, candidates = time.perf_counter() - started, state.candidates - drawn_before
+            on_round(Progress(state, len(chosen), factorization.rank, remaining, elapsed, candidates))
+        status = _ending(plan, state, certificate, started, config)
+    return Outcome(
+        state=state,
+        directions=state.pool.directions[chosen],
+        certificate=certificate,
+        status=status,
+        compile_seconds=sampler.compile_seconds,
+        search_seconds=time.perf_counter() - started - solving,
+        solve_seconds=solving,
+        devices=(len(sampler.devices), sampler.devices[0].device_kind),
+    )
+
+
+def _no_search(rank: int, plan: Plan, state: SearchState, config: ReconstructConfig) -> Status | None:
+    """Why nothing is to be drawn, before anything is compiled, or None."""
+    if rank == 1:
+        return Status.PARTIAL
+    if math.isinf(plan.expected) or rank > MAX_RANK:
+        return Status.UNREACHABLE
+    return None if plan.next_size(state.candidates, config) else Status.CANDIDATE_BUDGET
+
+
+def _ending(
+    plan: Plan, state: SearchState, certificate: Certificate | None, started: float, config: ReconstructConfig
+) -> Status | None:
+    """How the search ended with this round, None where another follows."""
+    if (ended := settled(certificate)) is not None:
+        return ended
+    if is_late(started, config):
+        return Status.TIME_BUDGET
+    if plan.next_size(state.candidates, config) == 0:
+        return Status.CANDIDATE_BUDGET
+    is_overrun = plan.independent(state.candidates, config) > OVERRUN_LIMIT * plan.expected
+    if is_overrun and state.pool.size == 0:
+        return Status.NOT_SPARSE
+    return Status.PARTIAL if certificate is not None and is_overrun else None
+
+
+def _compile(factorization: Factorization, plan: Plan, key: jax.Array, config: ReconstructConfig) -> Sampler:
+    """The sampler that was planned, compiled for the rows that it draws from."""
+    if config.sampler == "walk" and plan.sampler != "walk":
+        raise ValueError(
+            f"sampler is 'walk', which needs rank 3 or more and at least {CHECK_ROWS} live rows beyond the rank; this "
+            f"layer has rank {factorization.rank} and {len(plan.live_rows)} live rows: use sampler 'flat' or 'auto'."
+        )
+    left = np.asarray(factorization.left)[plan.live_rows]
+    left = left / np.linalg.norm(left, axis=1, keepdims=True)
+    if plan.sampler == "walk":
+        return walk_sampler(left, key, plan.walk_threshold, plan.round_size, config)
+    return flat_sampler(left, key, numerics.search_tolerance(factorization), plan.round_size, config)
+
+
+class _Round(NamedTuple):
+    """A round that was drawn: its candidates, the zeros asked of them, and the hits."""
+
+    size: int
+    threshold: int
+    drawn: Drawn
+
+
+def _rounds(sampler: Sampler, rank: int, plan: Plan, state: SearchState, config: ReconstructConfig) -> Iterator[_Round]:
+    """The rounds that follow on a state, while there is budget.
+
+    What is drawn does not depend on what was found: an accelerator need not wait for the host.
+    """
+
+    def start(state: SearchState) -> tuple[int, int, Callable[[], Drawn]] | None:
+        if (size := plan.next_size(state.candidates, config)) == 0:
+            return None
+        threshold = plan.zero_threshold(rank, state.candidates, config)
+        return size, threshold, sampler.draw(_round_number(state, config), size, threshold)
+
+    running = start(state)
+    while running is not None:
+        size, threshold, wait = running
+        drawn = wait()
+        state = _counted(plan, state, size)
+        ahead = start(state) if _works_ahead(sampler) else None
+        yield _Round(size, threshold, drawn)
+        running = ahead or start(state)
+
+
+def _works_ahead(sampler: Sampler) -> bool:
+    """Whether the devices draw the next round while the host looks at the last.
+
+    Not where they are the host's cores, and not in joined processes, which must start collectives in one order.
+    """
+    return jax.process_count() == 1 and sampler.devices[0].platform != "cpu"
+
+
+def _counted(plan: Plan, state: SearchState, size: int) -> SearchState:
+    """The state with a round of this size counted; a round that the budget cut short is drawn again, whole."""
+    return state._replace(
+        next_round=state.next_round + int(size == plan.round_size), candidates=state.candidates + size
+    )
+
+
+def _absorb(factorization: Factorization, plan: Plan, state: SearchState, round_: _Round) -> tuple[bool, SearchState]:
+    """The state after a round, and whether the pool gained a direction."""
+    size, threshold, drawn = round_
+    before, verified = state.pool, None
+    merged = before
+    if len(drawn.rows):
+        verified = pool.verify(factorization, plan.live_rows[drawn.rows], threshold)
+        merged = pool.merge(before, *verified)
+    explained = 0 if verified is None else int(verified.hits.sum())
+    return not np.array_equal(merged.directions, before.directions), _counted(plan, state, size)._replace(
+        pool=merged,
+        hits=state.hits + drawn.count,
+        hits_dropped=state.hits_dropped + drawn.dropped,
+        false_hits=state.false_hits + drawn.count - drawn.dropped - explained,
+    )
+
+
+def _round_number(state: SearchState, config: ReconstructConfig) -> int:
+    """Global number of the next round: shards take the rounds in turn."""
+    index, count = config.shard
+    return state.next_round * count + index
+
+
+def is_late(started: float, config: ReconstructConfig) -> bool:
+    """Whether the time budget of a search that started at this `time.perf_counter` is spent, the same on every host."""
+    return config.max_seconds is not None and agree(time.perf_counter() - started > config.max_seconds)
+
+
+def settled(certificate: Certificate | None) -> Status | None:
+    """How a search ended that can find nothing better: every pattern agrees; None while there is more to find."""
+    if certificate is None or not (certificate.exact | certificate.approximate).all():
+        return None
+    return Status.EXACT if certificate.exact.all() else Status.APPROXIMATE
+
+
+def is_done(certificate: Certificate | None) -> bool:
+    """Whether all directions are found and all samples certified."""
+    return certificate is not None and bool(certificate.exact.all())

@@ -34,7 +34,7 @@ from experiments import against_plots, claims, common
 from experiments.baselines import Reconstruction, cocktail_party, gradient_matching, lt_peeling, ratio_rule
 from experiments.claims import Claim, Finding, Line, Setting
 from spear_jax.client.evaluate import IDENTICAL_PSNR
-from spear_jax.compile_clock import compile_seconds
+from spear_jax.devices import compile_seconds
 from spear_jax.normalization import Normalization
 
 NAME, FIRST_SEED, MAX_SECONDS = "against", 700, 100.0

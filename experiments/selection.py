@@ -32,13 +32,15 @@ from experiments.planning.real_layer import IMAGES, RealLayer, real_layer
 from spear_jax.attacks.dense.certificates import pattern
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.directions.select import select
+from spear_jax.attacks.dense.outcome import initial_state
 from spear_jax.attacks.dense.sampling import cost
-from spear_jax.attacks.dense.sampling.search import initial_state
 from spear_jax.config import ReconstructConfig
 from spear_jax.types import CandidatePool
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+
+from spear_jax.attacks.dense.problem import Evidence, gather_evidence
 
 NAME, FIRST_SEED, SEEDS, QUICK_SEEDS = "selection", 700, 10, 2
 # Candidates drawn, in units of the expected ones, and the rounds that these make.
@@ -104,7 +106,7 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
     sampler, step, worth, least = sampler_of(layer, name, expected, seed, rounds=ROUNDS)
     if regime.is_filtered:
         least = cost.zero_threshold(ReconstructConfig().false_rejection, len(layer.live_rows))
-    evidence = pattern.gather_evidence(layer.observation, layer.factorization)
+    evidence = gather_evidence(layer.observation, layer.factorization)
     grown, rounds, choices, started = initial_state(b, ReconstructConfig()).pool, 0, [], time.perf_counter()
     for budget in BUDGETS:
         while rounds * step * worth < budget * expected:
@@ -120,7 +122,7 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def choices_from(layer: RealLayer, evidence: pattern.Evidence, grown: CandidatePool) -> dict[str, Any]:
+def choices_from(layer: RealLayer, evidence: Evidence, grown: CandidatePool) -> dict[str, Any]:
     """True directions that the pool holds, and that each way to choose takes; certified ones only count if true."""
     held = layer.is_among(grown.directions[: grown.size])
     told: dict[str, Any] = {"pool": grown.size, "held": int(held.sum())}

@@ -25,6 +25,7 @@ from spear_jax.client.models import train as train
 from spear_jax.client.truth import Truth as Truth
 from spear_jax.config import ReconstructConfig as ReconstructConfig
 from spear_jax.devices import initialize_distributed as initialize_distributed
+from spear_jax.errors import UpdateError as UpdateError
 from spear_jax.factorization import factorize as factorize
 from spear_jax.normalization import Normalization as Normalization
 from spear_jax.observation import LayerObservation as LayerObservation
@@ -35,11 +36,10 @@ from spear_jax.types import Factorization as Factorization
 from spear_jax.types import Result as Result
 from spear_jax.types import SearchStats as SearchStats
 from spear_jax.update.bundle import Update as Update
-from spear_jax.update.bundle import UpdateError as UpdateError
 from spear_jax.update.bundle import load_update as load_update
 from spear_jax.update.bundle import save_update as save_update
-from spear_jax.update.readers.model_files import ModelFile as ModelFile
-from spear_jax.update.readers.model_files import make_update as make_update
+from spear_jax.update.make import ModelFile as ModelFile
+from spear_jax.update.make import make_update as make_update
 from spear_jax.update.readers.model_files import read_model as read_model
 
 try:

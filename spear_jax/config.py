@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+from spear_jax.errors import SpearError
+
 REGIMES = ("auto", "centred", "skewed")
 METHODS = ("auto", "dictionary", "sampling")
 SAMPLERS = ("auto", "walk", "flat")
@@ -32,7 +34,7 @@ class Schedule(NamedTuple):
 
 def _require(condition: bool, name: str, got: object, wanted: str) -> None:
     if not condition:
-        raise ValueError(f"ReconstructConfig.{name} is {got!r}; expected {wanted}.")
+        raise SpearError(f"ReconstructConfig.{name} is {got!r}; expected {wanted}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

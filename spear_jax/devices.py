@@ -2,7 +2,8 @@
 
 A round is one compiled program. Its candidates are split evenly over a one-axis mesh; every device returns the first
 hits of its stretch, all of them gather everybody's, so each host sees the same hits in the order of their index.
-What comes out depends on (key, round) alone: not on the number of devices, on the chunk size or on the mapper.
+What comes out depends on (key, round) alone: not on the number of devices, on the chunk size or on the mapper. The
+seconds that JAX compiles are counted here too.
 """
 
 from __future__ import annotations
@@ -19,8 +20,14 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
+from spear_jax.errors import SpearError
+
 AXIS = "candidates"
 INDEX_BITS = 32
+# Compiling, told apart from the seconds that the compiled programs run.
+COMPILE_EVENTS = ("/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration")
+_compile_total = 0.0
+_is_listening = False
 Device = Any  # jax.Device is a variable to type checkers, not a type
 
 
@@ -32,7 +39,7 @@ def select_devices(num_devices: int | None) -> tuple[Device, ...]:
     """
     devices = jax.devices()
     if num_devices is not None and num_devices > len(devices):
-        raise ValueError(f"num_devices is {num_devices} but JAX sees {len(devices)} device(s); ask for at most those.")
+        raise SpearError(f"num_devices is {num_devices} but JAX sees {len(devices)} device(s); ask for at most those.")
     return tuple(devices[:num_devices])
 
 
@@ -180,11 +187,26 @@ def initialize_distributed(
     """
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
-        raise ValueError(
+        raise SpearError(
             "coordinator, num_processes and process_id go together (host:port, number of processes, this one's "
             "index); leave out all three to have SLURM or Open MPI detected."
         )
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, local_device_ids)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"The processes could not be joined: {error}") from error
+        raise SpearError(f"The processes could not be joined: {error}") from error
+
+
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
+    global _compile_total
+    if event in COMPILE_EVENTS:
+        _compile_total += duration_secs
+
+
+def compile_seconds() -> float:
+    """Seconds of lowering and compilation in this process since the first call; differences are what counts."""
+    global _is_listening
+    if not _is_listening:
+        jax.monitoring.register_event_duration_secs_listener(_listen)
+        _is_listening = True
+    return _compile_total

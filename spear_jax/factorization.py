@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from spear_jax.errors import SpearError
 from spear_jax.numerics import EPS64, MIN_GAP, NOISE_MARGIN, float64_namespace, to_float64
 from spear_jax.types import Array, Factorization
 
@@ -46,13 +47,13 @@ def factorize(weight_grad: Array, *, rank: int | None = None, rounding: float = 
     m, n = weight_grad.shape
     limit = min(m, n)
     if rank is not None and not 1 <= rank <= limit:
-        raise ValueError(f"rank is {rank}; expected 1 to {limit}, the smaller dimension of the gradient {(m, n)}.")
+        raise SpearError(f"rank is {rank}; expected 1 to {limit}, the smaller dimension of the gradient {(m, n)}.")
     eps = float(jnp.finfo(weight_grad.dtype).eps)
     if weight_grad.size <= KEPT_ENTRIES:
         weight_grad = to_float64(weight_grad)  # once, not in every pass
     reach = _reach(weight_grad)
     if reach == 0:
-        raise ValueError("The weight gradient is zero everywhere: no sample reached this layer.")
+        raise SpearError("The weight gradient is zero everywhere: no sample reached this layer.")
     width = min(limit, max(FIRST_SKETCH, 2 * (rank or 0)))
     floor_of = partial(_rounding_floor, weight_grad.shape, eps, rounding)
     while True:

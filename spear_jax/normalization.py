@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from spear_jax.errors import SpearError
+
 _PRESETS = {
     "none": ((0.0,), (1.0,)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -33,12 +35,12 @@ class Normalization:
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std):
-            raise ValueError(
+            raise SpearError(
                 f"normalization has {len(self.mean)} mean(s) and {len(self.std)} deviation(s); "
                 "expected one of each, or one of each per channel."
             )
         if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
-            raise ValueError(
+            raise SpearError(
                 f"normalization has mean {self.mean} and std {self.std}; expected finite means and positive deviations."
             )
 
@@ -77,7 +79,7 @@ class Normalization:
             record = json.loads(text)
             return cls(tuple(float(value) for value in record["mean"]), tuple(float(value) for value in record["std"]))
         except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f'normalization {text!r} is not a JSON object {{"mean": [...], "std": [...]}}.') from error
+            raise SpearError(f'normalization {text!r} is not a JSON object {{"mean": [...], "std": [...]}}.') from error
 
     @classmethod
     def parse(cls, text: str) -> Normalization:
@@ -93,7 +95,7 @@ class Normalization:
         except ValueError:
             values = ()
         if len(values) not in (2, 6):
-            raise ValueError(
+            raise SpearError(
                 f"normalization {text!r} is not understood; expected {', '.join(_PRESETS)}, a pair mean,std, "
                 "or six numbers m1,m2,m3,s1,s2,s3."
             )
@@ -104,7 +106,7 @@ class Normalization:
         channels = images.shape[-1]
         if len(self.mean) not in (1, channels):
             advice = "mnist, none or an explicit mean,std" if channels == 1 else "one mean and deviation per channel"
-            raise ValueError(
+            raise SpearError(
                 f"the images have {channels} channel(s) but the normalization has statistics for {len(self.mean)}; "
                 f"pass {advice}."
             )

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
+from spear_jax.errors import SpearError
 from spear_jax.types import Array, pytree_dataclass
 
 
@@ -65,9 +66,9 @@ def _checking(init: Callable[..., None]) -> Callable[..., None]:
         if not any(isinstance(array, Tracer | jax.ShapeDtypeStruct) for array in arrays.values()):
             _check(arrays)
             if not 0 <= drift < np.inf:
-                raise ValueError(f"drift is {drift}; expected 0 for one step's gradient, or the learning rate.")
+                raise SpearError(f"drift is {drift}; expected 0 for one step's gradient, or the learning rate.")
             if not 0 <= rounding < np.inf:
-                raise ValueError(f"rounding is {rounding}; expected the size of an entry's error, 0 for a gradient.")
+                raise SpearError(f"rounding is {rounding}; expected the size of an entry's error, 0 for a gradient.")
         init(self, **arrays, drift=drift, rounding=rounding)
 
     return checked
@@ -79,9 +80,9 @@ LayerObservation.__init__ = _checking(LayerObservation.__init__)
 def _check(arrays: dict[str, Any]) -> None:
     for name, array in arrays.items():
         if array is None:
-            raise ValueError(f"{name} is missing: {_WHY_MISSING[name]}")
+            raise SpearError(f"{name} is missing: {_WHY_MISSING[name]}")
         if not isinstance(array, np.ndarray | jax.Array):
-            raise ValueError(
+            raise SpearError(
                 f"{name} is a {type(array).__name__}; expected a NumPy or JAX array: convert it with numpy.asarray."
             )
         _check_array(name, array)
@@ -90,7 +91,7 @@ def _check(arrays: dict[str, Any]) -> None:
         _check_finite(name, array)
     for name in ("weight_grad", "bias_grad"):
         if not _module(arrays[name]).any(arrays[name]):
-            raise ValueError(
+            raise SpearError(
                 f"{name} is zero everywhere: no sample reached this layer (every unit inactive, the layer frozen, "
                 "or its gradient withheld); take an update in which the layer was trained."
             )
@@ -112,28 +113,28 @@ def _module(array: Array):
 
 def _check_array(name: str, array: Array) -> None:
     if not jax.numpy.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"{name} has dtype {array.dtype}; expected floating point (float32 or float64).")
+        raise SpearError(f"{name} has dtype {array.dtype}; expected floating point (float32 or float64).")
     if array.ndim != _NDIM[name]:
-        raise ValueError(f"{name} has shape {array.shape}; expected {_NDIM[name]} dimension(s).")
+        raise SpearError(f"{name} has shape {array.shape}; expected {_NDIM[name]} dimension(s).")
     if array.size == 0:
-        raise ValueError(f"{name} has shape {array.shape}: it is empty.")
+        raise SpearError(f"{name} has shape {array.shape}: it is empty.")
 
 
 def _check_shapes(arrays: dict[str, Array]) -> None:
     weight, bias, weight_grad, bias_grad = arrays.values()
     if weight.shape != weight_grad.shape:
         hint = " (one of them is transposed)" if weight.shape == weight_grad.shape[::-1] else ""
-        raise ValueError(f"weight has shape {weight.shape} and weight_grad {weight_grad.shape}; they must agree{hint}.")
+        raise SpearError(f"weight has shape {weight.shape} and weight_grad {weight_grad.shape}; they must agree{hint}.")
     m, n = weight.shape
     for name, array in (("bias", bias), ("bias_grad", bias_grad)):
         if array.shape == (m,):
             continue
         if array.shape == (n,):
-            raise ValueError(
+            raise SpearError(
                 f"weight has shape {weight.shape} but {name} has length {n}: the kernel looks transposed; "
                 "pass it as (out_features, in_features), for a Flax or Keras kernel its .T."
             )
-        raise ValueError(f"{name} has length {array.shape[0]}; expected {m}, the first dimension of weight {(m, n)}.")
+        raise SpearError(f"{name} has length {array.shape[0]}; expected {m}, the first dimension of weight {(m, n)}.")
 
 
 def _check_finite(name: str, array: Array) -> None:
@@ -145,7 +146,7 @@ def _check_finite(name: str, array: Array) -> None:
     bad = ~np.isfinite(np.asarray(array))
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
+        raise SpearError(
             f"{name} holds {int(bad.sum())} NaN or infinite values of {array.size}, the first at {first}: "
             "the update is corrupt or training diverged; take another round's."
         )

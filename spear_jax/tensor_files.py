@@ -23,15 +23,13 @@ from jax.numpy import bfloat16
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from spear_jax.errors import SpearError, TensorFileError
+
 _META = "meta/"
 # Deflate cannot shrink anything by more than about 1032, so a larger claim is a lie.
 _MAX_DEFLATE_RATIO = 1100
 ZIP_ERRORS = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, RuntimeError)
 READ_ERRORS = (OSError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, EOFError)
-
-
-class TensorFileError(ValueError):
-    """A tensor file that cannot be read or written; the message is one sentence for the user."""
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -196,3 +194,17 @@ def _restore_bfloat16(array: np.ndarray) -> np.ndarray:
 
 
 _READERS = {".safetensors": _read_safetensors, ".npz": _read_npz_bundle}
+
+
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Make a folder to write to and those above it, before anything is computed.
+
+    Raises:
+        SpearError: it is a file, or lies where nothing can be made.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = "is a file" if folder.is_file() else f"cannot be made ({(error.strerror or str(error)).lower()})"
+        raise SpearError(f"{folder} {problem}; expected a folder to write to: give another one.") from error

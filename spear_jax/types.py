@@ -173,3 +173,6 @@ class Result:
     gap: float
     status: Status
     stats: SearchStats
+
+
+NO_LABEL = -1

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from spear_jax.attacks.dense.directions import pool
-from spear_jax.attacks.dense.sampling.search import SearchState
+from spear_jax.attacks.dense.outcome import SearchState
 from spear_jax.audit import resume
-from spear_jax.audit.resume import CheckpointError
 from spear_jax.config import ReconstructConfig
+from spear_jax.errors import CheckpointError
 from spear_jax.tensor_files import read_tensors, write_tensors
 from spear_jax.testing import planted_problem
 

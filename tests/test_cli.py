@@ -278,7 +278,7 @@ def clock(monkeypatch):
 
 
 def progress(found=1, remaining=100.0):
-    from spear_jax.attacks.dense.sampling.search import Progress, SearchState
+    from spear_jax.attacks.dense.outcome import Progress, SearchState
 
     return Progress(SearchState(pool=None, candidates=2048), found, 3, remaining, 2.0, 2048)
 

@@ -7,7 +7,8 @@ import shutil
 import pytest
 from command_line import kill_when, planted_update, run, spawn
 
-from spear_jax.tensor_files import TensorFileError, read_tensors, write_tensors
+from spear_jax.errors import TensorFileError
+from spear_jax.tensor_files import read_tensors, write_tensors
 
 ONE = ("--num-devices", 1, "--max-candidates", 2**17)
 ROUNDS = ("--round-size", 1024)

@@ -9,7 +9,8 @@ import pytest
 from spear_jax.client.batch import Batch, Column, image_batch
 from spear_jax.client.gradient import simulate_update
 from spear_jax.client.models import MLP, init_params
-from spear_jax.client.truth import Truth, TruthError
+from spear_jax.client.truth import Truth
+from spear_jax.errors import TruthError
 from spear_jax.normalization import Normalization
 from spear_jax.update.bundle import load_update, save_update
 

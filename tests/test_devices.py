@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from spear_jax import devices, numerics
+from spear_jax.attacks.dense.directions.null_vectors import null_vectors_float64
 from spear_jax.attacks.dense.sampling import flat, samplers
 from spear_jax.config import ReconstructConfig
 from spear_jax.factorization import factorize
@@ -119,7 +120,7 @@ def test_hits_are_zero_on_the_rows_that_they_were_drawn_by(number):
     left, tolerance = planted_left()
     hits = run({"num_devices": 8}, number=number)
     assert hits.count > 100
-    vectors = flat.null_vectors_float64(left[hits.rows])
+    vectors = null_vectors_float64(left[hits.rows])
     zeros = np.sum(np.abs(vectors @ left.T) < tolerance, axis=1)
     assert (zeros >= THRESHOLD).mean() > 0.99  # float32 took a few small entries for zeros
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from spear_jax.attacks.dense import strategy
-from spear_jax.attacks.dense.certificates import pattern
 from spear_jax.attacks.dense.dictionary import basis, full_round, subspace_round
 from spear_jax.attacks.dense.dictionary.em import polar
 from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.attacks.dense.problem import gather_evidence
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorization import factorize
 from spear_jax.status import Status
@@ -26,7 +26,7 @@ def solved():
     """A planted problem, what the method starts from, and the true directions as unit rows."""
     problem = planted_problem(B, M, N, seed=3)
     factorization = factorize(problem.observation.weight_grad)
-    evidence = pattern.gather_evidence(problem.observation, factorization)
+    evidence = gather_evidence(problem.observation, factorization)
     return factorization, evidence, problem.directions(np.asarray(factorization.left)).T
 
 
@@ -73,7 +73,7 @@ def test_the_known_weights_carry_the_search_where_rows_are_few():
     for seed in range(3):
         problem = planted_problem(32, 160, 300, seed=seed)
         factorization = factorize(problem.observation.weight_grad)
-        evidence = pattern.gather_evidence(problem.observation, factorization)
+        evidence = gather_evidence(problem.observation, factorization)
         shuffled = evidence._replace(response=np.random.default_rng(seed).permutation(evidence.response))
         truth = problem.directions(np.asarray(factorization.left)).T
         right += np.sum(likeness(proposals(evidence, options.full_schedules[0]), truth) > 0.99)

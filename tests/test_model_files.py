@@ -14,10 +14,12 @@ from safetensors.numpy import save_file
 
 from spear_jax import tensor_files
 from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.errors import UpdateError
 from spear_jax.tensor_files import read_npz
-from spear_jax.update.bundle import Update, UpdateError, save_update
+from spear_jax.update.bundle import Update, save_update
 from spear_jax.update.dense_layers import find_layers
-from spear_jax.update.readers.model_files import ModelFile, make_update, match_names, name_by_order, read_model
+from spear_jax.update.make import ModelFile, make_update, match_names, name_by_order
+from spear_jax.update.readers.model_files import read_model
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

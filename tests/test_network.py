@@ -7,8 +7,10 @@ from networks import simulate
 
 from spear_jax.attacks.dense.certificates import network, pattern
 from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.attacks.dense.problem import gather_evidence
 from spear_jax.factorization import factorize
 from spear_jax.status import Status
+from spear_jax.types import NO_LABEL
 
 B, M = 6, 80
 
@@ -18,7 +20,7 @@ def solved(request):
     """A batch through three layers, what the server knows of it, and the true directions as rows."""
     batch = simulate(B, M, seed=3, dtype=request.param)
     factorization = factorize(batch.observation.weight_grad)
-    evidence = pattern.gather_evidence(batch.observation, factorization)
+    evidence = gather_evidence(batch.observation, factorization)
     directions = np.asarray(factorization.left).T @ batch.grad_z
     return batch, evidence, (directions / np.linalg.norm(directions, axis=0)).T
 
@@ -51,7 +53,7 @@ def test_another_network_certifies_nothing(solved, seed):
     shuffled = [(np.random.default_rng(seed).permutation(layers[0][0].T).T, layers[0][1]), *layers[1:]]
     verdicts = network.judge(evidence, shuffled, directions)
     assert not verdicts.exact.any()
-    assert (verdicts.labels == network.NO_LABEL).all()
+    assert (verdicts.labels == NO_LABEL).all()
 
 
 @pytest.mark.parametrize("share", [1e-2, 1e-3])
@@ -61,7 +63,7 @@ def test_an_input_tainted_by_another_does_not_pass(share):
     for seed in range(10):
         batch = simulate(B, M, seed=seed, dtype="float64")
         factorization = factorize(batch.observation.weight_grad)
-        evidence = pattern.gather_evidence(batch.observation, factorization)
+        evidence = gather_evidence(batch.observation, factorization)
         directions = np.asarray(factorization.left).T @ batch.grad_z
         directions[:, 1] += (
             share * np.linalg.norm(directions[:, 1]) / np.linalg.norm(directions[:, 0]) * directions[:, 0]
@@ -78,7 +80,7 @@ def test_a_sample_with_an_open_neuron_above_is_not_refused(open_by, is_refused):
     # The same wrong mask, once within the rounding of a client in float32 and once far from it.
     batch = simulate(B, 150, seed=1, dtype="float32", open_by=open_by)
     factorization = factorize(batch.observation.weight_grad)
-    evidence = pattern.gather_evidence(batch.observation, factorization)
+    evidence = gather_evidence(batch.observation, factorization)
     directions = np.asarray(factorization.left).T @ batch.grad_z
     directions = (directions / np.linalg.norm(directions, axis=0)).T
     layers = network.check_network(batch.network, 150)

@@ -6,9 +6,9 @@ import pytest
 from networks import simulate
 
 from spear_jax import numerics
-from spear_jax.attacks.dense.certificates import pattern
 from spear_jax.attacks.dense.certificates.next_layer import samples_alone
 from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.attacks.dense.problem import gather_evidence
 from spear_jax.attacks.dense.remainder import deflate
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorization import factorize
@@ -22,7 +22,7 @@ def known(batch):
     factorization = factorize(batch.observation.weight_grad)
     directions = np.asarray(factorization.left).T @ batch.grad_z
     directions = (directions / np.linalg.norm(directions, axis=0)).T
-    return pattern.gather_evidence(batch.observation, factorization), directions
+    return gather_evidence(batch.observation, factorization), directions
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-3)])

@@ -13,7 +13,8 @@ import types
 import numpy as np
 import pytest
 
-from spear_jax.update.bundle import UpdateError, load_update
+from spear_jax.errors import UpdateError
+from spear_jax.update.bundle import load_update
 
 MODULE = "spear_jax.integrations.nvflare"
 

@@ -5,8 +5,8 @@ import pytest
 from networks import simulate
 from test_skewed import N, skewed_inputs
 
-from spear_jax.attacks.dense.certificates import pattern
 from spear_jax.attacks.dense.dictionary.single_samples import TRIED, peel
+from spear_jax.attacks.dense.problem import gather_evidence
 from spear_jax.attacks.dense.regime import row_model
 from spear_jax.factorization import factorize
 
@@ -15,7 +15,7 @@ def problem(seed, inputs):
     """Evidence, its row model, true unit directions as rows, and how many samples each neuron fired for."""
     batch = simulate(len(inputs), 300, in_features=N, seed=seed, inputs=inputs)
     factorization = factorize(batch.observation.weight_grad)
-    evidence = pattern.gather_evidence(batch.observation, factorization)
+    evidence = gather_evidence(batch.observation, factorization)
     directions = np.asarray(factorization.left).T @ batch.grad_z
     return evidence, row_model(evidence), (directions / np.linalg.norm(directions, axis=0)).T, batch.grad_z != 0
 

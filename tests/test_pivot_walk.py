@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spear_jax.attacks.dense.sampling import cost, flat, walk
+from spear_jax.attacks.dense.directions.null_vectors import null_vectors_float64
+from spear_jax.attacks.dense.sampling import cost, walk
 from spear_jax.attacks.dense.sampling import walk_hits as walk_round
 from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS, STEPS, TESTED_ROWS
 from spear_jax.factorization import factorize
@@ -109,7 +110,7 @@ def test_hits_show_true_directions_at_the_planned_rate(seed):
     assert (np.diff(offset) > 0).all()
     assert len(rows) > 0.8 * len(offset)
     live = np.flatnonzero(np.asarray(factorization.live_mask))
-    found = flat.null_vectors_float64(np.asarray(factorization.left)[live[rows]])
+    found = null_vectors_float64(np.asarray(factorization.left)[live[rows]])
     likeness = np.abs(found @ problem.directions(np.asarray(factorization.left)))
     assert (likeness.max(axis=1) > 1 - 1e-9).mean() > 0.95
     zeros = np.sum(problem.grad_z[live] == 0, axis=0)

@@ -10,7 +10,7 @@ import pytest
 import spear_jax as sj
 from spear_jax import ReconstructConfig, reconstruct
 from spear_jax.audit import record
-from spear_jax.audit.record import RecordError
+from spear_jax.errors import RecordError
 from spear_jax.normalization import Normalization
 from spear_jax.testing import planted_problem
 from spear_jax.update.bundle import Update

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from spear_jax.audit.sweep import Trial
 from spear_jax.client.evaluate import evaluate
+from spear_jax.defences.trials import Trial
 from spear_jax.report.pictures import SampleRow, amplified_difference, contact_sheet, picture
 from spear_jax.report.values import number, share
 from spear_jax.report.write import write_report

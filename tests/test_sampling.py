@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from spear_jax import numerics
+from spear_jax.attacks.dense.directions.null_vectors import null_vectors_float64
 from spear_jax.attacks.dense.sampling import cost, flat
 from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
@@ -96,7 +97,7 @@ def test_float32_null_vectors_are_orthogonal_to_every_row():
 
 def test_null_vectors_on_the_host_are_exact_to_float64():
     rows = np.random.default_rng(2).normal(size=(50, 9, 10))
-    vectors = flat.null_vectors_float64(rows)
+    vectors = null_vectors_float64(rows)
     assert np.abs(np.einsum("ckr,cr->ck", rows, vectors)).max() < 1e-13
 
 
@@ -162,7 +163,7 @@ def test_hits_come_at_the_planned_rate_and_show_true_directions(planted):
     offsets = hits.offset[: hits.count]
     assert (np.diff(offsets) > 0).all()
     rows = np.asarray(flat.hit_rows(key, jnp.asarray(offsets, jnp.uint32), num_rows=len(left), count=4))
-    found = flat.null_vectors_float64(np.asarray(factorization.left)[live][rows])
+    found = null_vectors_float64(np.asarray(factorization.left)[live][rows])
     likeness = np.abs(found @ problem.directions(np.asarray(factorization.left)))
     assert (likeness.max(axis=1) > 1 - 1e-9).mean() > 0.99
     # Per column, zero rows may be dependent (a share of them at b = 5), so the plan is an upper bound within noise

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from spear_jax.attacks.dense.certificates import pattern
+from spear_jax.attacks.dense.problem import gather_evidence
 from spear_jax.attacks.dense.sampling import plan as search_plan
 from spear_jax.attacks.dense.sampling import search
 from spear_jax.config import ReconstructConfig
@@ -21,7 +22,7 @@ CONFIG = ReconstructConfig(round_size=256, chunk_size=128, num_devices=1)
 def planted(batch_size=4, m=100, seed=3):
     problem = planted_problem(batch_size, m, 60, seed=seed)
     factorization = factorize(problem.observation.weight_grad)
-    evidence = pattern.gather_evidence(problem.observation, factorization)
+    evidence = gather_evidence(problem.observation, factorization)
     return problem, factorization, lambda directions: pattern.certify(evidence, directions)
 
 

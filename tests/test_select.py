@@ -6,6 +6,7 @@ import pytest
 from spear_jax.attacks.dense.certificates import pattern
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.directions.select import select, sparsest_independent
+from spear_jax.attacks.dense.problem import gather_evidence
 from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
 
@@ -17,7 +18,7 @@ def unit(vectors):
 def planted(seed=0, batch_size=6, m=120):
     problem = planted_problem(batch_size, m, 80, seed=seed)
     factorization = factorize(problem.observation.weight_grad)
-    evidence = pattern.gather_evidence(problem.observation, factorization)
+    evidence = gather_evidence(problem.observation, factorization)
     truth = problem.directions(np.asarray(factorization.left)).T
     return factorization, (lambda directions: pattern.certify(evidence, directions)), truth
 

@@ -9,12 +9,13 @@ from networks import simulate
 
 from spear_jax import numerics
 from spear_jax.attacks.dense import strategy
-from spear_jax.attacks.dense.certificates import pattern
 from spear_jax.attacks.dense.dictionary.half_space import is_half_space
+from spear_jax.attacks.dense.dictionary.low_rows import low_rows
 from spear_jax.attacks.dense.dictionary.mixtures import unmix
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.pipeline import reconstruct
-from spear_jax.attacks.dense.regime import low_rows, row_model, single_rows
+from spear_jax.attacks.dense.problem import gather_evidence
+from spear_jax.attacks.dense.regime import row_model, single_rows
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorization import factorize
 from spear_jax.status import Status
@@ -36,7 +37,7 @@ def skewed(request):
     batch = simulate(B, M, in_features=N, seed=seed, inputs=skewed_inputs(seed))
     factorization = factorize(batch.observation.weight_grad)
     directions = np.asarray(factorization.left).T @ batch.grad_z
-    evidence = pattern.gather_evidence(batch.observation, factorization)
+    evidence = gather_evidence(batch.observation, factorization)
     return batch, evidence, (directions / np.linalg.norm(directions, axis=0)).T
 
 
@@ -55,7 +56,7 @@ def test_the_regime_is_read_off_the_gradient():
         for inputs, said in ((None, "centred"), (skewed_inputs(seed), "skewed")):
             batch = simulate(B, M, in_features=N, seed=seed, inputs=inputs)
             factorization = factorize(batch.observation.weight_grad)
-            model = row_model(pattern.gather_evidence(batch.observation, factorization))
+            model = row_model(gather_evidence(batch.observation, factorization))
             assert model.regime() == said
             method = strategy.choose_method(factorization, ReconstructConfig(), model)[0]
             assert (method == "dictionary") == (said == "skewed")

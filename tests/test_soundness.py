@@ -10,6 +10,7 @@ from scipy import stats
 
 from spear_jax.attacks.dense.certificates import network, pattern
 from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.attacks.dense.problem import gather_evidence
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorization import factorize
 from spear_jax.numerics import MAX_ERROR
@@ -80,7 +81,7 @@ def test_a_network_that_would_not_notice_does_not_vouch(depth, classes, share):
     for seed in range(6):
         batch = simulate(5, 100, depth=depth, classes=classes, seed=seed, dtype="float32")
         factorization = factorize(batch.observation.weight_grad)
-        evidence = pattern.gather_evidence(batch.observation, factorization)
+        evidence = gather_evidence(batch.observation, factorization)
         directions = np.asarray(factorization.left).T @ batch.grad_z
         scales = np.linalg.norm(directions, axis=0)
         directions = (directions / scales).T

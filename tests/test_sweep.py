@@ -7,9 +7,10 @@ import jax
 import pytest
 
 import spear_jax as sj
-from spear_jax.audit.sweep import SweepError, Trial, read_trials, sweep, verdicts, write_trials
+from spear_jax.audit.sweep import sweep
 from spear_jax.defences import DEFENCES, Defence, gaussian_noise
-from spear_jax.update.bundle import UpdateError
+from spear_jax.defences.trials import Trial, bounds, read_trials, write_trials
+from spear_jax.errors import SweepError, UpdateError
 
 BATCH = 2
 
@@ -105,7 +106,7 @@ def test_an_update_that_cannot_be_read_is_refused_before_any_trial(update):
 def test_a_verdict_names_the_last_strength_that_leaked_all_and_the_first_that_stopped_all(
     grid, leaks_all, stops_all, is_falling
 ):
-    assert verdicts([*grid, plain(1.0, 3, defence="other")])[0] == ("d", "p", leaks_all, stops_all, is_falling)
+    assert bounds([*grid, plain(1.0, 3, defence="other")])[0] == ("d", "p", leaks_all, stops_all, is_falling)
 
 
 def test_every_trial_has_the_keys_that_a_reader_expects(tmp_path):

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spear_jax.tensor_files import TensorFileError, read_npz
+from spear_jax.errors import TensorFileError
+from spear_jax.tensor_files import read_npz
 from spear_jax.update.readers import torch_files
 from spear_jax.update.readers.torch_files import read_state_dict
 

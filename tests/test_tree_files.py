@@ -14,8 +14,7 @@ import pytest
 from flax import serialization
 from jax.numpy import bfloat16
 
-from spear_jax.tensor_files import TensorFileError
-from spear_jax.update.bundle import UpdateError
+from spear_jax.errors import TensorFileError, UpdateError
 from spear_jax.update.readers import tree_files
 from spear_jax.update.readers.model_files import read_model
 from spear_jax.update.readers.tree_files import read_tree

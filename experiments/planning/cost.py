@@ -15,7 +15,8 @@ from experiments import claims
 from experiments.claims import Finding, Line, Setting
 from experiments.planning.real_layer import RealLayer, real_layer
 from spear_jax import numerics
-from spear_jax.attacks.dense.sampling import cost, flat, samplers
+from spear_jax.attacks.dense.directions.null_vectors import null_vectors_float64
+from spear_jax.attacks.dense.sampling import cost, samplers
 from spear_jax.attacks.dense.sampling.plan import SPARE_ZEROS, WALK_THRESHOLDS
 from spear_jax.config import ReconstructConfig
 
@@ -55,7 +56,7 @@ def trial(setting: Setting, path: Path) -> dict[str, Any]:
     started, rounds, is_found = time.perf_counter(), 0, np.zeros(b, bool)
     while not is_found.all() and rounds * step * worth < LIMIT * expected:
         rows = sampler.draw(rounds, step, threshold)().rows
-        is_found |= layer.is_among(flat.null_vectors_float64(layer.left[rows]))
+        is_found |= layer.is_among(null_vectors_float64(layer.left[rows]))
         rounds += 1
     needed = (rounds - 0.5) * step * worth  # the last was found somewhere within the last round
     return {

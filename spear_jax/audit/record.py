@@ -18,8 +18,9 @@ import numpy as np
 
 from spear_jax.attacks.dense.copies import count_copies
 from spear_jax.config import ReconstructConfig
+from spear_jax.errors import RecordError, SpearError, TensorFileError
 from spear_jax.normalization import Normalization
-from spear_jax.tensor_files import TensorFileError, atomic_path, read_tensors, write_tensors
+from spear_jax.tensor_files import atomic_path, read_tensors, write_tensors
 from spear_jax.types import Certificate, Result
 from spear_jax.update.bundle import Update
 from spear_jax.update.dense_layers import DenseLayer
@@ -27,10 +28,6 @@ from spear_jax.update.dense_layers import DenseLayer
 _NEEDED = ("layer", "config", "seed", "update", "image_shape", "normalization")  # by other commands
 INPUTS, RECORD, STATE = "inputs.safetensors", "result.json", "state.safetensors"
 DERIVED = ("evaluation.json", "index.html", "contact.png")
-
-
-class RecordError(ValueError):
-    """A reconstruction folder that cannot be read; the message is one sentence for the user."""
 
 
 class Reconstruction(NamedTuple):
@@ -219,7 +216,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     record = json.loads(path.read_text())
     missing = [name for name in _NEEDED if name not in record] if isinstance(record, dict) else list(_NEEDED)
     if missing:
-        raise ValueError(f"{path.name} lacks {', '.join(missing)}")
+        raise SpearError(f"{path.name} lacks {', '.join(missing)}")
     return record
 
 

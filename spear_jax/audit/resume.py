@@ -17,10 +17,11 @@ import jax
 import numpy as np
 
 from spear_jax.attacks.dense.directions import pool
-from spear_jax.attacks.dense.sampling.search import SearchState
+from spear_jax.attacks.dense.outcome import SearchState
 from spear_jax.config import ReconstructConfig
+from spear_jax.errors import CheckpointError, TensorFileError
 from spear_jax.observation import LayerObservation
-from spear_jax.tensor_files import TensorFileError, read_tensors, write_tensors
+from spear_jax.tensor_files import read_tensors, write_tensors
 from spear_jax.types import CandidatePool
 
 FORMAT = "1"
@@ -28,10 +29,6 @@ FORMAT = "1"
 NEUTRAL_FIELDS = ("max_candidates", "max_seconds", "chunk_size", "mapper", "num_devices", "num_examples")
 _COUNTERS = ("next_round", "candidates", "hits", "hits_dropped", "false_hits")
 _MEANING = {"observation": "another update or layer", "key": "another seed", "format": "another version of the library"}
-
-
-class CheckpointError(ValueError):
-    """A state that cannot be gone on with; the message is one sentence for the user."""
 
 
 def identity(observation: LayerObservation, key: jax.Array, config: ReconstructConfig) -> dict[str, str]:

@@ -12,6 +12,7 @@ from spear_jax.attacks.dense.sampling.bench import bench_sampling, measure_peak
 from spear_jax.audit import record
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, table
+from spear_jax.errors import SpearError
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +37,7 @@ def sampling(
     Pivot walk and flat kernel of the search against batched SVD, LU and QR, in float32, on a planted problem.
     """
     if rank > out_features:
-        raise ValueError(f"--rank is {rank} but --width is {out_features}; a rank is at most the number of rows.")
+        raise SpearError(f"--rank is {rank} but --width is {out_features}; a rank is at most the number of rows.")
     rates = bench_sampling(out_features, rank, chunk_size=chunk_size, repeats=repeats, seed=seed)
     peak = measure_peak()
     by_name = {rate.name: rate for rate in rates}

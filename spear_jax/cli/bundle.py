@@ -8,9 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from spear_jax.cli import options
-from spear_jax.cli.output import emit, make_folder
-from spear_jax.update.bundle import UpdateError, save_update
-from spear_jax.update.readers.model_files import make_update, match_names, read_model
+from spear_jax.cli.output import emit
+from spear_jax.errors import UpdateError
+from spear_jax.tensor_files import make_folder
+from spear_jax.update.bundle import save_update
+from spear_jax.update.make import make_update, match_names
+from spear_jax.update.readers.model_files import SUFFIXES, read_model
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +25,7 @@ def bundle(
     before: Annotated[
         Path,
         typer.Option(
-            help="Model that the server sent: .pt, .pth, .bin, .safetensors, .npz, .msgpack or an Orbax folder.",
+            help=f"Model that the server sent: {SUFFIXES}.",
             show_default=False,
         ),
     ],

@@ -10,12 +10,15 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from spear_jax.audit.sweep import TRIALS, SweepError, Trial, read_trials, sweep, verdicts, write_trials
+from spear_jax.audit.sweep import sweep
 from spear_jax.cli import options
-from spear_jax.cli.output import emit, make_folder, table
+from spear_jax.cli.output import emit, table
 from spear_jax.defences import DEFENCES, by_name
 from spear_jax.defences.alter import relative_change
-from spear_jax.update.bundle import UpdateError, load_update, save_update
+from spear_jax.defences.trials import TRIALS, Trial, bounds, read_trials, write_trials
+from spear_jax.errors import SweepError, UpdateError
+from spear_jax.tensor_files import make_folder
+from spear_jax.update.bundle import load_update, save_update
 
 DEFENDED, SWEPT, MAX_SECONDS = Path("defended.safetensors"), Path("recon"), 10.0
 HEADER = ("defence", "parameter", "meaning", "grid for a sweep")
@@ -121,7 +124,7 @@ def _progress(trial: Trial) -> str:
 
 def _tell_sweep(trials: list[Trial], path: Path) -> None:
     cell = lambda bound: ("yes" if bound[1] is None else f"{bound[1]:g}") if bound[0] else "-"
-    rows = [(v.defence, v.parameter or "-", cell(v.leaks_all), cell(v.stops_all)) for v in verdicts(trials)]
+    rows = [(v.defence, v.parameter or "-", cell(v.leaks_all), cell(v.stops_all)) for v in bounds(trials)]
     table(rows, header=("defence", "parameter", "everything leaks up to", "nothing leaks from"))
     typer.echo(f"Written to {path}; spear-jax report {path.parent} puts it on the page of a reconstruction there.")
 

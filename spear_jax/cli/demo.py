@@ -11,13 +11,14 @@ import typer
 from spear_jax.audit import record
 from spear_jax.cli import options
 from spear_jax.cli.evaluate import EVALUATION, score
-from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit, make_folder
+from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
 from spear_jax.cli.reconstruct import run
 from spear_jax.cli.report import make_report
 from spear_jax.cli.simulate import make_update
 from spear_jax.client.load import demo_batch
 from spear_jax.client.truth import Truth
 from spear_jax.config import ReconstructConfig
+from spear_jax.tensor_files import make_folder
 from spear_jax.update.bundle import load_update, save_update
 
 

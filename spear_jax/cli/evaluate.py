@@ -12,7 +12,8 @@ from spear_jax.cli import options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
 from spear_jax.client.evaluate import Evaluation
 from spear_jax.client.evaluate import evaluate as run_evaluate
-from spear_jax.client.truth import Truth, TruthError
+from spear_jax.client.truth import Truth
+from spear_jax.errors import TruthError
 
 EVALUATION = "evaluation.json"
 

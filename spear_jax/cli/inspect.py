@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from spear_jax.attacks.dense.certificates.pattern import gather_evidence
+from spear_jax.attacks.dense.problem import gather_evidence
 from spear_jax.attacks.dense.regime import row_model, single_rows
 from spear_jax.attacks.dense.sampling.plan import plan_search
 from spear_jax.attacks.dense.strategy import choose_method

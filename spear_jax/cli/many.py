@@ -17,11 +17,12 @@ import typer
 from spear_jax.audit import record
 from spear_jax.audit import resume as checkpoint
 from spear_jax.cli import explain
-from spear_jax.cli.output import make_folder
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import select_devices
+from spear_jax.errors import SpearError, UpdateError
 from spear_jax.status import Status
-from spear_jax.update.bundle import Update, UpdateError, load_update
+from spear_jax.tensor_files import make_folder
+from spear_jax.update.bundle import Update, load_update
 from spear_jax.update.dense_layers import natural_key
 
 SUMMARY = "summary.json"
@@ -154,7 +155,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
         summary = json.loads(path.read_text())
         lacking = {name for entry in summary["updates"] for name in ENTRY if name not in entry}
         if lacking:
-            raise ValueError(f"an update lacks {', '.join(sorted(lacking))}")
+            raise SpearError(f"an update lacks {', '.join(sorted(lacking))}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise record.RecordError(f"{path} is damaged ({error}); run spear-jax reconstruct on the updates.") from error
     return summary

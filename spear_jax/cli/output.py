@@ -8,14 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from spear_jax.attacks.dense.sampling.search import Progress as SearchProgress
+from spear_jax.attacks.dense.outcome import Progress as SearchProgress
 
 EXIT_COMPLETE, EXIT_FAULT, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_STOPPED = 0, 1, 2, 3, 130
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where the output is no terminal
@@ -35,19 +34,6 @@ def keep_stdout_clean() -> None:
     own = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = os.fdopen(own, "w", encoding="utf-8")
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for what a command writes, before anything is computed.
-
-    Raises:
-        ValueError: it is a file, or lies where nothing can be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        problem = "is a file" if folder.is_file() else f"cannot be made ({(error.strerror or str(error)).lower()})"
-        raise ValueError(f"{folder} {problem}; expected a folder to write to: give another --out.") from error
 
 
 def fail(message: str, code: int, arguments: list[str]) -> NoReturn:

@@ -10,17 +10,18 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from spear_jax.attacks.dense.certificates.network import NO_LABEL
+from spear_jax.attacks.dense.outcome import Progress, SearchState
 from spear_jax.attacks.dense.pipeline import reconstruct as run_reconstruct
-from spear_jax.attacks.dense.sampling.search import Progress, SearchState
 from spear_jax.audit import record
 from spear_jax.audit import resume as checkpoint
 from spear_jax.cli import many, options
-from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean, make_folder
+from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import initialize_distributed
+from spear_jax.errors import SpearError
 from spear_jax.report.values import copies
-from spear_jax.types import Result
+from spear_jax.tensor_files import make_folder
+from spear_jax.types import NO_LABEL, Result
 from spear_jax.update.bundle import Update, load_update
 
 
@@ -68,11 +69,11 @@ def reconstruct(
     Every sample is certified, or not, without ground truth. Of a folder, every update by itself, with a summary.
     """
     if resume and fresh:
-        raise ValueError("--resume and --fresh exclude each other; give --resume to go on, --fresh to start again.")
+        raise SpearError("--resume and --fresh exclude each other; give --resume to go on, --fresh to start again.")
     is_joined = distributed or any(value is not None for value in (coordinator, num_processes, process_id))
     ids = None if local_device_ids is None else _parse_ids(local_device_ids)
     if ids is not None and not is_joined:
-        raise ValueError("--local-device-ids goes with --distributed or --coordinator; leave it out in one process.")
+        raise SpearError("--local-device-ids goes with --distributed or --coordinator; leave it out in one process.")
     config = _config(
         method=method, rank=rank, max_candidates=max_candidates, max_seconds=max_seconds, sampler=sampler,
         round_size=round_size, chunk_size=chunk_size, mapper=mapper, num_devices=num_devices,
@@ -80,7 +81,7 @@ def reconstruct(
     )  # fmt: skip
     if update_file.is_dir():
         if is_joined or config.shard != (0, 1):
-            raise ValueError(
+            raise SpearError(
                 f"{update_file} is a folder, whose updates one process takes one by one: leave --distributed, "
                 "--coordinator and --shard out, or give one update."
             )
@@ -214,13 +215,13 @@ def _config(**options: Any) -> ReconstructConfig:
         return ReconstructConfig(**options)
     except ValueError as error:
         as_option = lambda match: "--" + match[1].replace("_", "-")
-        raise ValueError(re.sub(r"ReconstructConfig\.(\w+)", as_option, str(error))) from error
+        raise SpearError(re.sub(r"ReconstructConfig\.(\w+)", as_option, str(error))) from error
 
 
 def _parse_shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not int(match[1]) < int(match[2]):
-        raise ValueError(f"--shard is {text!r}; expected i/N with 0 <= i < N, as 0/4, 1/4, 2/4 and 3/4.")
+        raise SpearError(f"--shard is {text!r}; expected i/N with 0 <= i < N, as 0/4, 1/4, 2/4 and 3/4.")
     return int(match[1]), int(match[2])
 
 
@@ -228,4 +229,4 @@ def _parse_ids(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise ValueError(f"--local-device-ids is {text!r}; expected numbers, as 0,1.") from error
+        raise SpearError(f"--local-device-ids is {text!r}; expected numbers, as 0,1.") from error

@@ -8,14 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from spear_jax.audit import record
-from spear_jax.audit.sweep import TRIALS, Trial, read_trials
 from spear_jax.cli import many, options
 from spear_jax.cli.evaluate import score
-from spear_jax.cli.output import emit, make_folder
+from spear_jax.cli.output import emit
 from spear_jax.client.tables import column_names
 from spear_jax.client.truth import Truth as TruthFile
+from spear_jax.defences.trials import TRIALS, Trial, read_trials
+from spear_jax.errors import SpearError
 from spear_jax.report.index import write_index
 from spear_jax.report.write import write_report
+from spear_jax.tensor_files import make_folder
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +40,7 @@ def report(
     """
     if (folder / many.SUMMARY).is_file() and not (folder / record.RECORD).exists():
         if truth is not None:
-            raise ValueError(f"{folder} holds many reconstructions and --truth is of one; give the folder of that one.")
+            raise SpearError(f"{folder} holds many reconstructions and --truth is of one; give the folder of that one.")
         pages = make_reports(folder, folder if out is None else out)
         emit(pages, as_json, lambda: typer.echo(f"Written: {pages['page']} and {len(pages['pages'])} pages below it"))
         return

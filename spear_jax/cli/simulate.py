@@ -12,14 +12,16 @@ import jax
 import typer
 
 from spear_jax.cli import options
-from spear_jax.cli.output import emit, make_folder
-from spear_jax.client.batch import Batch, DataError
+from spear_jax.cli.output import emit
+from spear_jax.client.batch import Batch
 from spear_jax.client.gradient import simulate_update
 from spear_jax.client.load import demo_batch, load_batch
 from spear_jax.client.local_training import KINDS, LocalTraining, simulate_round
 from spear_jax.client.models import MLP, init_params, train
 from spear_jax.client.truth import Truth
+from spear_jax.errors import DataError
 from spear_jax.normalization import Normalization
+from spear_jax.tensor_files import make_folder
 from spear_jax.update.bundle import Update, save_update
 
 DATA_VARIABLE = "SPEAR_JAX_DATA"

@@ -7,11 +7,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from spear_jax.errors import DataError
 from spear_jax.normalization import Normalization
-
-
-class DataError(ValueError):
-    """Private data that cannot be read; the message is one sentence that says what is wrong and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from spear_jax.client.batch import Batch, DataError, image_batch
+from spear_jax.client.batch import Batch, image_batch
 from spear_jax.client.images import square_pixels
+from spear_jax.errors import DataError
 from spear_jax.normalization import Normalization
 
 # The colour photos that a plain install brings; scikit-image would download its others, so its loaders are not asked.

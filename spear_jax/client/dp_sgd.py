@@ -18,6 +18,7 @@ from spear_jax.client.batch import Batch
 from spear_jax.client.gradient import check_batch, flatten, update_metadata
 from spear_jax.client.models import MLP, Params, cross_entropy, require_dtype
 from spear_jax.defences import gaussian_noise
+from spear_jax.errors import SpearError
 from spear_jax.update.bundle import Update
 
 
@@ -120,4 +121,4 @@ def dp_epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta:
 
 def _require(name: str, value: Any, is_valid: Any, wanted: str) -> None:
     if not is_valid:
-        raise ValueError(f"{name} is {value}; expected {wanted}.")
+        raise SpearError(f"{name} is {value}; expected {wanted}.")

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy.optimize import linear_sum_assignment
 from skimage.metrics import structural_similarity
 
+from spear_jax.errors import SpearError
 from spear_jax.types import Array
 
 RECOVERED_PSNR = 90.0
@@ -240,17 +241,17 @@ def _check(
     certified: Array | None,
 ) -> None:
     if found.ndim != 2 or truth.ndim != 2 or found.shape[1] != truth.shape[1]:
-        raise ValueError(
+        raise SpearError(
             f"reconstructed has shape {found.shape} and true_inputs {truth.shape}; expected (k, n) and (b, n) with the "
             "same n: flatten every input to one row."
         )
     if not truth.size or not np.isfinite(truth).all():
-        raise ValueError("true_inputs is empty or holds NaN or infinity; there is nothing to compare with.")
+        raise SpearError("true_inputs is empty or holds NaN or infinity; there is nothing to compare with.")
     if (normalization is None) != (image_shape is None):
-        raise ValueError("normalization and image_shape (or images) belong together; pass both or neither.")
+        raise SpearError("normalization and image_shape (or images) belong together; pass both or neither.")
     if image_shape is not None and math.prod(image_shape) != truth.shape[1]:
-        raise ValueError(f"image_shape {image_shape} holds {math.prod(image_shape)} values, an input {truth.shape[1]}.")
+        raise SpearError(f"image_shape {image_shape} holds {math.prod(image_shape)} values, an input {truth.shape[1]}.")
     if images is not None and images.shape != (len(truth), *(image_shape or ())):
-        raise ValueError(f"images has shape {images.shape}; expected {(len(truth), *(image_shape or ()))}.")
+        raise SpearError(f"images has shape {images.shape}; expected {(len(truth), *(image_shape or ()))}.")
     if certified is not None and certified.shape != (len(found),):
-        raise ValueError(f"certified has shape {certified.shape}; expected one flag per reconstruction, {len(found)}.")
+        raise SpearError(f"certified has shape {certified.shape}; expected one flag per reconstruction, {len(found)}.")

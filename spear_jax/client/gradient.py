@@ -15,6 +15,7 @@ from flax import linen as nn
 from spear_jax.client.batch import Batch
 from spear_jax.client.models import MLP, Params, cross_entropy, layer_name, perturbation_name, require_dtype
 from spear_jax.client.truth import Truth
+from spear_jax.errors import SpearError
 from spear_jax.update.bundle import Update
 from spear_jax.update.metadata import FORMAT_VERSION
 
@@ -117,9 +118,9 @@ def check_batch(model: MLP, params: Params, batch: Batch) -> None:
     """
     in_features, length = params[layer_name(0)]["kernel"].shape[0], batch.inputs.shape[1]
     if in_features != length:
-        raise ValueError(f"the model takes {in_features} inputs but a sample of the batch has {length} values.")
+        raise SpearError(f"the model takes {in_features} inputs but a sample of the batch has {length} values.")
     if batch.labels.min() < 0 or batch.labels.max() >= model.num_classes:
-        raise ValueError(
+        raise SpearError(
             f"the labels run from {batch.labels.min()} to {batch.labels.max()} but the model has "
             f"{model.num_classes} classes; build it with num_classes={batch.num_classes}."
         )

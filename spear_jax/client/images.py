@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from spear_jax import tensor_files
-from spear_jax.client.batch import DataError
+from spear_jax.errors import DataError
 
 _COMMON = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _IDX = re.compile(r"(?P<set>.*)images(?P<mark>[-.]idx)3-ubyte(\.gz)?")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from spear_jax.client.batch import Batch as Batch
 from spear_jax.client.batch import Column as Column
-from spear_jax.client.batch import DataError as DataError
 from spear_jax.client.batch import draw, image_batch
 from spear_jax.client.demo import demo_batch as demo_batch
 from spear_jax.client.images import open_images
 from spear_jax.client.tables import decode_rows as decode_rows
 from spear_jax.client.tables import load_table as load_table
+from spear_jax.errors import DataError as DataError
 from spear_jax.normalization import Normalization as Normalization
 
 _TABLES = (".csv", ".tsv")

@@ -22,6 +22,7 @@ from spear_jax.client.batch import Batch
 from spear_jax.client.gradient import check_batch, flatten, truth_of, update_metadata
 from spear_jax.client.models import MLP, Params, cross_entropy, layer_name, require_dtype
 from spear_jax.client.truth import Truth
+from spear_jax.errors import SpearError
 from spear_jax.update.bundle import Update
 
 OPTIMIZERS = ("sgd", "adam", "sign")
@@ -50,16 +51,16 @@ class LocalTraining:
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer is {self.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}.")
+            raise SpearError(f"optimizer is {self.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}.")
         if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate is {self.learning_rate}; expected a positive number.")
+            raise SpearError(f"learning_rate is {self.learning_rate}; expected a positive number.")
         for name in ("momentum", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a number of at least 0.")
+                raise SpearError(f"{name} is {getattr(self, name)}; expected a number of at least 0.")
         for name in ("epochs", "mini_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; expected at least 1.")
+                raise SpearError(f"{name} is {value}; expected at least 1.")
 
     def steps(self, batch_size: int) -> int:
         """Local steps over a batch of this size."""
@@ -105,7 +106,7 @@ def simulate_round(
     require_dtype(dtype)
     check_batch(model, params, batch)
     if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}.")
+        raise SpearError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}.")
     model = model.clone(param_dtype=jnp.dtype(dtype))
     sent = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
     inputs, labels = jnp.asarray(batch.inputs, dtype), jnp.asarray(batch.labels)

@@ -14,6 +14,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Float, Int
 
+from spear_jax.errors import SpearError
 from spear_jax.types import Array
 
 Params = Mapping[str, Mapping[str, Array]]
@@ -82,10 +83,10 @@ def init_params(model: MLP, key: jax.Array, in_features: int) -> Params:
         ValueError: unknown initialization, a size below one, or float64 without x64.
     """
     if model.initialization not in INITIALIZATIONS:
-        raise ValueError(f"initialization is {model.initialization!r}; expected one of {', '.join(INITIALIZATIONS)}.")
+        raise SpearError(f"initialization is {model.initialization!r}; expected one of {', '.join(INITIALIZATIONS)}.")
     sizes = (in_features, *model.widths, model.num_classes)
     if min(sizes) < 1:
-        raise ValueError(f"the layer sizes are {sizes}; expected positive integers.")
+        raise SpearError(f"the layer sizes are {sizes}; expected positive integers.")
     require_dtype(model.param_dtype)
     return _init(model, in_features, key)
 
@@ -103,9 +104,9 @@ def require_dtype(dtype: Any) -> None:
     """
     name = np.dtype(dtype).name
     if name not in ("float32", "float64"):
-        raise ValueError(f"dtype is {name}; expected float32 or float64.")
+        raise SpearError(f"dtype is {name}; expected float32 or float64.")
     if name == "float64" and jnp.result_type(float) != jnp.float64:
-        raise ValueError(
+        raise SpearError(
             "float64 needs JAX with x64, which is off in this process: call jax.config.update('jax_enable_x64', True) "
             "first, or ask for float32."
         )
@@ -146,7 +147,7 @@ def train(
         ValueError: a batch larger than the data.
     """
     if not 1 <= batch_size <= len(inputs):
-        raise ValueError(f"batch_size is {batch_size}; expected 1 to {len(inputs)}, the number of inputs.")
+        raise SpearError(f"batch_size is {batch_size}; expected 1 to {len(inputs)}, the number of inputs.")
     inputs = jnp.asarray(inputs, model.param_dtype)
     return _sgd(model, batch_size, params, inputs, jnp.asarray(labels), learning_rate, jax.random.split(key, steps))
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from spear_jax.client.batch import Batch, Column, DataError, draw
+from spear_jax.client.batch import Batch, Column, draw
+from spear_jax.errors import DataError
 from spear_jax.update.dense_layers import natural_key
 
 

@@ -12,16 +12,13 @@ import numpy as np
 
 from spear_jax import tensor_files
 from spear_jax.client.batch import Column
+from spear_jax.errors import TruthError
 from spear_jax.normalization import Normalization
 from spear_jax.update.dense_layers import natural_key
 from spear_jax.update.metadata import parse_shape
 
 _CONTENT = "truth"
 _INPUT, _GRAD_Z = "input/", "grad_z/"
-
-
-class TruthError(ValueError):
-    """A truth file that cannot be used; the message is one sentence."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

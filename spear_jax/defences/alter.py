@@ -13,7 +13,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.update.bundle import Update, UpdateError
+from spear_jax.errors import UpdateError
+from spear_jax.update.bundle import Update
 
 Tensors = dict[str, np.ndarray]
 

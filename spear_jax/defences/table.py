@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.defences.alter import Tensors, alter, norm
-from spear_jax.update.bundle import Update, UpdateError
+from spear_jax.errors import UpdateError
+from spear_jax.update.bundle import Update
 
 _INT8_LEVELS = 127
 

@@ -25,9 +25,10 @@ from rich.table import Table
 
 from spear_jax.attacks.dense.sampling.plan import plan_search
 from spear_jax.config import ReconstructConfig
+from spear_jax.errors import UpdateError
 from spear_jax.factorization import factorize
-from spear_jax.integrations import check_metadata, listening, make_folder, received_update, record
-from spear_jax.update.bundle import Update, UpdateError
+from spear_jax.integrations.recording import check_metadata, listening, make_folder, received_update, record
+from spear_jax.update.bundle import Update
 from spear_jax.update.dense_layers import DenseLayer
 
 # Under which names configurations and metrics of Flower apps hold what the metadata of a bundle say.

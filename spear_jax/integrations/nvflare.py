@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from spear_jax.integrations import check_metadata, listening, make_folder, received_update, record
-from spear_jax.update.bundle import UpdateError
+from spear_jax.errors import UpdateError
+from spear_jax.integrations.recording import check_metadata, listening, make_folder, received_update, record
 
 try:
     from nvflare.apis.dxo import DataKind, MetaKey  # pyright: ignore[reportMissingImports]

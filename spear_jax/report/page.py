@@ -10,7 +10,7 @@ from html import escape
 from string import Template
 from typing import Any
 
-from spear_jax.audit.sweep import Trial
+from spear_jax.defences.trials import Trial
 from spear_jax.report import sections
 from spear_jax.report.html import document, wide_table
 from spear_jax.report.values import text

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from spear_jax.errors import SpearError
+
 AMPLIFICATION = 20
 """Factor on the absolute difference, so that an error of one gray level in 255 is seen."""
 
@@ -100,7 +102,7 @@ def contact_sheet(rows: Sequence[SampleRow], title: str = "", side: int | None =
     """
     shapes = {image.shape for row in rows for image in (row.original, row.reconstruction) if image is not None}
     if len(shapes) != 1:
-        raise ValueError(f"A contact sheet needs pictures of one shape; got {sorted(shapes) or 'none'}.")
+        raise SpearError(f"A contact sheet needs pictures of one shape; got {sorted(shapes) or 'none'}.")
     (shape,) = shapes
     side = side or (192 if len(rows) <= 8 else 128 if len(rows) <= 32 else 96)
     tile = picture(np.zeros(shape, np.uint8), side).size

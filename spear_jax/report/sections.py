@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spear_jax.audit.sweep import Trial, Verdict, verdicts
 from spear_jax.config import ReconstructConfig
+from spear_jax.defences.trials import Bound, Trial, bounds
 from spear_jax.numerics import ERROR_MARGIN, MAX_ERROR, MIN_GAP
 from spear_jax.report.values import DASH, copies, count_of, devices, mapping, number, seconds, shape, share, text
 
@@ -168,8 +168,8 @@ def defence_sentence(trials: Sequence[Trial], record: Mapping[str, Any]) -> str:
         update = record.get("update")
         path = shlex.quote(update) if isinstance(update, str) and update else "UPDATE"
         return f"Not tried: spear-jax defend {path} --sweep --out FOLDER, then make this report of FOLDER again."
-    stopping = [_stopped(verdict) for verdict in verdicts(trials) if verdict.stops_all[0]]
-    powerless = [verdict.defence for verdict in verdicts(trials) if not verdict.stops_all[0]]
+    stopping = [_stopped(bound) for bound in bounds(trials) if bound.stops_all[0]]
+    powerless = [bound.defence for bound in bounds(trials) if not bound.stops_all[0]]
     sentence = (
         f"The attack would have got nothing with {', '.join(stopping)}" if stopping else "No defence stops it all"
     )
@@ -183,11 +183,11 @@ def defence_sentence(trials: Sequence[Trial], record: Mapping[str, Any]) -> str:
     )
 
 
-def _stopped(verdict: Verdict) -> str:
-    if not verdict.parameter:
-        return verdict.defence
-    bound = "up to" if verdict.is_falling else "from"
-    return f"{verdict.defence} ({verdict.parameter} {bound} {_strength(verdict.stops_all[1])})"
+def _stopped(bound: Bound) -> str:
+    if not bound.parameter:
+        return bound.defence
+    side = "up to" if bound.is_falling else "from"
+    return f"{bound.defence} ({bound.parameter} {side} {_strength(bound.stops_all[1])})"
 
 
 DEFENCE_HEADER = ("Defence", "Everything leaks up to", "Nothing leaks from", "Samples leaked")
@@ -195,13 +195,13 @@ DEFENCE_HEADER = ("Defence", "Everything leaks up to", "Nothing leaks from", "Sa
 
 def defence_rows(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
     """Rows below `DEFENCE_HEADER`, one a defence, its strengths from weak to strong."""
-    bound = lambda found, strength: _strength(strength) if found else DASH
+    cell = lambda found, strength: _strength(strength) if found else DASH
     rows = []
-    for verdict in verdicts(trials):
-        grid = [trial for trial in trials if trial.defence == verdict.defence]
+    for bound in bounds(trials):
+        grid = [trial for trial in trials if trial.defence == bound.defence]
         by_strength = ", ".join(_leaked(trial) for trial in grid)
-        name = verdict.defence + (f" ({verdict.parameter})" if verdict.parameter else "")
-        rows.append((name, bound(*verdict.leaks_all), bound(*verdict.stops_all), by_strength))
+        name = bound.defence + (f" ({bound.parameter})" if bound.parameter else "")
+        rows.append((name, cell(*bound.leaks_all), cell(*bound.stops_all), by_strength))
     return rows
 
 

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from spear_jax.attacks.dense.certificates.network import NO_LABEL
-from spear_jax.audit.sweep import Trial
 from spear_jax.client.evaluate import Normalization
+from spear_jax.defences.trials import Trial
+from spear_jax.errors import SpearError
 from spear_jax.report import pictures
 from spear_jax.report.cards import Sample, image_cards, psnr_text, value_cards, verdict
 from spear_jax.report.page import render_page
 from spear_jax.report.values import number
+from spear_jax.types import NO_LABEL
 
 
 def write_report(
@@ -212,16 +213,16 @@ def _check(
     lengths = {name: len(array) for name, array in zip(certificate._fields, certificate, strict=True)}
     if set(lengths.values()) != {len(inputs)}:
         said = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(f"there are {len(inputs)} inputs but certificates of length {said}; expected one for each.")
+        raise SpearError(f"there are {len(inputs)} inputs but certificates of length {said}; expected one for each.")
     if image_shape is not None and math.prod(image_shape) != inputs.shape[1]:
-        raise ValueError(f"image_shape {image_shape} does not hold the {inputs.shape[1]} values of an input.")
+        raise SpearError(f"image_shape {image_shape} does not hold the {inputs.shape[1]} values of an input.")
     if columns is not None and len(columns) != inputs.shape[1]:
-        raise ValueError(f"columns has {len(columns)} names; expected one for each of the {inputs.shape[1]} values.")
+        raise SpearError(f"columns has {len(columns)} names; expected one for each of the {inputs.shape[1]} values.")
     assignment = list((evaluation or {}).get("assignment") or [])
     if any(not -1 <= found < len(inputs) for found in assignment):
-        raise ValueError("The evaluation points at reconstructions that are not there; evaluate this result again.")
+        raise SpearError("The evaluation points at reconstructions that are not there; evaluate this result again.")
     if truth_images is not None and len(truth_images) != len(assignment):
-        raise ValueError(
+        raise SpearError(
             f"There are {len(truth_images)} originals and an evaluation of {len(assignment)}; pass the evaluation of "
             "these originals, which says which reconstruction is which."
         )

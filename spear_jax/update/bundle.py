@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spear_jax import tensor_files
+from spear_jax.errors import UpdateError
 from spear_jax.normalization import Normalization
 from spear_jax.observation import LayerObservation
 from spear_jax.update import dense_layers
@@ -26,10 +27,6 @@ from spear_jax.update.metadata import FORMAT_VERSION, metadata_problem, parse_sh
 from spear_jax.update.weight_change import decayed_share, gradient_sum, rounding_error, widen
 
 _PREFIX = {"gradient": "grad/", "weights": "client/", "delta": "client/"}
-
-
-class UpdateError(ValueError):
-    """An update that cannot be used; the message is one sentence that says what is wrong and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,6 +11,8 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
+from spear_jax.errors import SpearError
+
 LAYOUTS = ("out_in", "in_out")
 # A transformer has hundreds of layers and no chain; the search for one must end soon.
 _MAX_REORDERED, _MAX_DEAD_ENDS = 256, 10_000
@@ -66,7 +68,7 @@ def find_layers(
         ValueError: ``layout`` is no layout, or contradicts the length of a bias.
     """
     if layout is not None and layout not in LAYOUTS:
-        raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}.")
+        raise SpearError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}.")
     layers, skipped = [], []
     for name, shape in shapes.items():
         if len(shape) > 2:
@@ -108,7 +110,7 @@ def _pair(
     if not fitting:
         return f"its shape {(rows, columns)} does not fit {bias_name} of length {bias_shape[0]}."
     if told is not None and told not in fitting:
-        raise ValueError(
+        raise SpearError(
             f"layout={told} contradicts {name} of shape {(rows, columns)} with a bias of length {bias_shape[0]}; "
             f"it is {fitting[0]}, so leave the layout out."
         )

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 
+from spear_jax.errors import SpearError
 from spear_jax.normalization import Normalization
 from spear_jax.update.dense_layers import LAYOUTS
 
@@ -40,9 +41,9 @@ def parse_shape(text: str) -> tuple[int, int, int]:
     try:
         shape = json.loads(text)
     except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+        raise SpearError("nested too deeply") from error
     if not isinstance(shape, list) or len(shape) != 3 or not all(type(size) is int and size >= 1 for size in shape):
-        raise ValueError(f"{text!r} is not [height, width, channels]")
+        raise SpearError(f"{text!r} is not [height, width, channels]")
     return shape[0], shape[1], shape[2]
 
 
@@ -64,14 +65,14 @@ def _parses(parse: Callable[[str], object]) -> Callable[[str], bool]:
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
-        raise ValueError(f"{text} is not positive")
+        raise SpearError(f"{text} is not positive")
     return value
 
 
 def _not_negative(text: str) -> float:
     value = float(text)
     if not 0 <= value < math.inf:
-        raise ValueError(f"{text} is negative")
+        raise SpearError(f"{text} is negative")
     return value
 
 

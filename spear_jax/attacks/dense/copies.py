@@ -28,6 +28,7 @@ from scipy.special import softmax
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates.network import Layers, Network, check_network
+from spear_jax.errors import SpearError
 from spear_jax.factorization import column_blocks
 from spear_jax.observation import LayerObservation
 from spear_jax.types import Result
@@ -81,9 +82,9 @@ def count_copies(
         ValueError: an observation over several steps, a network that does not fit, a batch size below one.
     """
     if observation.drift:
-        raise ValueError("the observation sums several local steps; copies can be counted in one step's gradient only.")
+        raise SpearError("the observation sums several local steps; copies can be counted in one step's gradient only.")
     if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected a positive integer, or None to infer it.")
+        raise SpearError(f"batch_size is {batch_size}; expected a positive integer, or None to infer it.")
     layers = check_network(network, observation.out_features)
     inputs = np.asarray(result.inputs, np.float64)
     if not np.isfinite(inputs).all():

@@ -19,9 +19,10 @@ from spear_jax.attacks.dense.dictionary.search import Mend, dictionary_search
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.directions.polish import polish
 from spear_jax.attacks.dense.directions.select import Judge, select
+from spear_jax.attacks.dense.outcome import Outcome, is_done
+from spear_jax.attacks.dense.problem import Evidence
 from spear_jax.attacks.dense.remainder import deflate
 from spear_jax.attacks.dense.sampling.plan import SPARE_ZEROS
-from spear_jax.attacks.dense.sampling.search import Outcome, is_done
 from spear_jax.config import ReconstructConfig
 from spear_jax.status import Status
 
@@ -32,14 +33,14 @@ PASS_KEY = 2**20
 
 
 def unroll(
-    evidence: pattern.Evidence,
+    evidence: Evidence,
     certified: Callable[[Outcome], Samples],
     outcome: Outcome,
     config: ReconstructConfig,
     *,
     judge: Judge,
     key: jax.Array,
-    mend_of: Callable[[pattern.Evidence], Mend] | None = None,
+    mend_of: Callable[[Evidence], Mend] | None = None,
 ) -> tuple[Outcome, Samples]:
     """Go on from an outcome that is not whole, for as long as it grows.
 
@@ -79,14 +80,14 @@ def _may_grow(outcome: Outcome, alone: Samples, config: ReconstructConfig) -> bo
 
 
 def _pass(
-    evidence: pattern.Evidence,
+    evidence: Evidence,
     alone: Samples,
     outcome: Outcome,
     judge: Judge,
     key: jax.Array,
     config: ReconstructConfig,
     rounds: int,
-    mend_of: Callable[[pattern.Evidence], Mend] | None,
+    mend_of: Callable[[Evidence], Mend] | None,
 ) -> Outcome:
     """The certified samples taken out, a search in what is left, and its directions in the pool."""
     known = alone.exact

@@ -17,9 +17,10 @@ from spear_jax.attacks.dense.certificates.next_layer import Samples, check_gradi
 from spear_jax.attacks.dense.dictionary.search import Mend
 from spear_jax.attacks.dense.directions.recover import disaggregation, recover_inputs
 from spear_jax.attacks.dense.one_by_one import is_whole, unroll
+from spear_jax.attacks.dense.outcome import Outcome, Progress, SearchState, is_done
+from spear_jax.attacks.dense.problem import Evidence, gather_evidence
 from spear_jax.attacks.dense.regime import row_model
 from spear_jax.attacks.dense.sampling.plan import expected_remaining, plan_search
-from spear_jax.attacks.dense.sampling.search import Outcome, Progress, SearchState, is_done
 from spear_jax.attacks.dense.strategy import choose_method, propose
 from spear_jax.config import ReconstructConfig
 from spear_jax.factorization import factorize
@@ -75,7 +76,7 @@ def reconstruct(
     factorization = factorize(observation.weight_grad, rank=config.rank, rounding=observation.rounding)
     if factorization.is_full and config.rank is None:
         return _refused(factorization, config, time.perf_counter() - started)
-    evidence = pattern.gather_evidence(observation, factorization)
+    evidence = gather_evidence(observation, factorization)
     factorize_seconds = time.perf_counter() - started
     judge = lambda directions: pattern.certify(evidence, directions)
     neurons = row_model(evidence)
@@ -144,13 +145,13 @@ def _in_turn(
     return outcome, alone
 
 
-def _mender(layers_above: network.Layers, evidence: pattern.Evidence) -> Mend:
+def _mender(layers_above: network.Layers, evidence: Evidence) -> Mend:
     """What the layers above make of directions."""
     return lambda directions, certificate: network.mend(evidence, layers_above, directions, certificate)[0]
 
 
 def _certified_alone(
-    evidence: pattern.Evidence, layers_above: network.Layers | None, next_weight_grad: Array | None, outcome: Outcome
+    evidence: Evidence, layers_above: network.Layers | None, next_weight_grad: Array | None, outcome: Outcome
 ) -> Samples:
     """Samples that the next layer's gradient or, in a full set, the network confirms one by one."""
     directions = outcome.directions

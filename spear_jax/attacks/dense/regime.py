@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from spear_jax.attacks.dense.certificates.pattern import Evidence
+from spear_jax.attacks.dense.problem import Evidence
 
 # Share of the gradient's energy along the mean input, beyond the 1 / b of any batch, from which a batch counts as
 # skewed. Photos normalised by their data set's statistics show 0.02 to 0.1 (8 samples: up to 0.35), pixels in [0, 1]
@@ -22,8 +22,6 @@ from spear_jax.attacks.dense.certificates.pattern import Evidence
 SKEWED = 0.3
 # Cosine from which two rows are multiples of each other.
 PARALLEL = 1 - 1e-12
-# Steps towards Tyler's fixed point, and the least factor of one step.
-TYLER_STEPS, MIN_LEVERAGE = 2, 0.2
 
 
 class RowModel(NamedTuple):
@@ -45,22 +43,6 @@ class RowModel(NamedTuple):
     def regime(self, asked: str = "auto") -> str:
         """``"skewed"`` where the inputs share so much that the search should choose its rows, else ``"centred"``."""
         return asked if asked != "auto" else "skewed" if self.mean_share > SKEWED + 1 / self.rank else "centred"
-
-
-class RowSet(NamedTuple):
-    """Rows that look centred, in coordinates of their own: ``left[rows] q = scale (left' q')``, ``q' = change @ q``.
-
-    Attributes:
-        rows: (s,) indices.
-        left: (s, r) orthonormal columns, of the scaled rows.
-        spectrum: (r,) singular values of the scaled rows of G.
-        rotation: (r, r) right singular vectors of these, one a row, in the coordinates of ``right``'s directions.
-    """
-
-    rows: Int[np.ndarray, " s"]
-    left: Float[np.ndarray, "s r"]
-    spectrum: Float[np.ndarray, " r"]
-    rotation: Float[np.ndarray, "r r"]
 
 
 def row_model(evidence: Evidence) -> RowModel:
@@ -85,25 +67,3 @@ def single_rows(evidence: Evidence) -> int:
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     likeness = np.abs(rows @ rows.T) - np.eye(len(rows))
     return int(np.sum(likeness.max(axis=1, initial=0) > PARALLEL))
-
-
-def low_rows(evidence: Evidence, model: RowModel, fraction: float) -> RowSet:
-    """The live rows of lowest offset, scaled by Tyler's steps.
-
-    Args:
-        evidence: of the observation.
-        model: its row model.
-        fraction: share of the live rows to take, at least as many as the rank.
-    """
-    factorization = evidence.factorization
-    rank, spectrum = factorization.rank, np.asarray(factorization.singular_values[: factorization.rank])
-    order = model.live[np.argsort(model.offset[model.live], kind="stable")]
-    rows = order[: max(round(fraction * len(order)), rank)]
-    gradient = np.asarray(factorization.left)[rows] * spectrum
-    size = np.linalg.norm(gradient, axis=1, keepdims=True)
-    for step in range(TYLER_STEPS + 1):
-        left, values, rotation = np.linalg.svd(gradient / size, full_matrices=False)
-        if step < TYLER_STEPS:
-            leverage = np.linalg.norm(left, axis=1, keepdims=True) * np.sqrt(len(rows) / rank)
-            size = size * np.maximum(leverage, MIN_LEVERAGE)
-    return RowSet(rows, left, values, rotation)

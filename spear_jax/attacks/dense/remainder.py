@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from spear_jax.attacks.dense.certificates.pattern import Evidence
+from spear_jax.attacks.dense.problem import Evidence
 from spear_jax.numerics import MAX_ERROR
 
 # A neuron that only known samples reached is left with rounding of this share of the largest row.

@@ -9,12 +9,13 @@ from functools import partial
 import jax
 
 from spear_jax import numerics
-from spear_jax.attacks.dense.certificates import pattern
 from spear_jax.attacks.dense.dictionary.search import Mend, dictionary_search
 from spear_jax.attacks.dense.directions.select import Judge
+from spear_jax.attacks.dense.outcome import Outcome, Progress, SearchState
+from spear_jax.attacks.dense.problem import Evidence
 from spear_jax.attacks.dense.regime import RowModel
 from spear_jax.attacks.dense.sampling.plan import WALK_NOISE, Plan, plan_search
-from spear_jax.attacks.dense.sampling.search import Outcome, Progress, SearchState, search
+from spear_jax.attacks.dense.sampling.search import search
 from spear_jax.config import ReconstructConfig
 from spear_jax.status import Status
 from spear_jax.types import Factorization
@@ -56,11 +57,11 @@ def choose_method(factorization: Factorization, config: ReconstructConfig, model
 def propose(
     method: str,
     factorization: Factorization,
-    evidence: pattern.Evidence,
+    evidence: Evidence,
     neurons: RowModel,
     judge: Judge,
     key: jax.Array,
-    mend_of: Callable[[pattern.Evidence], Mend] | None,
+    mend_of: Callable[[Evidence], Mend] | None,
     on_round: Callable[[Progress], None] | None,
     config: ReconstructConfig,
     state: SearchState | None,

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from spear_jax.tensor_files import READ_ERRORS, ZIP_ERRORS, TensorFileError, existing_file
+from spear_jax.errors import TensorFileError
+from spear_jax.tensor_files import READ_ERRORS, ZIP_ERRORS, existing_file
 from spear_jax.update.readers import torch_pickle
 from spear_jax.update.readers.torch_pickle import SAVE_AGAIN, StoredTensor
 

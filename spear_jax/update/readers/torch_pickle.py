@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jax.numpy import bfloat16
 
-from spear_jax.tensor_files import TensorFileError
+from spear_jax.errors import TensorFileError
 
 SAVE_AGAIN = "load it with PyTorch where you trust it and save torch.save(model.state_dict(), path)"
 _STORAGES = {

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from spear_jax.tensor_files import READ_ERRORS, TensorFileError, existing_file
+from spear_jax.errors import SpearError, TensorFileError
+from spear_jax.tensor_files import READ_ERRORS, existing_file
 
 # Each value of a msgpack file costs up to some hundred bytes of memory; ten thousand arrays have fewer than this.
 _MAX_VALUES = 100_000
@@ -91,7 +92,7 @@ def _count_values(data: mmap.mmap, start: int, stop: int) -> int:
             values += _count_values(data, extension, min(start + size, stop))
         values, pending, start = values + 1, pending - 1 + items, start + size
     if values <= _MAX_VALUES and (pending or start != stop):
-        raise ValueError("the headers claim another number of bytes")
+        raise SpearError("the headers claim another number of bytes")
     return values
 
 
@@ -119,7 +120,7 @@ def _header(data: mmap.mmap, position: int) -> tuple[int, int, int | None]:
     if code in _EXT:
         width = _EXT[code]
         return 2 + width + length(width), 0, position + 2 + width
-    raise ValueError(f"byte {code:#x} begins no msgpack value")
+    raise SpearError(f"byte {code:#x} begins no msgpack value")
 
 
 def _checkpoint(folder: Path) -> Path:

@@ -20,13 +20,14 @@ from jaxtyping import Bool, Float, Int
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates.next_layer import Samples, no_samples
-from spear_jax.attacks.dense.certificates.pattern import Evidence, all_or_none, certify
+from spear_jax.attacks.dense.certificates.pattern import all_or_none, certify
 from spear_jax.attacks.dense.directions.recover import dual_vectors
-from spear_jax.types import Array, Certificate
+from spear_jax.attacks.dense.problem import Evidence
+from spear_jax.errors import SpearError
+from spear_jax.types import NO_LABEL, Array, Certificate
 
 Network = Sequence[tuple[Array, Array]]
 Layers = list[tuple[np.ndarray, np.ndarray]]
-NO_LABEL = -1
 # Random vectors that score the labels, and what makes them: part of the algorithm, not of the experiment.
 PROBES, PROBE_SEED = 2, 0
 # Entries of the arrays of one batch of samples (128 MiB in float64).
@@ -69,21 +70,21 @@ def check_network(network: Network, out_features: int) -> Layers:
     """
     layers = [(np.asarray(weight, np.float64), np.asarray(bias, np.float64)) for weight, bias in network]
     if not layers:
-        raise ValueError("model is empty; expected the dense layers above the observed one, [(W2, b2), ...], or None.")
+        raise SpearError("model is empty; expected the dense layers above the observed one, [(W2, b2), ...], or None.")
     width = out_features
     for number, (weight, bias) in enumerate(layers, start=2):
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
-            raise ValueError(
+            raise SpearError(
                 f"model: layer {number} has a kernel of shape {weight.shape} and a bias of shape {bias.shape}; "
                 f"expected (k, {width}) and (k,), kernels being (out, in)."
             )
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            raise ValueError(
+            raise SpearError(
                 f"model: layer {number} holds NaN or infinite values; pass the model that the server sent."
             )
         width = weight.shape[0]
     if width < 2:
-        raise ValueError("model: the last layer has one output; softmax cross-entropy needs at least two classes.")
+        raise SpearError("model: the last layer has one output; softmax cross-entropy needs at least two classes.")
     return layers
 
 

@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from spear_jax import numerics
-from spear_jax.attacks.dense.certificates.pattern import MIN_DECIDED, MIN_ENTRIES, Evidence
+from spear_jax.attacks.dense.certificates.pattern import MIN_DECIDED, MIN_ENTRIES
+from spear_jax.attacks.dense.problem import Evidence
+from spear_jax.errors import SpearError
 from spear_jax.factorization import factorize
 from spear_jax.types import Array, Factorization
 
@@ -62,12 +64,12 @@ def check_gradient(next_weight_grad: Array, out_features: int) -> np.ndarray:
     """
     gradient = np.asarray(next_weight_grad)
     if gradient.ndim != 2 or gradient.shape[1] != out_features or not np.issubdtype(gradient.dtype, np.floating):
-        raise ValueError(
+        raise SpearError(
             f"next_weight_grad is {gradient.dtype} of shape {gradient.shape}; expected floating numbers of shape "
             f"(out, {out_features}), the kernel gradient of the layer above."
         )
     if not np.isfinite(gradient).all():
-        raise ValueError("next_weight_grad holds NaN or infinite values; leave it out, or pass the client's gradient.")
+        raise SpearError("next_weight_grad holds NaN or infinite values; leave it out, or pass the client's gradient.")
     return gradient
 
 

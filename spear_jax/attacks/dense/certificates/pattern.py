@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
@@ -24,6 +23,7 @@ from scipy import stats
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates import error_bars
 from spear_jax.attacks.dense.directions.recover import disaggregation, has_every_scale
+from spear_jax.attacks.dense.problem import Evidence
 from spear_jax.factorization import column_blocks
 from spear_jax.numerics import float64_namespace, to_float64
 from spear_jax.observation import LayerObservation
@@ -47,44 +47,6 @@ MIN_SINGULAR = 1e-6
 MAX_RETURNED = 0.02
 # Agreement of two patterns that have nothing to do with one another is as good at most this often.
 MAX_COINCIDENCE = 1e-9
-
-
-class Evidence(NamedTuple):
-    """What a certificate needs of the observation, computed once.
-
-    Attributes:
-        response: (m, r) float64, ``weight @ right^T``: pre-activations are ``response @ Q^-T + bias``.
-        bias: (m,) float64.
-        bias_grad: (m,) float64.
-        weight_norms: (m,) float64 norms of the rows of ``weight``.
-        client_eps: unit of the gradient's dtype.
-        drift: of the observation.
-        factorization: of the weight gradient.
-    """
-
-    response: Float[np.ndarray, "m r"]
-    bias: Float[np.ndarray, " m"]
-    bias_grad: Float[np.ndarray, " m"]
-    weight_norms: Float[np.ndarray, " m"]
-    client_eps: float
-    drift: float
-    factorization: Factorization
-
-
-def gather_evidence(observation: LayerObservation, factorization: Factorization) -> Evidence:
-    """Project the known weights on the row space of the gradient, in column blocks."""
-    right = to_float64(factorization.right)
-    blocks = list(column_blocks(observation.weight, lambda columns, block: block @ right[:, columns].T))
-    squares = column_blocks(observation.weight, lambda _, block: (block**2).sum(axis=1))
-    return Evidence(
-        response=np.asarray(sum(blocks)),
-        bias=np.asarray(observation.bias, np.float64),
-        bias_grad=np.asarray(observation.bias_grad, np.float64),
-        weight_norms=np.sqrt(np.asarray(sum(squares))),
-        client_eps=float(jnp.finfo(observation.weight_grad.dtype).eps),
-        drift=float(observation.drift),
-        factorization=factorization,
-    )
 
 
 def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certificate:

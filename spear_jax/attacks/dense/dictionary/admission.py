@@ -6,12 +6,12 @@ import numpy as np
 from jaxtyping import Float
 
 from spear_jax import numerics
-from spear_jax.attacks.dense.certificates.pattern import Evidence
 from spear_jax.attacks.dense.dictionary.basis import unit_rows
 from spear_jax.attacks.dense.dictionary.half_space import is_half_space
 from spear_jax.attacks.dense.dictionary.mixtures import unmix
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.directions.polish import LITTLE_PATIENCE, PATIENCE, polish
+from spear_jax.attacks.dense.problem import Evidence
 
 # Zeros beyond the r - 1 of a generic null vector that make a direction; entries below this share of the largest count
 # in the test before the polish.

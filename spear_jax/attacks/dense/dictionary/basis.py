@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from spear_jax.attacks.dense.certificates.pattern import Evidence
 from spear_jax.attacks.dense.dictionary.em import Tie
-from spear_jax.attacks.dense.regime import RowModel, low_rows
+from spear_jax.attacks.dense.dictionary.low_rows import low_rows
+from spear_jax.attacks.dense.problem import Evidence
+from spear_jax.attacks.dense.regime import RowModel
 from spear_jax.config import Schedule
 
 # Columns are padded to a multiple of this.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spear_jax.attacks.dense.certificates.pattern import Evidence
+from spear_jax.attacks.dense.problem import Evidence
 
 # Newton steps of the squared hinge loss; true supports took 3 to 6. A loss that falls by less than this share is stuck.
 MAX_STEPS, STUCK = 40, 1e-4

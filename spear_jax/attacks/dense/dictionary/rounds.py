@@ -8,16 +8,16 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from spear_jax.attacks.dense.certificates.pattern import Evidence
 from spear_jax.attacks.dense.dictionary.admission import SPARE_ZEROS, accept
 from spear_jax.attacks.dense.dictionary.basis import Basis, make_basis, make_row_basis, unit_rows
 from spear_jax.attacks.dense.dictionary.full_round import full_round
 from spear_jax.attacks.dense.dictionary.single_samples import peel
 from spear_jax.attacks.dense.dictionary.subspace_round import last_direction, subspace_round
 from spear_jax.attacks.dense.directions import pool
+from spear_jax.attacks.dense.outcome import initial_state
+from spear_jax.attacks.dense.problem import Evidence
 from spear_jax.attacks.dense.regime import RowModel, row_model
 from spear_jax.attacks.dense.remainder import Deflated
-from spear_jax.attacks.dense.sampling.search import initial_state
 from spear_jax.config import ReconstructConfig, Schedule
 from spear_jax.types import Factorization
 

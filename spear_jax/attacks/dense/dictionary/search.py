@@ -17,18 +17,18 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spear_jax.attacks.dense.certificates.pattern import Evidence, is_determined
+from spear_jax.attacks.dense.certificates.pattern import is_determined
 from spear_jax.attacks.dense.dictionary.rounds import Problem, accept_into, one_round, rest_round
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.directions.polish import polish
 from spear_jax.attacks.dense.directions.recover import dual_vectors
 from spear_jax.attacks.dense.directions.select import Judge, select
+from spear_jax.attacks.dense.outcome import Outcome, Progress, SearchState, initial_state, is_late, settled
+from spear_jax.attacks.dense.problem import Evidence
 from spear_jax.attacks.dense.regime import row_model
 from spear_jax.attacks.dense.remainder import Deflated, deflate
-from spear_jax.attacks.dense.sampling.search import Outcome, Progress, SearchState, initial_state, is_late, settled
-from spear_jax.compile_clock import compile_seconds
 from spear_jax.config import ReconstructConfig
-from spear_jax.devices import select_devices
+from spear_jax.devices import compile_seconds, select_devices
 from spear_jax.status import Status
 from spear_jax.types import Certificate, Factorization
 

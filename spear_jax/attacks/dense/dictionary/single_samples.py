@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from spear_jax.attacks.dense.certificates.pattern import Evidence
 from spear_jax.attacks.dense.dictionary.basis import unit_rows
+from spear_jax.attacks.dense.problem import Evidence
 from spear_jax.attacks.dense.regime import RowModel
 
 # Share of the live rows that is tried, those of lowest offset.

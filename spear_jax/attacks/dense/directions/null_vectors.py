@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Float
 
 from spear_jax.types import Array
@@ -58,3 +59,8 @@ def unit(columns: Float[Array, "r k"]) -> Any:
 
 def _orthogonal(columns: Any, start: Any) -> Any:
     return columns - start * (columns * start).sum(axis=0, keepdims=True)
+
+
+def null_vectors_float64(rows: Float[np.ndarray, "hits k r"]) -> Float[np.ndarray, "hits r"]:
+    """Null vectors of hits on the host in float64, by SVD: the reference for `null_vector`."""
+    return np.linalg.svd(rows)[2][:, -1]

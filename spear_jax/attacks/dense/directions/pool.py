@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spear_jax import numerics
+from spear_jax.attacks.dense.directions.null_vectors import null_vectors_float64
 from spear_jax.attacks.dense.directions.polish import polish
-from spear_jax.attacks.dense.sampling.flat import null_vectors_float64
 from spear_jax.types import CandidatePool, Factorization
 
 # A hit's null vector lies this close to the polished direction that explains it.

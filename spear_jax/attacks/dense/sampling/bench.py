@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from spear_jax.attacks.dense.directions.null_vectors import null_vectors_float64
 from spear_jax.attacks.dense.sampling import cost, flat, samplers
 from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS, TESTED_ROWS
 from spear_jax.config import ReconstructConfig
@@ -187,7 +188,7 @@ def _time_flat(
 
 def _distinct(problem: Problem, rows: Int[np.ndarray, "hits k"], chains: Int[np.ndarray, " hits"]) -> int:
     """Pairs of a chain and a true direction that it found."""
-    vectors = flat.null_vectors_float64(problem.left[rows])
+    vectors = null_vectors_float64(problem.left[rows])
     likeness = np.abs(vectors @ problem.directions)
     is_true = likeness.max(axis=1, initial=0) > 1 - EXACT_ZERO
     return len(set(zip(chains[is_true], likeness[is_true].argmax(axis=1), strict=True)))

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from scipy import optimize, special, stats
 
 from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS, TESTED_ROWS
+from spear_jax.errors import SpearError
 
 # Distinct finds of pivot walks per find expected of as many seen candidates: 0.21 to 0.26 on planted problems with
 # (m, b) = (200, 16), (200, 20), (400, 24) and (2000, 25).
@@ -67,7 +68,7 @@ def hit_probability(zero_counts: Int[np.ndarray, " b"], num_rows: int, rank: int
     """
     _check_rank(rank, num_rows)
     if zero_counts.size and not 0 <= zero_counts.min() <= zero_counts.max() <= num_rows:
-        raise ValueError(
+        raise SpearError(
             f"zero_counts reach from {zero_counts.min()} to {zero_counts.max()}; expected counts between 0 and "
             f"num_rows = {num_rows}: count zeros on the same rows that are drawn from."
         )
@@ -227,20 +228,20 @@ def _log_binomial(n: np.ndarray, k: int) -> np.ndarray:
 
 def _check_model(num_rows: int, zero_share: float) -> None:
     if num_rows < 1:
-        raise ValueError(f"num_rows is {num_rows}; expected the number of live rows, at least 1.")
+        raise SpearError(f"num_rows is {num_rows}; expected the number of live rows, at least 1.")
     _check_share("zero_share", zero_share)
 
 
 def _check_share(name: str, value: float) -> None:
     if not 0 < value < 1:
-        raise ValueError(f"{name} is {value!r}; expected a number strictly between 0 and 1.")
+        raise SpearError(f"{name} is {value!r}; expected a number strictly between 0 and 1.")
 
 
 def _check_rank(rank: int, num_rows: int) -> None:
     if not 1 <= rank <= num_rows:
-        raise ValueError(f"rank is {rank}; expected between 1 and num_rows = {num_rows}, the rows drawn from.")
+        raise SpearError(f"rank is {rank}; expected between 1 and num_rows = {num_rows}, the rows drawn from.")
 
 
 def _check_probabilities(hit_probabilities: np.ndarray) -> None:
     if hit_probabilities.size and not (hit_probabilities.min() >= 0 and hit_probabilities.max() <= 1):
-        raise ValueError("hit_probabilities must lie in [0, 1] and hold no NaN; take them from hit_probability.")
+        raise SpearError("hit_probabilities must lie in [0, 1] and hold no NaN; take them from hit_probability.")

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int, Integer
 
@@ -190,8 +189,3 @@ def search_range(
 def hit_rows(key: jax.Array, index: Integer[Array, " hits"], *, num_rows: int, count: int) -> Int[Array, "hits count"]:
     """Rows of the candidates with these global indices: what a hit is verified from."""
     return jax.vmap(lambda i: candidate_rows(key, i, num_rows, count))(index)
-
-
-def null_vectors_float64(rows: Float[np.ndarray, "hits k r"]) -> Float[np.ndarray, "hits r"]:
-    """Null vectors of hits on the host in float64, by SVD: the reference for `null_vector`."""
-    return np.linalg.svd(rows)[2][:, -1]

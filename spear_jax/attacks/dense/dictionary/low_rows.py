@@ -1,0 +1,52 @@
+"""Rows on which a batch that is not centred looks centred: those of low offset, each scaled to what it tells."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from spear_jax.attacks.dense.problem import Evidence
+from spear_jax.attacks.dense.regime import RowModel
+
+# Steps towards Tyler's fixed point, and the least factor of one step.
+TYLER_STEPS, MIN_LEVERAGE = 2, 0.2
+
+
+class RowSet(NamedTuple):
+    """Rows that look centred, in coordinates of their own: ``left[rows] q = scale (left' q')``, ``q' = change @ q``.
+
+    Attributes:
+        rows: (s,) indices.
+        left: (s, r) orthonormal columns, of the scaled rows.
+        spectrum: (r,) singular values of the scaled rows of G.
+        rotation: (r, r) right singular vectors of these, one a row, in the coordinates of ``right``'s directions.
+    """
+
+    rows: Int[np.ndarray, " s"]
+    left: Float[np.ndarray, "s r"]
+    spectrum: Float[np.ndarray, " r"]
+    rotation: Float[np.ndarray, "r r"]
+
+
+def low_rows(evidence: Evidence, model: RowModel, fraction: float) -> RowSet:
+    """The live rows of lowest offset, scaled by Tyler's steps.
+
+    Args:
+        evidence: of the observation.
+        model: its row model.
+        fraction: share of the live rows to take, at least as many as the rank.
+    """
+    factorization = evidence.factorization
+    rank, spectrum = factorization.rank, np.asarray(factorization.singular_values[: factorization.rank])
+    order = model.live[np.argsort(model.offset[model.live], kind="stable")]
+    rows = order[: max(round(fraction * len(order)), rank)]
+    gradient = np.asarray(factorization.left)[rows] * spectrum
+    size = np.linalg.norm(gradient, axis=1, keepdims=True)
+    for step in range(TYLER_STEPS + 1):
+        left, values, rotation = np.linalg.svd(gradient / size, full_matrices=False)
+        if step < TYLER_STEPS:
+            leverage = np.linalg.norm(left, axis=1, keepdims=True) * np.sqrt(len(rows) / rank)
+            size = size * np.maximum(leverage, MIN_LEVERAGE)
+    return RowSet(rows, left, values, rotation)

@@ -17,7 +17,8 @@ import jax
 import matplotlib
 
 from experiments import common
-from spear_jax.attacks.dense.sampling import bench, cost
+from spear_jax.attacks.dense.sampling import cost
+from spear_jax.bench import sampling
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -32,15 +33,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", action="store_true", help="only draw what the lines say")
     if not parser.parse_args().plot:
-        peak = bench.measure_peak()
+        peak = sampling.measure_peak()
         for width, rank in dict.fromkeys(BY_RANK + BY_WIDTH):
             measure(width, rank, peak)
     draw()
 
 
-def measure(width: int, rank: int, peak: bench.Peak) -> None:
+def measure(width: int, rank: int, peak: sampling.Peak) -> None:
     """One line: all ways at one size."""
-    rates = bench.bench_sampling(width, rank)
+    rates = sampling.bench_sampling(width, rank)
     line = {"width": width, "rank": rank, "peak": peak._asdict(), "rates": [rate._asdict() for rate in rates]}
     common.append(NAME, line)
     print(width, rank, {rate.name: f"{rate.effective_per_second:.3g}" for rate in rates}, flush=True)
@@ -83,7 +84,7 @@ def efficiency(line: dict, rate: dict) -> float:
     """Independent candidates that one is worth: for a walk the planner's, as few finds would say little."""
     if rate["name"] != "walk":
         return 1.0
-    return cost.walk_efficiency(bench.WALK_THRESHOLD, line["rank"], line["width"])
+    return cost.walk_efficiency(sampling.WALK_THRESHOLD, line["rank"], line["width"])
 
 
 if __name__ == "__main__":

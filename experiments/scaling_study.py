@@ -35,7 +35,8 @@ import spear_jax as sj
 from experiments import claims
 from experiments.claims import Claim, Finding, Line, Setting
 from spear_jax import testing
-from spear_jax.attacks.dense.sampling import bench, samplers
+from spear_jax.attacks.dense.sampling import samplers
+from spear_jax.bench import sampling
 from spear_jax.config import ReconstructConfig
 
 matplotlib.use("Agg")
@@ -168,7 +169,7 @@ def _devices(setting: Setting) -> dict[str, Any]:
     """Rate with so many devices, and a digest of the submatrices of the chains that the most devices take."""
     b, m = WALK_SIZE
     config = ReconstructConfig(num_devices=setting["devices"], hits_capacity=2**14)
-    problem, per_chain = bench.plant(m, b, setting["seed"]), samplers.candidates_per_chain(b)
+    problem, per_chain = sampling.plant(m, b, setting["seed"]), samplers.candidates_per_chain(b)
 
     def draw(chains: int) -> samplers.Drawn:
         key = jax.random.key(setting["seed"])

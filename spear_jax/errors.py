@@ -33,3 +33,17 @@ class DataError(SpearError):
 
 class TruthError(SpearError):
     """A truth file that cannot be used; the message is one sentence."""
+
+
+def explain(error: Exception) -> str:
+    """The sentence that tells a user of an error: what is wrong with the input, or that the fault is ours."""
+    if isinstance(error, OSError) and error.filename is not None:
+        reason = (error.strerror or type(error).__name__).lower()
+        return f"{error.filename} cannot be used: {reason}; give another path."
+    said = " ".join(str(error).split())
+    if isinstance(error, OSError | SpearError):
+        return said
+    return (
+        f"a fault of spear-jax itself ({type(error).__name__}: {said}); "
+        "set SPEAR_JAX_DEBUG=1 and run it again for a traceback to report."
+    )

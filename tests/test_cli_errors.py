@@ -181,12 +181,12 @@ def test_a_damaged_record_is_named(folder, tmp_path):
     ids=lambda fault: type(fault).__name__,
 )
 def test_a_fault_of_ours_exits_one_with_a_sentence(folder, monkeypatch, fault):
-    from spear_jax.cli import inspect
+    from spear_jax.audit import exposure
 
     def broken(*_, **__):
         raise fault
 
-    monkeypatch.setattr(inspect, "factorize", broken)
+    monkeypatch.setattr(exposure, "factorize", broken)
     said = run("inspect", folder / "good.safetensors", "--json")
     assert said.code == 1
     assert said.err == f"error: {said.json['error']}\n"
@@ -197,19 +197,19 @@ def test_a_fault_of_ours_exits_one_with_a_sentence(folder, monkeypatch, fault):
 
 
 def test_a_value_error_of_a_library_below_is_a_fault_of_ours_too(folder, monkeypatch):
-    from spear_jax.cli import inspect
+    from spear_jax.audit import exposure
 
-    monkeypatch.setattr(inspect, "factorize", lambda _: np.lib.stride_tricks.broadcast_shapes((2,), (3,)))
+    monkeypatch.setattr(exposure, "factorize", lambda _: np.lib.stride_tricks.broadcast_shapes((2,), (3,)))
     assert run("inspect", folder / "good.safetensors").code == 1
 
 
 def test_ctrl_c_says_how_to_go_on(folder, monkeypatch):
-    from spear_jax.cli import inspect
+    from spear_jax.audit import exposure
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inspect, "factorize", interrupted)
+    monkeypatch.setattr(exposure, "factorize", interrupted)
     said = run("inspect", folder / "good.safetensors")
     assert said.code == 130
     assert "--resume goes on" in said.err

@@ -1,6 +1,5 @@
 """A folder of updates: each in order into a folder of its own, a summary whole at any time, a page over the pages."""
 
-import importlib
 import json
 import re
 import shutil
@@ -102,8 +101,9 @@ def test_resume_keeps_what_is_finished_goes_on_with_the_rest_and_is_whole_when_a
 
 
 def test_ctrl_c_leaves_a_summary_of_what_is_done(recorded, tmp_path, monkeypatch):
-    reconstruct = importlib.import_module("spear_jax.cli.reconstruct")
-    invert, calls = reconstruct.run_reconstruct, []
+    from spear_jax.audit import one
+
+    invert, calls = one.reconstruct, []
 
     def interrupted(*arguments, **options):
         calls.append(arguments)
@@ -111,7 +111,7 @@ def test_ctrl_c_leaves_a_summary_of_what_is_done(recorded, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return invert(*arguments, **options)
 
-    monkeypatch.setattr(reconstruct, "run_reconstruct", interrupted)
+    monkeypatch.setattr(one, "reconstruct", interrupted)
     said = run("reconstruct", recorded, "--out", tmp_path / "recon", *ONE)
     assert said.code == 130
     assert "--resume goes on" in said.err

@@ -214,7 +214,7 @@ def test_a_large_float32_gradient_is_never_copied_whole_to_float64(monkeypatch):
 def test_it_works_the_same_without_x64():
     code = """
 import jax, numpy as np
-from spear_jax.factorize import factorize
+from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
 assert not jax.config.jax_enable_x64
 for dtype, tolerance in (("float64", 1e-11), ("float32", 1e-4)):

@@ -425,19 +425,19 @@ def test_the_mod_shows_the_rank_of_each_layer_and_returns_the_reply_itself(flowe
     assert "Round 4: what leaves this client, trained on 8 examples" in shown
     rank = np.linalg.matrix_rank((sent["dense_0/kernel"] - came_back["dense_0/kernel"]).astype(np.float64), tol=1e-5)
     assert rank == 3
-    assert f"dense_0 40 x 24 {rank} {rank} samples, within reach of sampling" in shown
-    assert "dense_1 5 x 40 3 nothing to invert: no ReLU follows the last layer" in shown
+    assert f"dense_0 40 x 24 {rank} invertible by sampling, {rank} samples visible of 8 reported" in shown
+    assert "dense_1 5 x 40 3 no ReLU follows the last layer" in shown
     update = load_update(tmp_path / "round-0004" / "client-3.safetensors")
     assert_same_tensors(dict(sorted(update.client_tensors.items())), dict(sorted(came_back.items())))
 
 
 def test_the_mod_says_so_where_noise_or_nothing_is_sent(flower, capsys):
-    for came_back, verdict in ((tensors(1), "no batch: full rank"), (tensors(0), "weight_grad is zero everywhere")):
+    for came_back, verdict in ((tensors(1), "full rank: the batch"), (tensors(0), "weight_grad is zero everywhere")):
         message = train_message(flower, tensors(0))
         show_update_mod(message, CONTEXT, lambda msg, _, named=came_back: answer(flower, msg, named))
         shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
         assert verdict in shown
-        assert "within reach" not in shown
+        assert "invertible" not in shown
 
 
 def test_the_mod_lets_everything_else_pass(flower, tmp_path, capsys, caplog):

@@ -8,11 +8,12 @@ import typer
 import spear_jax as sj
 
 NAMES = {
-    "Batch", "CandidatePool", "Certificate", "Copies", "DataError", "Evaluation", "Factorization", "LayerObservation",
-    "LocalTraining", "MLP", "ModelFile", "Normalization", "ReconstructConfig", "Result", "SearchStats", "Status",
-    "Truth", "Update", "UpdateError", "count_copies", "demo_batch", "dp_sgd_update", "evaluate", "factorize",
-    "init_params", "initialize_distributed", "load_batch", "load_update", "make_update", "read_model", "reconstruct",
-    "save_update", "simulate_round", "simulate_update", "train",
+    "Batch", "CandidatePool", "Certificate", "Copies", "DataError", "Evaluation", "Factorization",
+    "LayerObservation", "LocalTraining", "MLP", "ModelFile", "Normalization", "ReconstructConfig", "Result",
+    "SearchStats", "SpearError", "Status", "Truth", "Update", "UpdateError", "audit_update", "count_copies",
+    "demo_batch", "dp_sgd_update", "evaluate", "exposure", "factorize", "init_params", "initialize_distributed",
+    "is_whole", "load_batch", "load_update", "make_update", "read_model", "reconstruct", "save_update",
+    "simulate_round", "simulate_update", "train",
 }  # fmt: skip
 PATHS = {
     "spear_jax.config": ("ReconstructConfig", "DictionaryConfig", "Schedule"),
@@ -54,9 +55,10 @@ def options_of(command, path=()):
     return {" ".join(path): " ".join(sorted({name[2:] for name in opts if name.startswith("--")} - {"help"}))}
 
 
-def test_the_public_names_are_there():
-    missing = {name for name in NAMES if not hasattr(sj, name)}
-    assert not missing
+def test_the_public_names_are_these():
+    assert set(sj.__all__) == NAMES | {"__version__"}
+    assert sj.__all__ == sorted(sj.__all__)
+    assert [name for name in sj.__all__ if not hasattr(sj, name)] == []
 
 
 @pytest.mark.parametrize("module", PATHS)

@@ -10,6 +10,7 @@ import pytest
 import spear_jax as sj
 from spear_jax import ReconstructConfig, reconstruct
 from spear_jax.audit import record
+from spear_jax.audit.one import Options, Source, audit_one
 from spear_jax.errors import RecordError
 from spear_jax.normalization import Normalization
 from spear_jax.testing import planted_problem
@@ -32,7 +33,7 @@ def solved():
 
 def described(solved, update=None):
     update = update or solved[0]
-    return record.make_record(solved[1], update, update.layer(), "u.npz", CONFIG, 0)
+    return record.make_record(solved[1], record.Audited(update, update.layer(), "u.npz", CONFIG, 0))
 
 
 def strict(text):
@@ -110,8 +111,8 @@ def test_copies_are_counted_where_the_client_reported_more_samples_than_the_grad
     batch = sj.Batch(inputs, labels, None, tuple("abcdef"), None, None, num_classes=6)
     params = sj.init_params(model, jax.random.key(0), 20)
     update, _ = sj.simulate_update(model, params, batch, dtype="float64")
-    assert record_of(update, 5)["copies"] is None
-    content = record_of(update, 6)
+    assert record_of(update, 5, tmp_path)["copies"] is None
+    content = record_of(update, 6, tmp_path)
     assert sorted(content["copies"]) == [1, 1, 1, 1, 2]
     sj.save_update(update, tmp_path / "u.safetensors")
     done = run("reconstruct", tmp_path / "u.safetensors", "--out", tmp_path / "out")
@@ -121,10 +122,9 @@ def test_copies_are_counted_where_the_client_reported_more_samples_than_the_grad
     assert sentence in (tmp_path / "out" / "index.html").read_text()
 
 
-def record_of(update, num_examples):
-    config = ReconstructConfig(num_devices=1, num_examples=num_examples)
-    result = reconstruct(update.observation(), jax.random.key(0), config, model=update.network())
-    return record.make_record(result, update, update.layer(), "u.npz", config, 0)
+def record_of(update, num_examples, folder):
+    options = Options(ReconstructConfig(num_devices=1, num_examples=num_examples), fresh=True)
+    return audit_one(Source(update, folder / "u.npz"), folder / f"recon-{num_examples}", options)
 
 
 def test_the_record_says_what_the_client_sent(solved):
@@ -158,7 +158,7 @@ def test_a_search_that_found_nothing_makes_valid_json(tmp_path):
     observation = planted_problem(8, 8, 20).observation
     result = reconstruct(observation, jax.random.key(0), CONFIG)
     update = update_of(observation)
-    content = record.make_record(result, update, update.layer(), "u.npz", CONFIG, 0)
+    content = record.make_record(result, record.Audited(update, update.layer(), "u.npz", CONFIG, 0))
     assert content["status"] == "RANK_FULL"
     assert content["certificate"]["weight_residual"] is None
     record.write_reconstruction(tmp_path, result, content)

@@ -1,7 +1,7 @@
 """What b = 30, 35 and 40 cost by sampling: expected candidates over a modelled rate, on 1 to 1024 GPUs.
 
 Claim: time = candidates / (efficiency x rate). Candidates and efficiency are `sampling.cost`'s; a step of a walk
-costs its operations (`sampling.bench.walk_operations`) at one rate, the median of those measured from b = 20 on
+costs its operations (`bench.sampling.walk_operations`) at one rate, the median of those measured from b = 20 on
 (results/kernel_rates.jsonl; below, what the host does with many hits counts more). Checked against the searches of
 results/sampling.jsonl. For an H100 nothing was measured: its rate is what the bytes of a step would take at its memory
 bandwidth, a lower and an upper estimate.
@@ -16,8 +16,9 @@ import argparse
 import statistics
 
 from experiments import claims, common, recovery
-from spear_jax.attacks.dense.sampling import bench, cost
+from spear_jax.attacks.dense.sampling import cost
 from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS, TESTED_ROWS
+from spear_jax.bench import sampling
 
 THRESHOLD = 3
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"), (1e-6, "us"))
@@ -80,7 +81,7 @@ def steps(rank: int, width: int) -> float:
 
 def operations(rank: int) -> float:
     """Of one step of one chain."""
-    return bench.walk_operations(rank) * pairs(rank)
+    return sampling.walk_operations(rank) * pairs(rank)
 
 
 def pairs(rank: int) -> float:

@@ -41,10 +41,11 @@ def one(count: int, most: int) -> None:
 
     jax.config.update("jax_num_cpu_devices", count)
     from experiments import common
-    from spear_jax.attacks.dense.sampling import bench, samplers
+    from spear_jax.attacks.dense.sampling import samplers
+    from spear_jax.bench import sampling
     from spear_jax.config import ReconstructConfig
 
-    problem = bench.plant(WIDTH, RANK, seed=0)
+    problem = sampling.plant(WIDTH, RANK, seed=0)
     config = ReconstructConfig(num_devices=count, hits_capacity=2**14)
     per_chain = samplers.candidates_per_chain(RANK)
 

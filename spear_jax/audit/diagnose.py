@@ -83,9 +83,17 @@ def diagnose(update: Update, layer: DenseLayer, *, factorization: Factorization 
         return (Finding("masked", _MASKED),)
     if update.kind != "gradient" and _has_bounded_steps(live, factorization):
         return (Finding("optimizer", _OPTIMIZER.format(kurtosis=_kurtosis(live))),)
-    if factorization.is_full:
-        return (Finding("full_rank", _FULL_RANK.format(rank=min(live.shape))),)
-    return ()
+    return full_rank(factorization, min(live.shape))
+
+
+def full_rank(factorization: Factorization, reach: int) -> tuple[Finding, ...]:
+    """The finding of a gradient that hides nothing in its column space, none for any other.
+
+    Args:
+        factorization: of the weight gradient.
+        reach: the largest rank that its rows and columns can show.
+    """
+    return (Finding("full_rank", _FULL_RANK.format(rank=reach)),) if factorization.is_full else ()
 
 
 _ROUNDING = (

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from spear_jax.attacks.dense.copies import count_copies
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import RecordError, SpearError, TensorFileError
 from spear_jax.normalization import Normalization
@@ -66,15 +65,33 @@ class Reconstruction(NamedTuple):
         return None if shape is None else (shape[0], shape[1], shape[2])
 
 
-def make_record(
-    result: Result,
-    update: Update,
-    layer: DenseLayer,
-    update_path: str | os.PathLike[str],
-    config: ReconstructConfig,
-    seed: int,
-) -> dict[str, Any]:
-    """One JSON-ready record of a reconstruction: outcome, cost, configuration, versions."""
+class Audited(NamedTuple):
+    """What was reconstructed, and how.
+
+    Attributes:
+        update: as loaded.
+        layer: the layer that was inverted.
+        path: where the update is from.
+        config: of the reconstruction.
+        seed: of its key.
+    """
+
+    update: Update
+    layer: DenseLayer
+    path: str | os.PathLike[str]
+    config: ReconstructConfig
+    seed: int
+
+
+def make_record(result: Result, audited: Audited, copies: list[int | None] | None = None) -> dict[str, Any]:
+    """One JSON-ready record of a reconstruction: outcome, cost, configuration, versions.
+
+    Args:
+        result: of the reconstruction.
+        audited: what it is of.
+        copies: (r,) how often each input was in the batch, None where that is not certain, or was not asked.
+    """
+    update, layer, path, config, seed = audited
     certificate, stats = result.certificate, result.stats
     is_first = layer == update.layers[0]
     normalization = update.normalization if is_first else None
@@ -86,7 +103,7 @@ def make_record(
         "directions_found": result.directions_found,
         "certified": int(certificate.exact.sum()),
         "approximate": int(certificate.approximate.sum()),
-        "copies": _copies(result, update, layer, config.num_examples),
+        "copies": copies,
         "layer": layer.name,
         "shape": [layer.out_features, layer.in_features],
         "noise_floor": finite(result.noise_floor),
@@ -101,7 +118,7 @@ def make_record(
         "stats": {name: finite(getattr(stats, name)) for name in stats.__dataclass_fields__},
         "config": config.to_json(),
         "seed": seed,
-        "update": str(update_path),
+        "update": str(path),
         "update_sha256": update.sha256,
         "observed": _observed(update, layer),
         "layout": update.layout,
@@ -109,22 +126,6 @@ def make_record(
         "image_shape": None if update.image_shape is None or not is_first else list(update.image_shape),
         "versions": versions(),
     }
-
-
-def _copies(result: Result, update: Update, layer: DenseLayer, num_examples: int | None) -> list[int | None] | None:
-    """How often each input was in the batch, None where that is not certain; only asked where the client reported more.
-
-    A batch of as many samples as directions has no copies, and in a large model counting them takes long. The client's
-    loss is taken as the mean over the samples that it reported.
-    """
-    network, is_whole = update.network(layer.name), bool(np.isfinite(result.inputs).all())
-    may_hide = num_examples is not None and num_examples > result.batch_size
-    if network is None or update.local_steps > 1 or not (may_hide and is_whole):
-        return None
-    copies = count_copies(update.observation(layer.name), network, result, batch_size=num_examples)
-    return [
-        int(counts.sum()) if known else None for counts, known in zip(copies.counts, copies.is_certain, strict=True)
-    ]
 
 
 def _error_summary(certificate: Certificate) -> dict[str, float | None]:

@@ -10,8 +10,9 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,36 +23,64 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.errors import CheckpointError, TensorFileError
 from spear_jax.observation import LayerObservation
 from spear_jax.tensor_files import read_tensors, write_tensors
-from spear_jax.types import CandidatePool
+from spear_jax.types import Array, CandidatePool
 
 FORMAT = "1"
 # Fields that change how long a search takes or when it stops, never what it finds.
 NEUTRAL_FIELDS = ("max_candidates", "max_seconds", "chunk_size", "mapper", "num_devices", "num_examples")
 _COUNTERS = ("next_round", "candidates", "hits", "hits_dropped", "false_hits")
-_MEANING = {"observation": "another update or layer", "key": "another seed", "format": "another version of the library"}
+_MEANING = {
+    "observation": "another update or layer",
+    "key": "another seed",
+    "format": "another version of the library",
+    "model": "other layers above",
+    "next_weight_grad": "another gradient of the next layer",
+}
+# What states did not say before it was part of the identity: where it is absent a state goes on as it did.
+_ADDED = ("model", "next_weight_grad")
 
 
-def identity(observation: LayerObservation, key: jax.Array, config: ReconstructConfig) -> dict[str, str]:
-    """What a state belongs to: hash of the observation, the key, and each field of the config that matters.
+def identity(
+    observation: LayerObservation,
+    key: jax.Array,
+    config: ReconstructConfig,
+    *,
+    model: Sequence[tuple[Array, Array]] | None = None,
+    next_weight_grad: Array | None = None,
+) -> dict[str, str]:
+    """What a state belongs to: hashes of what was observed, the key, and each field of the config that matters.
 
     Args:
-        observation: hashed over dtype, shape and bytes of its arrays, and its scalars.
+        observation: hashed over dtype, shape and bytes of its arrays, and its scalars, whatever its fields.
         key: the search's key.
         config: everything but `NEUTRAL_FIELDS`.
+        model: as `reconstruct` takes it; the layers above steer the search.
+        next_weight_grad: likewise.
     """
-    digest = hashlib.sha256()
-    for name in ("weight", "bias", "weight_grad", "bias_grad"):
-        array = np.ascontiguousarray(getattr(observation, name))
-        digest.update(f"{name}{array.dtype}{array.shape}".encode())
-        digest.update(array.data)
-    digest.update(f"drift{float(observation.drift)}rounding{float(observation.rounding)}".encode())
     fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in NEUTRAL_FIELDS}
+    observed = {field.name: getattr(observation, field.name) for field in dataclasses.fields(observation)}
+    layers = {f"{part}{number}": pair[part] for number, pair in enumerate(model or ()) for part in (0, 1)}
     return {
         "format": FORMAT,
-        "observation": digest.hexdigest(),
+        "observation": _digest(observed),
+        "model": "none" if model is None else _digest(layers),
+        "next_weight_grad": "none" if next_weight_grad is None else _digest({"gradient": next_weight_grad}),
         "key": json.dumps(np.asarray(jax.random.key_data(key)).tolist()),
         **{f"config.{name}": json.dumps(value) for name, value in fields.items()},
     }
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """Hash of arrays, over name, dtype, shape and bytes, and of scalars, over name and value."""
+    digest = hashlib.sha256()
+    for name, value in values.items():
+        array = np.ascontiguousarray(value)
+        if np.ndim(value) == 0:
+            digest.update(f"{name}{float(array.item())}".encode())
+            continue
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def save_state(path: str | os.PathLike[str], state: SearchState, belongs_to: dict[str, str], *, finished: bool) -> None:
@@ -121,7 +150,7 @@ def _read(path: Path) -> tuple[SearchState, dict[str, str]]:
 
 def _refuse_other(path: Path, found: dict[str, str], wanted: dict[str, str]) -> None:
     for name, value in wanted.items():
-        if found.get(name) == value:
+        if found.get(name) == value or (name in _ADDED and name not in found):
             continue
         meaning = _MEANING.get(name)
         if meaning is None:

@@ -10,14 +10,13 @@ import functools
 import importlib
 import os
 import sys
-import traceback
 from typing import NoReturn
 
 import jax
-import numpy as np
 import typer
 
 from spear_jax.cli.output import EXIT_FAULT, EXIT_STOPPED, EXIT_USAGE, fail
+from spear_jax.errors import SpearError, explain
 
 COMMANDS = ("demo", "simulate", "bundle", "defend", "inspect", "reconstruct", "evaluate", "report", "merge", "bench")
 
@@ -52,32 +51,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if os.environ.get("SPEAR_JAX_DEBUG"):
             raise
-        fail(*explain(error), arguments)
+        fail(*_answer(error), arguments)
     if code == EXIT_STOPPED:  # Typer's answer to Ctrl-C
         fail("stopped; where a search was under way, --resume goes on from its last round.", EXIT_STOPPED, arguments)
     sys.exit(code or 0)
 
 
-def explain(error: Exception) -> tuple[str, int]:
+def _answer(error: Exception) -> tuple[str, int]:
     """The sentence and the exit code of an error."""
     if isinstance(error, _UsageError):
         command = error.ctx.command_path if error.ctx else "spear-jax"  # pyright: ignore[reportAttributeAccessIssue]
         message = error.format_message().rstrip(".")  # pyright: ignore[reportAttributeAccessIssue]
         return f"{message}; see {command} --help.", EXIT_USAGE
-    if isinstance(error, OSError) and error.filename is not None:
-        reason = (error.strerror or type(error).__name__).lower()
-        return f"{error.filename} cannot be used: {reason}; give another path.", EXIT_USAGE
-    if isinstance(error, OSError) or _is_ours(error):
-        return " ".join(str(error).split()), EXIT_USAGE
-    return (
-        f"a fault of spear-jax itself ({type(error).__name__}: {' '.join(str(error).split())}); "
-        "set SPEAR_JAX_DEBUG=1 and run it again for a traceback to report."
-    ), EXIT_FAULT
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether this is a sentence for the user: a ValueError that we raised, not NumPy or JAX deeper down."""
-    if not isinstance(error, ValueError) or isinstance(error, np.linalg.LinAlgError):
-        return False
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__", "").startswith("spear_jax.")
+    return explain(error), EXIT_USAGE if isinstance(error, OSError | SpearError) else EXIT_FAULT

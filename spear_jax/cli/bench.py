@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from spear_jax.attacks.dense.sampling.bench import bench_sampling, measure_peak
 from spear_jax.audit import record
+from spear_jax.bench.sampling import bench_sampling, measure_peak
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, table
 from spear_jax.errors import SpearError

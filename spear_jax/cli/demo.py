@@ -9,17 +9,17 @@ from typing import Annotated
 import typer
 
 from spear_jax.audit import record
+from spear_jax.audit.path import audit_update, is_whole
 from spear_jax.cli import options
-from spear_jax.cli.evaluate import EVALUATION, score
-from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
-from spear_jax.cli.reconstruct import run
-from spear_jax.cli.report import make_report
-from spear_jax.cli.simulate import make_update
+from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit
 from spear_jax.client.load import demo_batch
+from spear_jax.client.simulate import Client, simulate_client
 from spear_jax.client.truth import Truth
 from spear_jax.config import ReconstructConfig
+from spear_jax.report.folder import make_report
+from spear_jax.report.scores import EVALUATION, score
 from spear_jax.tensor_files import make_folder
-from spear_jax.update.bundle import load_update, save_update
+from spear_jax.update.bundle import save_update
 
 
 def register(app: typer.Typer) -> None:
@@ -49,16 +49,14 @@ def demo(
     say(
         f"client: {batch.size} private photos of {batch.inputs.shape[1]} values, {depth} hidden layers of width {width}"
     )
-    update, truth = make_update(
-        batch, width=width, depth=depth, classes=None, dtype=dtype, initialization="pytorch",
-        train_steps=0, learning_rate=0.1, seed=seed,
-    )  # fmt: skip
+    update, truth = simulate_client(batch, Client(width, depth, dtype=dtype, seed=seed))
     update_file, truth_file = out / "update.safetensors", out / "truth.safetensors"
     save_update(update, update_file)
     truth.save(truth_file)
     say(f"server: sees {update_file} only, and starts to search")
-    config = ReconstructConfig(num_examples=batch.size, max_seconds=max_seconds)
-    result, content = run(load_update(update_file), update_file, out, config, seed=seed, fresh=True)
+    config = ReconstructConfig(max_seconds=max_seconds)
+    with SearchReporter() as reporter:
+        content = audit_update(update_file, out, config=config, seed=seed, fresh=True, on_round=reporter)
     evaluation = score(record.read_reconstruction(out), Truth.load(truth_file))
     record.write_json(out / EVALUATION, evaluation.to_json() | {"summary": evaluation.summary})
     index, contact = make_report(out, truth_file)
@@ -73,4 +71,4 @@ def demo(
     say(f"truth:  {evaluation.summary}")
     pages = " or ".join(str(path) for path in (index, contact) if path)
     emit(content, as_json, lambda: typer.echo(f"{seconds:.1f} seconds; open {pages}"))
-    raise typer.Exit(EXIT_COMPLETE if result.status.is_complete else EXIT_INCOMPLETE)
+    raise typer.Exit(EXIT_COMPLETE if is_whole(content) else EXIT_INCOMPLETE)

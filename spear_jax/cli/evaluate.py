@@ -10,12 +10,8 @@ import typer
 from spear_jax.audit import record
 from spear_jax.cli import options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
-from spear_jax.client.evaluate import Evaluation
-from spear_jax.client.evaluate import evaluate as run_evaluate
 from spear_jax.client.truth import Truth
-from spear_jax.errors import TruthError
-
-EVALUATION = "evaluation.json"
+from spear_jax.report.scores import EVALUATION, score
 
 
 def register(app: typer.Typer) -> None:
@@ -41,29 +37,3 @@ def evaluate(
     record.write_json(folder / EVALUATION if out is None else out, content)
     emit(content, as_json, lambda: typer.echo(evaluation.summary))
     raise typer.Exit(EXIT_COMPLETE if evaluation.num_recovered == evaluation.num_samples else EXIT_INCOMPLETE)
-
-
-def score(found: record.Reconstruction, truth: Truth) -> Evaluation:
-    """Score a reconstruction against the inputs of the layer that was inverted.
-
-    Raises:
-        TruthError: the truth is of another model, without this layer or with samples of another size.
-    """
-    layer = found.record["layer"]
-    if layer not in truth.layer_inputs:
-        raise TruthError(f"the truth holds the inputs of {', '.join(truth.layer_inputs)}, not of {layer}.")
-    num_found, num_true = found.inputs.shape[1], truth.layer_inputs[layer].shape[1]
-    if num_found != num_true:
-        raise TruthError(
-            f"the truth's samples have {num_true} values at {layer} and the reconstruction's {num_found}; pass the "
-            "truth that belongs to this update."
-        )
-    is_image = found.image_shape is not None and found.normalization is not None
-    return run_evaluate(
-        found.inputs,
-        truth.layer_inputs[layer],
-        normalization=found.normalization if is_image else None,
-        image_shape=found.image_shape if is_image else None,
-        images=truth.images if is_image else None,
-        certified=found.exact,
-    )

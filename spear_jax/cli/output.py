@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from spear_jax.attacks.dense.outcome import Progress as SearchProgress
+from spear_jax.audit.one import Progress as SearchProgress
 
 EXIT_COMPLETE, EXIT_FAULT, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_STOPPED = 0, 1, 2, 3, 130
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where the output is no terminal
@@ -62,6 +63,20 @@ class SearchReporter:
         self._task: Any = None
 
     def __enter__(self) -> SearchReporter:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Without the bar, for what is printed meanwhile; it begins anew for the next search."""
+        self._stop()
+        yield
+        self._start()
+
+    def _start(self) -> None:
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -72,9 +87,8 @@ class SearchReporter:
             )
             self._bar.start()
             self._task = self._bar.add_task("compiling", total=None)
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
 

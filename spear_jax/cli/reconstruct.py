@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import typer
 
-from spear_jax.attacks.dense.outcome import Progress, SearchState
-from spear_jax.attacks.dense.pipeline import reconstruct as run_reconstruct
-from spear_jax.audit import record
-from spear_jax.audit import resume as checkpoint
-from spear_jax.cli import many, options
+from spear_jax.audit.folder import ONE_PROCESS, find_updates
+from spear_jax.audit.path import audit_update, is_whole
+from spear_jax.cli import options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import initialize_distributed
 from spear_jax.errors import SpearError
 from spear_jax.report.values import copies
-from spear_jax.tensor_files import make_folder
-from spear_jax.types import NO_LABEL, Result
-from spear_jax.update.bundle import Update, load_update
+from spear_jax.status import Status
+from spear_jax.types import NO_LABEL
+from spear_jax.update.bundle import load_update
 
 
 def register(app: typer.Typer) -> None:
@@ -68,8 +65,6 @@ def reconstruct(
 
     Every sample is certified, or not, without ground truth. Of a folder, every update by itself, with a summary.
     """
-    if resume and fresh:
-        raise SpearError("--resume and --fresh exclude each other; give --resume to go on, --fresh to start again.")
     is_joined = distributed or any(value is not None for value in (coordinator, num_processes, process_id))
     ids = None if local_device_ids is None else _parse_ids(local_device_ids)
     if ids is not None and not is_joined:
@@ -79,89 +74,66 @@ def reconstruct(
         round_size=round_size, chunk_size=chunk_size, mapper=mapper, num_devices=num_devices,
         shard=_parse_shard(shard),
     )  # fmt: skip
-    if update_file.is_dir():
-        if is_joined or config.shard != (0, 1):
-            raise SpearError(
-                f"{update_file} is a folder, whose updates one process takes one by one: leave --distributed, "
-                "--coordinator and --shard out, or give one update."
-            )
-        shared = many.Options(config, layer, layout, seed, resume, fresh)
-        summary = many.reconstruct_folder(update_file, out, shared, run, (lambda _: None) if as_json else typer.echo)
-        emit(summary, as_json, lambda: many.tell(summary, out))
-        raise typer.Exit(EXIT_COMPLETE if summary["whole"] == summary["total"] else EXIT_INCOMPLETE)
-    update = load_update(update_file, layout=layout)
-    config = many.config_for(update, config)
     if is_joined:
-        initialize_distributed(coordinator, num_processes, process_id, ids)
-        keep_stdout_clean()
-    result, content = run(update, update_file, out, config, layer=layer, seed=seed, resume=resume, fresh=fresh)
-    is_first_process = jax.process_index() == 0
-    if is_first_process:
-        emit(content, as_json, lambda: tell(content, out))
-    raise typer.Exit(EXIT_COMPLETE if result.status.is_complete else EXIT_INCOMPLETE)
-
-
-def run(
-    update: Update,
-    update_file: Path,
-    out: Path,
-    config: ReconstructConfig,
-    *,
-    layer: str | None = None,
-    seed: int = 0,
-    resume: bool = False,
-    fresh: bool = False,
-    start: SearchState | None = None,
-) -> tuple[Result, dict[str, Any]]:
-    """Reconstruct one layer of an update into a folder; returns the result and its record.
-
-    Args:
-        update: as loaded.
-        update_file: where from.
-        out: folder for state, arrays and record.
-        config: of the search.
-        layer: name of the layer, the first by default.
-        seed: of the search's key.
-        resume: go on from the state in the folder, if there is one.
-        fresh: discard an unfinished state.
-        start: state to start from instead of the folder's.
-
-    Raises:
-        CheckpointError: the folder holds an unfinished search and neither resume nor fresh was given, or a state of
-            something else.
-    """
-    chosen = update.layer(layer)
-    observation = update.observation(chosen.name)
-    key = jax.random.key(seed)
-    state_file = out / record.STATE
-    belongs_to = checkpoint.identity(observation, key, config)
-    if start is None and resume and state_file.exists():
-        start = checkpoint.load_state(state_file, belongs_to)
-    elif start is None and not fresh and checkpoint.is_unfinished(state_file):
-        raise checkpoint.CheckpointError(
-            f"{out} holds an unfinished search; pass --resume to go on with it, or --fresh to discard it."
-        )
-    make_folder(out)
+        _join(update_file, coordinator, num_processes, process_id, ids)
     with SearchReporter() as reporter:
-        last, on_round = _keeping(state_file, belongs_to, reporter)
-        result = run_reconstruct(
-            observation, key, config, model=update.network(chosen.name),
-            next_weight_grad=update.next_weight_grad(chosen.name), state=start, on_round=on_round,
+        show = (lambda _: None) if as_json or not update_file.is_dir() else FolderTable(update_file, out, reporter)
+        content = audit_update(
+            update_file, out, config=config, layer=layer, layout=layout, seed=seed, resume=resume, fresh=fresh,
+            on_round=reporter, on_update=show,
         )  # fmt: skip
-    content = record.make_record(result, update, chosen, update_file, config, seed)
     if jax.process_index() == 0:
-        # What was made of an earlier reconstruction in this folder is no longer true of it.
-        for stale in record.DERIVED:
-            (out / stale).unlink(missing_ok=True)
-        record.write_reconstruction(out, result, content)
-        state = last[0] if last else start
-        if state is not None:
-            checkpoint.save_state(state_file, state, belongs_to, finished=True)
-    return result, content
+        emit(content, as_json, lambda: tell(content, out))
+    raise typer.Exit(EXIT_COMPLETE if is_whole(content) else EXIT_INCOMPLETE)
+
+
+def _join(
+    update_file: Path, coordinator: str | None, num_processes: int | None, process_id: int | None, ids: list[int] | None
+) -> None:
+    """Join the other processes; what one of them refuses is refused before they wait for each other."""
+    if update_file.is_dir():
+        raise SpearError(ONE_PROCESS.format(update_file))
+    load_update(update_file)
+    initialize_distributed(coordinator, num_processes, process_id, ids)
+    keep_stdout_clean()
+
+
+class FolderTable:
+    """The lines of a folder's updates, printed as they are done, between two searches' progress."""
+
+    HEADER = ("update", "batch rank", "certified", "approximate", "status", "seconds")
+
+    def __init__(self, folder: Path, out: Path, reporter: SearchReporter) -> None:
+        names = [file.relative_to(folder).as_posix() for file in find_updates(folder, out)]
+        status = max(len(status.name) for status in Status)
+        self._widths = (max(map(len, [*names, self.HEADER[0]])), *map(len, self.HEADER[1:4]), status)
+        self._reporter = reporter
+        self._has_header = False
+
+    def __call__(self, entry: dict[str, Any]) -> None:
+        """Print the line of one update, with its sentence where it could not be read or inverted."""
+        with self._reporter.paused():
+            if not self._has_header:
+                typer.echo(self._line(self.HEADER))
+                self._has_header = True
+            if entry["status"] is None:
+                typer.echo(self._line((entry["update"], *["-"] * 5)))
+                typer.echo(f"  {entry['sentence']}")
+                return
+            counts = (str(entry[name]) for name in ("batch_size", "certified", "approximate"))
+            typer.echo(self._line((entry["update"], *counts, entry["status"], f"{entry['seconds']:.1f}")))
+
+    def _line(self, cells: tuple[str, ...]) -> str:
+        padded = (cell.ljust(width) for cell, width in zip(cells, self._widths, strict=False))
+        return "  ".join((*padded, cells[-1]))
 
 
 def tell(content: dict[str, Any], out: Path) -> None:
-    """The outcome in sentences."""
+    """The outcome of an update, or of a folder of them, in sentences."""
+    if "updates" in content:
+        typer.echo(content["sentence"])
+        typer.echo(f"Written to {out}; spear-jax report {out} makes a page of each and one of all.")
+        return
     stats, certificate = content["stats"], content["certificate"]
     typer.echo(f"{content['certified']} of {content['batch_size']} samples reconstructed and certified.")
     if content["approximate"]:
@@ -192,21 +164,6 @@ def tell(content: dict[str, Any], out: Path) -> None:
 
 def _number(value: float | None) -> str:
     return "out of reach" if value is None else f"{value:.3g}"
-
-
-def _keeping(
-    state_file: Path, belongs_to: dict[str, str], reporter: SearchReporter
-) -> tuple[list[SearchState], Callable[[Progress], None]]:
-    """A callback that saves each round's state, on the first process, and the list it keeps the last one in."""
-    last: list[SearchState] = []
-
-    def on_round(progress: Progress) -> None:
-        last[:] = [progress.state]
-        if jax.process_index() == 0:
-            checkpoint.save_state(state_file, progress.state, belongs_to, finished=False)
-            reporter(progress)
-
-    return last, on_round
 
 
 def _config(**options: Any) -> ReconstructConfig:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from spear_jax.audit import record
-from spear_jax.cli import many, options
-from spear_jax.cli.evaluate import score
+from spear_jax.audit.folder import SUMMARY
+from spear_jax.cli import options
 from spear_jax.cli.output import emit
-from spear_jax.client.tables import column_names
-from spear_jax.client.truth import Truth as TruthFile
-from spear_jax.defences.trials import TRIALS, Trial, read_trials
 from spear_jax.errors import SpearError
-from spear_jax.report.index import write_index
-from spear_jax.report.write import write_report
-from spear_jax.tensor_files import make_folder
+from spear_jax.report.folder import make_report, make_reports
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +33,7 @@ def report(
     index.html says what leaked, how sure that is, what it cost and which defence stops it; contact.png shows it.
     Of the reconstructions of a folder of updates: one page each, and index.html over all of them.
     """
-    if (folder / many.SUMMARY).is_file() and not (folder / record.RECORD).exists():
+    if (folder / SUMMARY).is_file() and not (folder / record.RECORD).exists():
         if truth is not None:
             raise SpearError(f"{folder} holds many reconstructions and --truth is of one; give the folder of that one.")
         pages = make_reports(folder, folder if out is None else out)
@@ -47,50 +42,3 @@ def report(
     index, contact = make_report(folder, truth, out)
     content = {"page": str(index), "contact_sheet": None if contact is None else str(contact)}
     emit(content, as_json, lambda: typer.echo("Written: " + ", ".join(str(p) for p in (index, contact) if p)))
-
-
-def make_report(folder: Path, truth: Path | None, out: Path | None = None) -> tuple[Path, Path | None]:
-    """Report of a reconstruction folder, beside the originals where a truth is given."""
-    found = record.read_reconstruction(folder)
-    make_folder(folder if out is None else out)
-    private = None if truth is None else TruthFile.load(truth)
-    evaluation = None if private is None else score(found, private).to_json()
-    is_image = found.image_shape is not None
-    return write_report(
-        folder if out is None else out,
-        found.record,
-        found.inputs,
-        found.exact,
-        found.matching,
-        approximate=found.approximate,
-        error=found.error,
-        labels=found.labels,
-        trials=_trials(folder, found.record),
-        normalization=found.normalization,
-        image_shape=found.image_shape,
-        columns=column_names(private.columns) if private is not None and private.columns else None,
-        truth_images=private.images if private is not None and is_image else None,
-        evaluation_json=evaluation,
-    )
-
-
-def make_reports(folder: Path, out: Path) -> dict[str, Any]:
-    """Report of each reconstruction that a summary names, in a folder of its own, and the page over them."""
-    summary = many.read_summary(folder)
-    make_folder(out)
-    pages: dict[str, str] = {}
-    for entry in summary["updates"]:
-        if entry["status"] is None:
-            continue
-        try:
-            page, _ = make_report(folder / entry["folder"], None, out / entry["folder"])
-            pages[entry["update"]] = page.relative_to(out).as_posix()
-        except record.RecordError as error:
-            entry["sentence"] = str(error)
-    index = write_index(out, summary, pages)
-    return {"page": str(index), "pages": {name: str(out / page) for name, page in pages.items()}}
-
-
-def _trials(folder: Path, content: dict[str, Any]) -> list[Trial]:
-    """The trials of defences in the folder that are of this update."""
-    return [trial for trial in read_trials(folder / TRIALS) if trial.update_sha256 in (None, content["update_sha256"])]

@@ -8,21 +8,17 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import typer
 
 from spear_jax.cli import options
 from spear_jax.cli.output import emit
-from spear_jax.client.batch import Batch
-from spear_jax.client.gradient import simulate_update
 from spear_jax.client.load import demo_batch, load_batch
-from spear_jax.client.local_training import KINDS, LocalTraining, simulate_round
-from spear_jax.client.models import MLP, init_params, train
-from spear_jax.client.truth import Truth
+from spear_jax.client.local_training import KINDS, LocalTraining
+from spear_jax.client.simulate import Client, simulate_client
 from spear_jax.errors import DataError
 from spear_jax.normalization import Normalization
 from spear_jax.tensor_files import make_folder
-from spear_jax.update.bundle import Update, save_update
+from spear_jax.update.bundle import save_update
 
 DATA_VARIABLE = "SPEAR_JAX_DATA"
 LOCAL_OPTIONS = {
@@ -104,10 +100,10 @@ def simulate(
             normalization=normalization,
             label_column=label_column,
         )
-    update, private = make_update(
-        batch, width=width, depth=depth, classes=classes, dtype=dtype, initialization=initialization,
-        train_steps=train_steps, learning_rate=learning_rate, seed=seed, kind=kind, training=training,
-    )  # fmt: skip
+    client = Client(
+        width, depth, classes, dtype, initialization, train_steps, learning_rate, seed, kind=kind, training=training
+    )
+    update, private = simulate_client(batch, client)
     save_update(update, out)
     private.save(truth)
     record: dict[str, Any] = {
@@ -129,36 +125,6 @@ def simulate(
     sent = "gradient" if training is None else f"{kind} after {update.local_steps} local step(s)"
     sentence = f"{out}: {sent} of {batch.size} samples; {truth}: the samples themselves."
     emit(record, as_json, lambda: typer.echo(sentence))
-
-
-def make_update(
-    batch: Batch,
-    *,
-    width: int,
-    depth: int,
-    classes: int | None,
-    dtype: str,
-    initialization: str,
-    train_steps: int,
-    learning_rate: float,
-    seed: int,
-    kind: str = "gradient",
-    training: LocalTraining | None = None,
-) -> tuple[Update, Truth]:
-    """A fully connected ReLU client's update on a batch, and its truth: after local training where there is one."""
-    model = MLP((width,) * depth, classes or batch.num_classes, initialization=initialization, param_dtype=dtype)
-    init_key, train_key = jax.random.split(jax.random.key(seed))
-    params = init_params(model, init_key, batch.inputs.shape[1])
-    if train_steps:
-        params, _ = train(
-            model, params, batch.inputs, batch.labels,
-            steps=train_steps, learning_rate=learning_rate, batch_size=batch.size, key=train_key,
-        )  # fmt: skip
-    if training is None:
-        return simulate_update(model, params, batch, dtype=dtype)
-    # Threefry's split gives the keys that fold_in gives for 0 and 1, which are in use.
-    key = jax.random.fold_in(jax.random.key(seed), 2)
-    return simulate_round(model, params, batch, key, training, kind=kind, dtype=dtype)
 
 
 def local_training(kind: str, **given: Any) -> LocalTraining | None:

@@ -23,13 +23,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from spear_jax.attacks.dense.sampling.plan import plan_search
-from spear_jax.config import ReconstructConfig
+from spear_jax.audit.exposure import exposure
 from spear_jax.errors import UpdateError
-from spear_jax.factorization import factorize
 from spear_jax.integrations.recording import check_metadata, listening, make_folder, received_update, record
 from spear_jax.update.bundle import Update
-from spear_jax.update.dense_layers import DenseLayer
 
 # Under which names configurations and metrics of Flower apps hold what the metadata of a bundle say.
 _FACT_KEYS = {
@@ -203,35 +200,13 @@ def _table(update: Update, server_round: int) -> Table:
     for heading in ("layer", "m x n", "rank", "what a server sees"):
         table.add_column(heading)
     for layer in update.layers:
-        rank, verdict = _exposure(update, layer)
-        table.add_row(layer.name, f"{layer.out_features} x {layer.in_features}", rank, verdict)
+        # No reply should wait for the diagnosis, which takes seconds a layer.
+        facts = exposure(update, layer, is_diagnosed=False)
+        shape = f"{layer.out_features} x {layer.in_features}"
+        table.add_row(layer.name, shape, str(facts.get("rank", "-")), facts["verdict"])
     for name, reason in update.skipped:
         table.add_row(name, "-", "-", f"not read: {reason}")
     return table
-
-
-def _exposure(update: Update, layer: DenseLayer) -> tuple[str, str]:
-    """Rank of one layer's gradient and what follows from it, in a line.
-
-    Less than ``spear-jax inspect`` says: its diagnosis takes seconds a layer, which no reply should wait for.
-    """
-    try:
-        observation = update.observation(layer.name)
-        factorization = factorize(observation.weight_grad, rounding=observation.rounding)
-    except ValueError as error:
-        return "-", str(error)
-    config = ReconstructConfig()
-    plan = plan_search(factorization, config)
-    samples = f"{factorization.rank} samples"
-    if layer == update.layers[-1]:
-        verdict = "nothing to invert: no ReLU follows the last layer"
-    elif factorization.is_full:
-        verdict = "no batch: full rank, from as many samples or from noise"
-    elif plan.expected / plan.efficiency <= config.max_candidates:
-        verdict = f"{samples}, within reach of sampling ({plan.expected:.1g} candidates)"
-    else:
-        verdict = f"{samples}, beyond sampling ({plan.expected:.1g} candidates); the dictionary method may reach them"
-    return str(factorization.rank), verdict
 
 
 def _round_of(message: Any) -> int:

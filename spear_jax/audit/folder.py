@@ -1,6 +1,6 @@
-"""``spear-jax reconstruct FOLDER``: the updates of many clients and rounds, one after the other, with a summary.
+"""The updates of many clients and rounds, one after the other, with a summary that is whole after each.
 
-Each is reconstructed as the command for one update does it; here are the order, the folders and the sums.
+Each is reconstructed as `one` does it; here are the order, the folders and the sums.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import typer
-
-from spear_jax.audit import record
-from spear_jax.audit import resume as checkpoint
-from spear_jax.cli import explain
+from spear_jax.audit import record, resume
+from spear_jax.audit.one import OnRound, Options, Source, audit_one
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import select_devices
-from spear_jax.errors import SpearError, UpdateError
+from spear_jax.errors import CheckpointError, RecordError, SpearError, UpdateError, explain
 from spear_jax.status import Status
 from spear_jax.tensor_files import make_folder
 from spear_jax.update.bundle import Update, load_update
@@ -27,25 +24,23 @@ from spear_jax.update.dense_layers import natural_key
 
 SUMMARY = "summary.json"
 SUFFIXES = (".safetensors", ".npz")
-HEADER = ("update", "batch rank", "certified", "approximate", "status", "seconds")
 _COPIED = ("layer", "batch_size", "certified", "approximate", "status")
 ENTRY = ("update", "folder", "update_sha256", *_COPIED, "seconds", "sentence")
-_LONGEST_STATUS = max(len(status.name) for status in Status)
+ONE_PROCESS = (
+    "{} is a folder, whose updates one process takes one by one: leave --distributed, --coordinator and --shard out, "
+    "or give one update."
+)
+
+OnUpdate = Callable[[dict[str, Any]], None]
 
 
-class Options(NamedTuple):
-    """What holds for every update of a folder, as the options of the command say it."""
-
-    config: ReconstructConfig
-    layer: str | None
-    layout: str | None
-    seed: int
-    resume: bool
-    fresh: bool
-
-
-def reconstruct_folder(
-    folder: Path, out: Path, options: Options, run: Callable[..., Any], show: Callable[[str], None]
+def audit_folder(
+    folder: Path,
+    out: Path,
+    options: Options,
+    *,
+    on_round: OnRound | None = None,
+    on_update: OnUpdate | None = None,
 ) -> dict[str, Any]:
     """Reconstruct every update below a folder; what cannot be read or inverted is said and does not end the loop.
 
@@ -53,9 +48,9 @@ def reconstruct_folder(
         folder: with update bundles at any depth.
         out: folder to write; each update gets ``out/<its path without suffix>``, and all of them ``out/summary.json``,
             which is whole after each.
-        options: for every update.
-        run: reconstructs one update, `spear_jax.cli.reconstruct.run`.
-        show: prints one line of the table.
+        options: for every update; the batch size is the one that each reports.
+        on_round: called after each round of each search.
+        on_update: called with the entry of the summary (`ENTRY`) of each update as it is done.
 
     Returns:
         The summary, as written.
@@ -63,8 +58,10 @@ def reconstruct_folder(
     Raises:
         UpdateError: no updates, or places that collide.
         CheckpointError: ``out`` holds an unfinished search, and neither resume nor fresh was given.
-        ValueError: more devices than there are.
+        SpearError: more devices than there are, or shards.
     """
+    if options.config.shard != (0, 1):
+        raise SpearError(ONE_PROCESS.format(folder))
     places = find_updates(folder, out)
     if (out / record.RECORD).exists():
         raise UpdateError(f"{out} holds the reconstruction of one update; give another --out for those of a folder.")
@@ -74,20 +71,16 @@ def reconstruct_folder(
     make_folder(out)
     if (out / SUMMARY).exists():  # then the page is of that summary, no longer true
         (out / "index.html").unlink(missing_ok=True)
-    names = {file: file.relative_to(folder).as_posix() for file in places}
-    widths = (max(map(len, [*names.values(), HEADER[0]])), *map(len, HEADER[1:4]), _LONGEST_STATUS)
-    show(_line(HEADER, widths))
     entries: list[dict[str, Any]] = []
     summary = _summary(folder, entries, len(places))
     record.write_json(out / SUMMARY, summary)
     for file, into in places.items():
-        place = {"update": names[file], "folder": into.relative_to(out).as_posix()}
-        entries.append(place | _reconstructed(file, into, options, run))
+        place = {"update": file.relative_to(folder).as_posix(), "folder": into.relative_to(out).as_posix()}
+        entries.append(place | _audited(file, into, options, on_round))
         summary = _summary(folder, entries, len(places))
         record.write_json(out / SUMMARY, summary)
-        show(_line(_cells(entries[-1]), widths))
-        if entries[-1]["status"] is None:
-            show(f"  {entries[-1]['sentence']}")
+        if on_update is not None:
+            on_update(entries[-1])
     return summary
 
 
@@ -120,9 +113,7 @@ def config_for(update: Update, config: ReconstructConfig) -> ReconstructConfig:
     return dataclasses.replace(config, num_examples=None if text is None else int(text))
 
 
-def finished(
-    into: Path, update: Update, config: ReconstructConfig, *, layer: str | None, seed: int
-) -> dict[str, Any] | None:
+def finished(into: Path, update: Update, options: Options) -> dict[str, Any] | None:
     """The record of a finished reconstruction of this very update under these options, if the folder holds one.
 
     Raises:
@@ -131,21 +122,21 @@ def finished(
     """
     try:
         found = record.read_reconstruction(into).record
-    except record.RecordError:
+    except RecordError:
         return None
     wanted = {
         "update_sha256": update.sha256,
         "layout": update.layout,
-        "layer": update.layer(layer).name,
-        "seed": seed,
-        "config": json.loads(json.dumps(config.to_json())),
+        "layer": update.layer(options.layer).name,
+        "seed": options.seed,
+        "config": json.loads(json.dumps(options.config.to_json())),
     }
     is_same = all(found.get(name) == value for name, value in wanted.items())
-    return found if is_same and not checkpoint.is_unfinished(into / record.STATE) else None
+    return found if is_same and not resume.is_unfinished(into / record.STATE) else None
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a folder that `reconstruct_folder` wrote.
+    """The summary of a folder that `audit_folder` wrote.
 
     Raises:
         RecordError: it is damaged.
@@ -157,39 +148,33 @@ def read_summary(folder: Path) -> dict[str, Any]:
         if lacking:
             raise SpearError(f"an update lacks {', '.join(sorted(lacking))}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise record.RecordError(f"{path} is damaged ({error}); run spear-jax reconstruct on the updates.") from error
+        raise RecordError(f"{path} is damaged ({error}); run spear-jax reconstruct on the updates.") from error
     return summary
-
-
-def tell(summary: dict[str, Any], out: Path) -> None:
-    """The closing sentences."""
-    typer.echo(summary["sentence"])
-    typer.echo(f"Written to {out}; spear-jax report {out} makes a page of each and one of all.")
 
 
 def _refuse_unfinished(places: dict[Path, Path]) -> None:
     for into in places.values():
-        if checkpoint.is_unfinished(into / record.STATE):
-            raise checkpoint.CheckpointError(
+        if resume.is_unfinished(into / record.STATE):
+            raise CheckpointError(
                 f"{into} holds an unfinished search; pass --resume to go on with it and keep what is finished, or "
                 "--fresh to start all again."
             )
 
 
-def _reconstructed(file: Path, into: Path, options: Options, run: Callable[..., Any]) -> dict[str, Any]:
+def _audited(file: Path, into: Path, options: Options, on_round: OnRound | None) -> dict[str, Any]:
     """What the summary says of one update; a sentence instead of numbers where it could not be read or inverted."""
     entry: dict[str, Any] = dict.fromkeys(("update_sha256", *_COPIED, "seconds", "sentence"))
     try:
         update = load_update(file, layout=options.layout)
         entry["update_sha256"] = update.sha256
-        config, layer, _, seed, resume, fresh = options._replace(config=config_for(update, options.config))
-        content = finished(into, update, config, layer=layer, seed=seed) if resume else None
+        options = options._replace(config=config_for(update, options.config))
+        content = finished(into, update, options) if options.resume else None
         if content is None:
-            _, content = run(update, file, into, config, layer=layer, seed=seed, resume=resume, fresh=fresh)
+            content = audit_one(Source(update, file), into, options, on_round=on_round)
     except Exception as error:
         if os.environ.get("SPEAR_JAX_DEBUG"):
             raise
-        return entry | {"sentence": explain(error)[0]}
+        return entry | {"sentence": explain(error)}
     entry |= {name: content[name] for name in _COPIED}
     return entry | {"seconds": sum(content["stats"]["seconds"].values()), "sentence": content["message"]}
 
@@ -210,15 +195,3 @@ def _summary(folder: Path, entries: list[dict[str, Any]], total: int) -> dict[st
         "sentence": f"{sentence}.",
         "updates": list(entries),
     }
-
-
-def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
-    if entry["status"] is None:
-        return (entry["update"], *["-"] * 5)
-    counts = (str(entry[name]) for name in ("batch_size", "certified", "approximate"))
-    return (entry["update"], *counts, entry["status"], f"{entry['seconds']:.1f}")
-
-
-def _line(cells: tuple[str, ...], widths: tuple[int, ...]) -> str:
-    padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
-    return "  ".join((*padded, cells[-1]))

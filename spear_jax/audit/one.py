@@ -1,0 +1,143 @@
+"""One update into a folder: its arrays, its record, and the state of a search that goes on where it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from spear_jax.attacks.dense.copies import count_copies
+from spear_jax.attacks.dense.outcome import Progress, SearchState
+from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.audit import record, resume
+from spear_jax.audit.record import Audited
+from spear_jax.config import ReconstructConfig
+from spear_jax.errors import CheckpointError
+from spear_jax.tensor_files import make_folder
+from spear_jax.types import Result
+from spear_jax.update.bundle import Update
+
+OnRound = Callable[[Progress], None]
+
+
+class Options(NamedTuple):
+    """What holds for every update of an audit.
+
+    Attributes:
+        config: of the reconstruction.
+        layer: name of the layer to invert; None for the first.
+        layout: ``"in_out"`` or ``"out_in"``, how kernels lie; None where the bias decides.
+        seed: of the search's key.
+        resume: whether to go on from the state in the folder, if there is one, and to keep what is finished.
+        fresh: whether to discard an unfinished search in the folder.
+    """
+
+    config: ReconstructConfig = ReconstructConfig()
+    layer: str | None = None
+    layout: str | None = None
+    seed: int = 0
+    resume: bool = False
+    fresh: bool = False
+
+
+class Source(NamedTuple):
+    """An update and the file that it was read from."""
+
+    update: Update
+    path: Path
+
+
+def audit_one(
+    source: Source,
+    out: Path,
+    options: Options,
+    *,
+    start: SearchState | None = None,
+    on_round: OnRound | None = None,
+) -> dict[str, Any]:
+    """Reconstruct one layer of an update into a folder; the state is saved after every round.
+
+    Args:
+        source: the update.
+        out: folder for state, arrays and record.
+        options: of the audit; ``config`` is taken as it is.
+        start: state to start from instead of the folder's.
+        on_round: called after each round, on the first process.
+
+    Returns:
+        The record, as written.
+
+    Raises:
+        CheckpointError: the folder holds an unfinished search and neither resume nor fresh was asked for, or a state of
+            something else.
+    """
+    update, config = source.update, options.config
+    layer = update.layer(options.layer)
+    observation, key = update.observation(layer.name), jax.random.key(options.seed)
+    above = {"model": update.network(layer.name), "next_weight_grad": update.next_weight_grad(layer.name)}
+    saved = _Saved(out / record.STATE, resume.identity(observation, key, config, **above), on_round)
+    start = saved.taken_up(options) if start is None else start
+    make_folder(out)
+    result = reconstruct(observation, key, config, **above, state=start, on_round=saved)
+    audited = Audited(update, layer, source.path, config, options.seed)
+    content = record.make_record(result, audited, _copies(result, audited))
+    if jax.process_index() == 0:
+        # What was made of an earlier reconstruction in this folder is no longer true of it.
+        for stale in record.DERIVED:
+            (out / stale).unlink(missing_ok=True)
+        record.write_reconstruction(out, result, content)
+        saved.finish(start)
+    return content
+
+
+class _Saved:
+    """The state of a search on disk, replaced after each round, on the first process."""
+
+    def __init__(self, path: Path, belongs_to: dict[str, str], on_round: OnRound | None) -> None:
+        self._path, self._belongs_to, self._on_round = path, belongs_to, on_round
+        self._last: SearchState | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Save the state of a round, then tell who asked."""
+        self._last = progress.state
+        if jax.process_index() == 0:
+            resume.save_state(self._path, progress.state, self._belongs_to, finished=False)
+            if self._on_round is not None:
+                self._on_round(progress)
+
+    def taken_up(self, options: Options) -> SearchState | None:
+        """The state to go on with, None for the start."""
+        if options.resume and self._path.exists():
+            return resume.load_state(self._path, self._belongs_to)
+        if not options.fresh and resume.is_unfinished(self._path):
+            raise CheckpointError(
+                f"{self._path.parent} holds an unfinished search; pass --resume to go on with it, or --fresh to "
+                "discard it."
+            )
+        return None
+
+    def finish(self, start: SearchState | None) -> None:
+        """Say that the search ended, with the last state there was."""
+        state = self._last or start
+        if state is not None:
+            resume.save_state(self._path, state, self._belongs_to, finished=True)
+
+
+def _copies(result: Result, audited: Audited) -> list[int | None] | None:
+    """How often each input was in the batch, None where that is not certain; only asked where the client reported more.
+
+    A batch of as many samples as directions has no copies, and in a large model counting them takes long. The client's
+    loss is taken as the mean over the samples that it reported.
+    """
+    update, layer, num_examples = audited.update, audited.layer.name, audited.config.num_examples
+    network, is_whole = update.network(layer), bool(np.isfinite(result.inputs).all())
+    may_hide = num_examples is not None and num_examples > result.batch_size
+    if network is None or update.local_steps > 1 or not (may_hide and is_whole):
+        return None
+    copies = count_copies(update.observation(layer), network, result, batch_size=num_examples)
+    return [
+        int(counts.sum()) if known else None for counts, known in zip(copies.counts, copies.is_certain, strict=True)
+    ]

@@ -64,7 +64,7 @@ def test_a_folder_gives_the_summary_and_tells_of_each_update(tmp_path):
 
 
 def test_an_unfinished_search_is_kept_until_it_is_said_what_to_do(tmp_path):
-    update = planted_update(tmp_path / "u.safetensors", 16, 60)
+    update = planted_update(tmp_path / "u.safetensors", 11, 60)
     small = dataclasses.replace(CONFIG, method="sampling", max_candidates=2**11, round_size=2**10)
     out = tmp_path / "out"
     first = sj.audit_update(update, out, config=small)

@@ -29,9 +29,8 @@ from experiments import claims, common
 from experiments.claims import Claim, Finding, Line, Setting
 from experiments.planning.cost import sampler_of
 from experiments.planning.real_layer import IMAGES, RealLayer, real_layer
-from spear_jax.attacks.dense.certificates import pattern
+from spear_jax.attacks.dense.certificates.select import select
 from spear_jax.attacks.dense.directions import pool
-from spear_jax.attacks.dense.directions.select import select
 from spear_jax.attacks.dense.outcome import initial_state
 from spear_jax.attacks.dense.sampling import cost
 from spear_jax.config import ReconstructConfig
@@ -40,7 +39,7 @@ from spear_jax.types import CandidatePool
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from spear_jax.attacks.dense.problem import Evidence, gather_evidence
+from spear_jax.attacks.dense.problem import Problem, pose
 
 NAME, FIRST_SEED, SEEDS, QUICK_SEEDS = "selection", 700, 10, 2
 # Candidates drawn, in units of the expected ones, and the rounds that these make.
@@ -106,7 +105,7 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
     sampler, step, worth, least = sampler_of(layer, name, expected, seed, rounds=ROUNDS)
     if regime.is_filtered:
         least = cost.zero_threshold(ReconstructConfig().false_rejection, len(layer.live_rows))
-    evidence = gather_evidence(layer.observation, layer.factorization)
+    evidence = pose(layer.observation, layer.factorization)
     grown, rounds, choices, started = initial_state(b, ReconstructConfig()).pool, 0, [], time.perf_counter()
     for budget in BUDGETS:
         while rounds * step * worth < budget * expected:
@@ -122,13 +121,13 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def choices_from(layer: RealLayer, evidence: Evidence, grown: CandidatePool) -> dict[str, Any]:
+def choices_from(layer: RealLayer, problem: Problem, grown: CandidatePool) -> dict[str, Any]:
     """True directions that the pool holds, and that each way to choose takes; certified ones only count if true."""
     held = layer.is_among(grown.directions[: grown.size])
     told: dict[str, Any] = {"pool": grown.size, "held": int(held.sum())}
     for name, may_swap in (("one", False), ("two", True)):
         started = time.perf_counter()
-        chosen, certificate = select(grown, lambda found: pattern.certify(evidence, found), may_swap=may_swap)
+        chosen, certificate = select(problem, grown, may_swap=may_swap)
         told[name] = {
             "true": int(layer.is_among(grown.directions[chosen]).sum()),
             "score": None if certificate is None else certificate.matching_score,

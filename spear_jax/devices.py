@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,22 +43,46 @@ def select_devices(num_devices: int | None) -> tuple[Device, ...]:
     return tuple(devices[:num_devices])
 
 
+class Stretch(NamedTuple):
+    """The units of a round that one device takes, candidates or chains.
+
+    Attributes:
+        first: () uint32 number of the lane's first unit.
+        offset: () int32 place within the lane where the device's units start.
+        end: () int32 place within the lane where the round ends; units from there on are ignored.
+    """
+
+    first: jax.Array
+    offset: jax.Array
+    end: jax.Array
+
+
+class Sizes(NamedTuple):
+    """Shape of a kernel's loop and buffer.
+
+    Attributes:
+        num_chunks: steps of the loop.
+        chunk_size: units of a step.
+        capacity: hits that fit the buffer.
+    """
+
+    num_chunks: int
+    chunk_size: int
+    capacity: int
+
+
 def _device_round(
     kernel: Callable[..., Any],
+    sizes: Sizes,
     left: jax.Array,
     key: jax.Array,
     first: jax.Array,
     end: jax.Array,
     *limits: jax.Array,
-    num_chunks: int,
-    chunk_size: int,
-    capacity: int,
 ) -> Any:
     """One device's stretch of a round, and everybody's hits."""
-    offset = lax.axis_index(AXIS).astype(jnp.int32) * (num_chunks * chunk_size)
-    hits = kernel(
-        left, key, first, offset, end, *limits, num_chunks=num_chunks, chunk_size=chunk_size, capacity=capacity
-    )
+    offset = lax.axis_index(AXIS).astype(jnp.int32) * (sizes.num_chunks * sizes.chunk_size)
+    hits = kernel(left, key, Stretch(first, offset, end), limits, sizes)
     return jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS), hits)
 
 
@@ -70,13 +94,13 @@ def compile_program(
     limits: tuple[Any, ...],
     devices: tuple[Device, ...],
     mapper: str,
-    **sizes: int,
+    sizes: Sizes,
 ) -> Callable[..., Any]:
     """The compiled round for these shapes and devices, compiled once in a process.
 
     Args:
-        kernel: ``kernel(left, key, first, offset, end, *limits, num_chunks=, chunk_size=, capacity=)`` gives the hits
-            of one device's stretch, a tuple of arrays.
+        kernel: ``kernel(left, key, stretch, limits, sizes)`` gives the hits of one device's stretch, a tuple of
+            arrays; ``sizes`` shape the program.
         shape: of ``left``, float32.
         key_dtype: of the key.
         limits: dtypes of the scalars that decide what a hit is.
@@ -87,7 +111,7 @@ def compile_program(
     Returns:
         a function of (left, key, first, end, *limits): the hits of every device, stacked.
     """
-    mapped = _map(partial(_device_round, kernel, **sizes), devices, mapper, 4 + len(limits))
+    mapped = _map(partial(_device_round, kernel, sizes), devices, mapper, 4 + len(limits))
     scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype)
     left = jax.ShapeDtypeStruct(shape, jnp.float32)
     arguments = (left, scalar(key_dtype), scalar(jnp.uint32), scalar(jnp.int32), *map(scalar, limits))

@@ -1,5 +1,6 @@
 """Batches through a small network in NumPy: an independent gradient, with everything that the server must not see."""
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -62,3 +63,13 @@ def simulate(
         weight_grad=cast(grads[0].T @ inputs), bias_grad=cast(grads[0].sum(axis=0)),
     )  # fmt: skip
     return Simulated(observation, layers[1:], cast(grads[1].T @ hidden[1]), inputs, labels, grads[0].T)
+
+
+def with_above(problem, network=None, next_weight_grad=None):
+    """The problem with layers above, as `reconstruct` checks them."""
+    from spear_jax.attacks.dense.above import Above, check_gradient, check_network
+
+    m = len(problem.left)
+    layers = None if network is None else check_network(network, m)
+    gradient = None if next_weight_grad is None else check_gradient(next_weight_grad, m)
+    return dataclasses.replace(problem, above=Above(layers, gradient))

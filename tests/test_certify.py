@@ -9,7 +9,7 @@ from scipy import special
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates import error_bars, pattern
 from spear_jax.attacks.dense.directions.recover import disaggregation, recover_inputs
-from spear_jax.attacks.dense.problem import gather_evidence
+from spear_jax.attacks.dense.problem import pose
 from spear_jax.factorization import factorize
 from spear_jax.observation import LayerObservation
 from spear_jax.testing import planted_problem
@@ -25,7 +25,7 @@ def judge(observation, directions=None, grad_z=None):
     factorization = factorized(observation)
     if directions is None:
         directions = unit((np.asarray(factorization.left).T @ grad_z).T)
-    return pattern.certify(gather_evidence(observation, factorization), directions)
+    return pattern.certify(pose(observation, factorization), directions)
 
 
 def factorized(observation, known={}):  # noqa: B006  the gradients are shared by many problems here
@@ -107,7 +107,7 @@ def test_while_one_direction_is_a_mixture_nothing_is_certified_and_the_pattern_t
         factorization = factorize(problem.observation.weight_grad)
         directions = problem.directions(np.asarray(factorization.left)).T.copy()
         directions[2] = unit(directions[2:3] + 0.5 * directions[4:5])[0]
-        verdict = pattern.certify(gather_evidence(problem.observation, factorization), directions)
+        verdict = pattern.certify(pose(problem.observation, factorization), directions)
         mixing = disaggregation(factorization, problem.observation.bias_grad, directions)
         error = np.abs(recover_inputs(factorization, mixing) - problem.inputs).max(axis=1)
         assert not (verdict.exact | verdict.approximate).any()
@@ -185,7 +185,7 @@ def test_the_order_of_the_directions_only_permutes_the_verdict():
 def test_noise_that_hides_the_pattern_certifies_nothing():
     problem = planted_problem(5, 120, 200, noise=0.3)
     factorization = factorize(problem.observation.weight_grad, rank=5)
-    evidence = gather_evidence(problem.observation, factorization)
+    evidence = pose(problem.observation, factorization)
     random = unit(np.random.default_rng(0).normal(size=(5, 5)))
     assert not pattern.certify(evidence, random).exact.any()
 

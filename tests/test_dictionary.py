@@ -10,8 +10,10 @@ import pytest
 from spear_jax.attacks.dense import strategy
 from spear_jax.attacks.dense.dictionary import basis, full_round, subspace_round
 from spear_jax.attacks.dense.dictionary.em import polar
+from spear_jax.attacks.dense.dictionary.round import Round
+from spear_jax.attacks.dense.outcome import initial_state
 from spear_jax.attacks.dense.pipeline import reconstruct
-from spear_jax.attacks.dense.problem import gather_evidence
+from spear_jax.attacks.dense.problem import pose
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorization import factorize
 from spear_jax.status import Status
@@ -26,7 +28,7 @@ def solved():
     """A planted problem, what the method starts from, and the true directions as unit rows."""
     problem = planted_problem(B, M, N, seed=3)
     factorization = factorize(problem.observation.weight_grad)
-    evidence = gather_evidence(problem.observation, factorization)
+    evidence = pose(problem.observation, factorization)
     return factorization, evidence, problem.directions(np.asarray(factorization.left)).T
 
 
@@ -40,12 +42,16 @@ def proposals(evidence, schedule):
     """What a full round proposes first."""
     proposed = []
 
-    def refuse(directions):
+    def refuse(_, known, directions, *, screen):
         proposed.append(directions)
-        return directions[:0]
+        return known
 
-    rank = evidence.factorization.rank
-    full_round.full_round(basis.make_basis(evidence), np.zeros((0, rank)), jax.random.key(0), schedule, refuse)
+    config = ReconstructConfig(dictionary=DictionaryConfig(full_schedules=(schedule,)))
+    round_ = Round(evidence, config, 0, jax.random.key(0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(full_round, "accept", refuse)
+        start = initial_state(evidence.rank, config).pool
+        full_round.full_round(round_, round_.basis(), start, np.zeros((0, evidence.rank)))
     return proposed[0]
 
 
@@ -73,8 +79,8 @@ def test_the_known_weights_carry_the_search_where_rows_are_few():
     for seed in range(3):
         problem = planted_problem(32, 160, 300, seed=seed)
         factorization = factorize(problem.observation.weight_grad)
-        evidence = gather_evidence(problem.observation, factorization)
-        shuffled = evidence._replace(response=np.random.default_rng(seed).permutation(evidence.response))
+        evidence = pose(problem.observation, factorization)
+        shuffled = dataclasses.replace(evidence, response=np.random.default_rng(seed).permutation(evidence.response))
         truth = problem.directions(np.asarray(factorization.left)).T
         right += np.sum(likeness(proposals(evidence, options.full_schedules[0]), truth) > 0.99)
         wrong += np.sum(likeness(proposals(shuffled, options.full_schedules[0]), truth) > 0.99)

@@ -8,7 +8,7 @@ import pytest
 
 import spear_jax as sj
 from spear_jax.attacks.dense.certificates import pattern
-from spear_jax.attacks.dense.problem import gather_evidence
+from spear_jax.attacks.dense.problem import pose
 from spear_jax.client.local_training import LocalTraining, simulate_round
 from spear_jax.factorization import factorize
 from spear_jax.status import Status
@@ -87,7 +87,7 @@ def test_decided_entries_of_the_truth_never_contradict():
             factorization = factorize(observation.weight_grad)
             directions = (np.asarray(factorization.left).T @ summed_grad_z(update, truth)).T
             directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-            verdict = pattern.certify(gather_evidence(observation, factorization), directions)
+            verdict = pattern.certify(pose(observation, factorization), directions)
             assert verdict.exact.all()
             assert pattern.is_determined(factorization, directions).all()
 

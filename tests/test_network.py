@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from networks import simulate
+from networks import simulate, with_above
 
+from spear_jax.attacks.dense.above import check_network
 from spear_jax.attacks.dense.certificates import network, pattern
 from spear_jax.attacks.dense.pipeline import reconstruct
-from spear_jax.attacks.dense.problem import gather_evidence
+from spear_jax.attacks.dense.problem import pose
 from spear_jax.factorization import factorize
 from spear_jax.status import Status
 from spear_jax.types import NO_LABEL
@@ -20,14 +21,14 @@ def solved(request):
     """A batch through three layers, what the server knows of it, and the true directions as rows."""
     batch = simulate(B, M, seed=3, dtype=request.param)
     factorization = factorize(batch.observation.weight_grad)
-    evidence = gather_evidence(batch.observation, factorization)
+    evidence = pose(batch.observation, factorization)
     directions = np.asarray(factorization.left).T @ batch.grad_z
     return batch, evidence, (directions / np.linalg.norm(directions, axis=0)).T
 
 
 def test_true_directions_give_every_label(solved):
     batch, evidence, directions = solved
-    verdicts = network.judge(evidence, network.check_network(batch.network, M), directions)
+    verdicts = network.judge(with_above(evidence, batch.network), directions)
     assert verdicts.exact.all()
     np.testing.assert_array_equal(verdicts.labels, batch.labels)
     assert (np.abs(np.sum(verdicts.directions * directions, axis=1)) > 1 - 1e-8).all()
@@ -40,7 +41,7 @@ def test_a_mixed_direction_is_found_out_and_replaced(solved):
     mixed[2] /= np.linalg.norm(mixed[2])
     before = pattern.certify(evidence, mixed)
     assert not before.exact.all()
-    mended, after = network.repair(evidence, network.check_network(batch.network, M), mixed, before)
+    mended, after = network.repair(with_above(evidence, batch.network), mixed, before)
     assert after.exact.all()
     np.testing.assert_array_equal(after.labels, batch.labels)
     assert (np.abs(np.sum(mended * directions, axis=1)) > 1 - 1e-8).all()
@@ -49,9 +50,9 @@ def test_a_mixed_direction_is_found_out_and_replaced(solved):
 @pytest.mark.parametrize("seed", range(5))
 def test_another_network_certifies_nothing(solved, seed):
     batch, evidence, directions = solved
-    layers = network.check_network(batch.network, M)
+    layers = batch.network
     shuffled = [(np.random.default_rng(seed).permutation(layers[0][0].T).T, layers[0][1]), *layers[1:]]
-    verdicts = network.judge(evidence, shuffled, directions)
+    verdicts = network.judge(with_above(evidence, shuffled), directions)
     assert not verdicts.exact.any()
     assert (verdicts.labels == NO_LABEL).all()
 
@@ -63,13 +64,13 @@ def test_an_input_tainted_by_another_does_not_pass(share):
     for seed in range(10):
         batch = simulate(B, M, seed=seed, dtype="float64")
         factorization = factorize(batch.observation.weight_grad)
-        evidence = gather_evidence(batch.observation, factorization)
+        evidence = pose(batch.observation, factorization)
         directions = np.asarray(factorization.left).T @ batch.grad_z
         directions[:, 1] += (
             share * np.linalg.norm(directions[:, 1]) / np.linalg.norm(directions[:, 0]) * directions[:, 0]
         )
         directions = (directions / np.linalg.norm(directions, axis=0)).T
-        verdicts = network.judge(evidence, network.check_network(batch.network, M), directions)
+        verdicts = network.judge(with_above(evidence, batch.network), directions)
         passed += int(verdicts.exact[0])
         assert pattern.all_or_none(pattern.certify(evidence, directions)).exact.sum() == 0
     assert passed == 0
@@ -80,15 +81,15 @@ def test_a_sample_with_an_open_neuron_above_is_not_refused(open_by, is_refused):
     # The same wrong mask, once within the rounding of a client in float32 and once far from it.
     batch = simulate(B, 150, seed=1, dtype="float32", open_by=open_by)
     factorization = factorize(batch.observation.weight_grad)
-    evidence = gather_evidence(batch.observation, factorization)
+    evidence = pose(batch.observation, factorization)
     directions = np.asarray(factorization.left).T @ batch.grad_z
     directions = (directions / np.linalg.norm(directions, axis=0)).T
-    layers = network.check_network(batch.network, 150)
-    verdicts = network.judge(evidence, layers, directions)
+    layers = batch.network
+    verdicts = network.judge(with_above(evidence, layers), directions)
     assert not verdicts.exact[0]
     assert verdicts.is_refused[0] == is_refused
     assert verdicts.exact[1:].all()
-    certificate = network.repair(evidence, layers, directions, pattern.certify(evidence, directions))[1]
+    certificate = network.repair(with_above(evidence, layers), directions, pattern.certify(evidence, directions))[1]
     assert certificate.exact[0] == (not is_refused)
 
 
@@ -124,4 +125,4 @@ def test_reconstruct_returns_the_labels():
 )
 def test_a_model_that_does_not_fit_is_refused(layers, said):
     with pytest.raises(ValueError, match=said):
-        network.check_network(layers, M)
+        check_network(layers, M)

@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from networks import simulate
+from networks import simulate, with_above
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates.next_layer import samples_alone
 from spear_jax.attacks.dense.pipeline import reconstruct
-from spear_jax.attacks.dense.problem import gather_evidence
+from spear_jax.attacks.dense.problem import pose
 from spear_jax.attacks.dense.remainder import deflate
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorization import factorize
@@ -22,7 +22,7 @@ def known(batch):
     factorization = factorize(batch.observation.weight_grad)
     directions = np.asarray(factorization.left).T @ batch.grad_z
     directions = (directions / np.linalg.norm(directions, axis=0)).T
-    return gather_evidence(batch.observation, factorization), directions
+    return pose(batch.observation, factorization), directions
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-3)])
@@ -30,7 +30,7 @@ def test_one_direction_gives_one_sample(dtype, tolerance):
     batch = simulate(B, M, seed=1, dtype=dtype)
     evidence, directions = known(batch)
     for place in (0, 7):
-        alone = samples_alone(evidence, batch.next_weight_grad, directions[place : place + 1])
+        alone = samples_alone(with_above(evidence, None, batch.next_weight_grad), directions[place : place + 1])
         assert alone.exact.all()
         found = alone.dual @ np.asarray(evidence.factorization.right)
         np.testing.assert_allclose(found[0], batch.inputs[place], atol=tolerance)
@@ -40,7 +40,7 @@ def test_without_biases_the_bias_gradient_gives_the_scale():
     batch = simulate(B, M, seed=1, zero_bias=True)
     evidence, directions = known(batch)
     for place in (0, 7):
-        alone = samples_alone(evidence, batch.next_weight_grad, directions[place : place + 1])
+        alone = samples_alone(with_above(evidence, None, batch.next_weight_grad), directions[place : place + 1])
         assert alone.exact.all()
         found = alone.dual @ np.asarray(evidence.factorization.right)
         np.testing.assert_allclose(found[0], batch.inputs[place], atol=1e-10)
@@ -53,9 +53,9 @@ def test_wrong_directions_and_wrong_gradients_certify_nothing(seed, zero_bias):
     evidence, directions = known(batch)
     mixed = directions + 0.5 * np.roll(directions, 1, axis=0)
     mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
-    assert not samples_alone(evidence, batch.next_weight_grad, mixed).exact.any()
+    assert not samples_alone(with_above(evidence, None, batch.next_weight_grad), mixed).exact.any()
     shuffled = np.random.default_rng(seed).permutation(batch.next_weight_grad.T).T
-    assert not samples_alone(evidence, shuffled, directions).exact.any()
+    assert not samples_alone(with_above(evidence, None, shuffled), directions).exact.any()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -63,13 +63,13 @@ def test_small_gradients_near_the_noise_do_not_hide_large_ones(seed):
     # In float32 the smallest sample's gradient is ten times the rounding of the largest one's.
     batch = simulate(B, M, seed=seed, dtype="float32", spread=6.0)
     evidence, directions = known(batch)
-    alone = samples_alone(evidence, batch.next_weight_grad, directions)
+    alone = samples_alone(with_above(evidence, None, batch.next_weight_grad), directions)
     assert alone.exact[: B // 2].all()
     found = alone.dual[alone.exact] @ np.asarray(evidence.factorization.right)
     np.testing.assert_allclose(found, batch.inputs[alone.exact], atol=5e-3)
     mixed = directions + 1e-2 * np.roll(directions, 1, axis=0)
     mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
-    assert not samples_alone(evidence, batch.next_weight_grad, mixed).exact.any()
+    assert not samples_alone(with_above(evidence, None, batch.next_weight_grad), mixed).exact.any()
 
 
 @pytest.mark.parametrize(
@@ -89,20 +89,20 @@ def test_a_gradient_that_cannot_be_the_next_layer_s_is_refused(spoil, said):
 def test_a_next_gradient_of_zeros_gives_no_sample():
     batch = simulate(B, M)
     evidence, directions = known(batch)
-    assert not samples_alone(evidence, 0 * batch.next_weight_grad, directions).exact.any()
+    assert not samples_alone(with_above(evidence, None, 0 * batch.next_weight_grad), directions).exact.any()
 
 
 def test_what_deflation_leaves_is_the_gradient_of_the_rest():
     batch = simulate(B, M, seed=2)
     evidence, directions = known(batch)
-    alone = samples_alone(evidence, batch.next_weight_grad, directions[:4])
+    alone = samples_alone(with_above(evidence, None, batch.next_weight_grad), directions[:4])
     rest = deflate(evidence, directions[:4], alone.dual)
-    left, right = np.asarray(rest.evidence.factorization.left), np.asarray(rest.evidence.factorization.right)
+    left, right = np.asarray(rest.problem.factorization.left), np.asarray(rest.problem.factorization.right)
     expected = batch.grad_z[:, 4:] @ batch.inputs[4:]
     np.testing.assert_allclose(left @ right, expected, atol=1e-12 * np.abs(expected).max())
     np.testing.assert_allclose(left.T @ left, np.eye(B - 4), atol=1e-12)
-    np.testing.assert_allclose(rest.evidence.bias_grad, batch.grad_z[:, 4:].sum(axis=1), atol=1e-14)
-    np.testing.assert_allclose(rest.evidence.response, batch.observation.weight @ right.T, atol=1e-10)
+    np.testing.assert_allclose(rest.problem.bias_grad, batch.grad_z[:, 4:].sum(axis=1), atol=1e-14)
+    np.testing.assert_allclose(rest.problem.response, batch.observation.weight @ right.T, atol=1e-10)
     small = left.T @ batch.grad_z[:, 4:]
     lifted = rest.lift @ (small / np.linalg.norm(small, axis=0))
     np.testing.assert_allclose(np.abs(np.sum(lifted.T * directions[4:], axis=1)), 1, atol=1e-12)
@@ -118,7 +118,7 @@ def test_near_duplicates_that_fire_the_same_neurons_are_told_apart_or_refused(de
         evidence, directions = known(batch)
         if len(directions) != evidence.factorization.rank:
             continue
-        alone = samples_alone(evidence, batch.next_weight_grad, directions)
+        alone = samples_alone(with_above(evidence, None, batch.next_weight_grad), directions)
         found = alone.dual[alone.exact] @ np.asarray(evidence.factorization.right)
         error = np.linalg.norm(found - inputs[alone.exact], axis=1) / np.linalg.norm(inputs[alone.exact], axis=1)
         assert (error < 1e-3).all()
@@ -131,13 +131,15 @@ def test_errors_of_what_is_taken_out_are_noise_of_the_rest():
     evidence, directions = known(batch)
     spectrum = np.asarray(evidence.factorization.singular_values[:B])
     taken, rest, error = slice(4), slice(4, B), 1e-6
-    inputs = samples_alone(evidence, batch.next_weight_grad, directions).dual[taken] * spectrum  # in orthonormal rows
+    inputs = (
+        samples_alone(with_above(evidence, None, batch.next_weight_grad), directions).dual[taken] * spectrum
+    )  # in orthonormal rows
     noise = np.random.default_rng(0).normal(size=inputs.shape)
     inputs += error * np.linalg.norm(inputs, axis=1, keepdims=True) * noise / np.linalg.norm(noise, axis=1)[:, None]
     off = batch.grad_z[:, rest] == 0
 
     def seen(error):
-        left = deflate(evidence, directions[taken], inputs / spectrum, error).evidence.factorization
+        left = deflate(evidence, directions[taken], inputs / spectrum, error).problem.factorization
         true = np.asarray(left.left).T @ batch.grad_z[:, rest]
         zero = numerics.zero_mask(left, (true / np.linalg.norm(true, axis=0)).T)
         return zero[off].mean(), zero[~off].mean()

@@ -6,27 +6,26 @@ from networks import simulate
 from test_skewed import N, skewed_inputs
 
 from spear_jax.attacks.dense.dictionary.single_samples import TRIED, peel
-from spear_jax.attacks.dense.problem import gather_evidence
-from spear_jax.attacks.dense.regime import row_model
+from spear_jax.attacks.dense.problem import pose
 from spear_jax.factorization import factorize
 
 
 def problem(seed, inputs):
-    """Evidence, its row model, true unit directions as rows, and how many samples each neuron fired for."""
+    """The problem, true unit directions as rows, and how many samples each neuron fired for."""
     batch = simulate(len(inputs), 300, in_features=N, seed=seed, inputs=inputs)
     factorization = factorize(batch.observation.weight_grad)
-    evidence = gather_evidence(batch.observation, factorization)
+    evidence = pose(batch.observation, factorization)
     directions = np.asarray(factorization.left).T @ batch.grad_z
-    return evidence, row_model(evidence), (directions / np.linalg.norm(directions, axis=0)).T, batch.grad_z != 0
+    return evidence, (directions / np.linalg.norm(directions, axis=0)).T, batch.grad_z != 0
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_samples_of_single_sample_neurons_are_found_and_nothing_wrong(seed):
-    evidence, model, directions, fires = problem(seed, skewed_inputs(seed, 16))
-    lowest = model.live[np.argsort(model.offset[model.live], kind="stable")]
+    evidence, directions, fires = problem(seed, skewed_inputs(seed, 16))
+    lowest = evidence.live_rows[np.argsort(evidence.offset[evidence.live_rows], kind="stable")]
     tried = lowest[: round(TRIED * len(lowest))]
     single = tried[fires[tried].sum(axis=1) == 1]
-    likeness = np.abs(peel(evidence, model) @ directions.T)
+    likeness = np.abs(peel(evidence) @ directions.T)
     assert 0 < len(set(fires[single].argmax(axis=1))) <= 16
     assert set(fires[single].argmax(axis=1)) <= set(likeness.argmax(axis=1))
     np.testing.assert_allclose(likeness.max(axis=1), 1, atol=1e-10)
@@ -34,6 +33,6 @@ def test_the_samples_of_single_sample_neurons_are_found_and_nothing_wrong(seed):
 
 def test_centred_inputs_have_no_such_neurons():
     inputs = np.random.default_rng(0).normal(size=(16, N))
-    evidence, model, _, fires = problem(0, inputs)
+    evidence, _, fires = problem(0, inputs)
     assert not (fires.sum(axis=1) == 1).any()
-    assert len(peel(evidence, model)) == 0
+    assert len(peel(evidence)) == 0

@@ -13,6 +13,7 @@ from spear_jax.attacks.dense.directions.null_vectors import null_vectors_float64
 from spear_jax.attacks.dense.sampling import cost, walk
 from spear_jax.attacks.dense.sampling import walk_hits as walk_round
 from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS, STEPS, TESTED_ROWS
+from spear_jax.devices import Sizes, Stretch
 from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
 
@@ -90,10 +91,10 @@ def test_the_fewest_mismatches_are_those_of_the_best_pair(rank):
 
 
 def walk_hits(left, *, chains=256, seed=0, threshold=2, capacity=4096):
-    program = partial(walk_round.walk_range, num_chunks=2, chunk_size=chains // 2, capacity=capacity)
-    key = jax.random.key(seed)
-    scalars = jnp.uint32(0), jnp.int32(0), jnp.int32(chains), jnp.int32(threshold)
-    hits = jax.tree.map(np.asarray, jax.jit(program)(jnp.asarray(left, jnp.float32), key, *scalars))
+    program = partial(walk_round.walk_range, sizes=Sizes(2, chains // 2, capacity))
+    key, stretch = jax.random.key(seed), Stretch(jnp.uint32(0), jnp.int32(0), jnp.int32(chains))
+    found = jax.jit(program)(jnp.asarray(left, jnp.float32), key, stretch, (jnp.int32(threshold),))
+    hits = jax.tree.map(np.asarray, found)
     assert hits.count <= capacity
     in_use = [array[: hits.count] for array in hits[:3]]
     return in_use, walk_round.hit_subsets(left, np.asarray(walk.exchange_places(key, left.shape[1])), *in_use)

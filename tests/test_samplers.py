@@ -62,7 +62,7 @@ def test_every_device_and_lane_has_chains_of_its_own(monkeypatch, count):
     """However many chains fit at once."""
     monkeypatch.setattr(samplers, "chains_at_once", lambda *_: 2**16)
     compiled = {}
-    monkeypatch.setattr(samplers, "compile_program", lambda *_, **sizes: compiled.update(sizes))
+    monkeypatch.setattr(samplers, "compile_program", lambda *arguments: compiled.update(arguments[-1]._asdict()))
     config = ReconstructConfig(num_devices=count)
     samplers.walk_sampler(unit_left(), jax.random.key(0), 2, ROUND, config)
     lanes = samplers._lanes(tuple(jax.devices()[:count]))

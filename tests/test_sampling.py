@@ -12,6 +12,7 @@ from scipy import stats
 from spear_jax import numerics
 from spear_jax.attacks.dense.directions.null_vectors import null_vectors_float64
 from spear_jax.attacks.dense.sampling import cost, flat
+from spear_jax.devices import Sizes, Stretch
 from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
 
@@ -136,18 +137,9 @@ def planted():
 
 
 def search(left, key, *, count, tolerance, threshold, chunk_size=512, capacity=2048):
-    program = jax.jit(
-        partial(flat.search_range, num_chunks=count // chunk_size, chunk_size=chunk_size, capacity=capacity)
-    )
-    hits = program(
-        jnp.asarray(left),
-        key,
-        jnp.uint32(0),
-        jnp.int32(0),
-        jnp.int32(count),
-        jnp.float32(tolerance),
-        jnp.int32(threshold),
-    )
+    program = jax.jit(partial(flat.search_range, sizes=Sizes(count // chunk_size, chunk_size, capacity)))
+    stretch = Stretch(jnp.uint32(0), jnp.int32(0), jnp.int32(count))
+    hits = program(jnp.asarray(left), key, stretch, (jnp.float32(tolerance), jnp.int32(threshold)))
     return jax.tree.map(np.asarray, hits)
 
 
@@ -193,10 +185,9 @@ def test_the_end_of_the_range_is_masked(planted):
     left = unit_rows(factorization)
     options = {"tolerance": numerics.search_tolerance(factorization), "threshold": 42}
     whole = search(left, jax.random.key(5), count=2048, **options)
-    program = partial(flat.search_range, num_chunks=4, chunk_size=512, capacity=2048)
+    program = partial(flat.search_range, sizes=Sizes(4, 512, 2048))
     end = int(whole.offset[whole.count // 2])
-    part = jax.jit(program)(
-        jnp.asarray(left), jax.random.key(5), jnp.uint32(0), jnp.int32(0), jnp.int32(end),
-        jnp.float32(options["tolerance"]), jnp.int32(42),
-    )  # fmt: skip
+    stretch = Stretch(jnp.uint32(0), jnp.int32(0), jnp.int32(end))
+    limits = jnp.float32(options["tolerance"]), jnp.int32(42)
+    part = jax.jit(program)(jnp.asarray(left), jax.random.key(5), stretch, limits)
     assert int(part.count) == whole.count // 2

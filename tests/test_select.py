@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from spear_jax.attacks.dense.certificates import pattern
+from spear_jax.attacks.dense.certificates import select as module
+from spear_jax.attacks.dense.certificates.select import select, sparsest_independent
 from spear_jax.attacks.dense.directions import pool
-from spear_jax.attacks.dense.directions.select import select, sparsest_independent
-from spear_jax.attacks.dense.problem import gather_evidence
+from spear_jax.attacks.dense.problem import pose
 from spear_jax.factorization import factorize
 from spear_jax.testing import planted_problem
 
@@ -18,9 +19,8 @@ def unit(vectors):
 def planted(seed=0, batch_size=6, m=120):
     problem = planted_problem(batch_size, m, 80, seed=seed)
     factorization = factorize(problem.observation.weight_grad)
-    evidence = gather_evidence(problem.observation, factorization)
     truth = problem.directions(np.asarray(factorization.left)).T
-    return factorization, (lambda directions: pattern.certify(evidence, directions)), truth
+    return pose(problem.observation, factorization), truth
 
 
 def pool_of(directions, zeros, capacity=64):
@@ -43,10 +43,10 @@ def is_truth(directions, truth):
 def test_the_true_set_is_chosen_from_true_directions_and_mixtures():
     right = []
     for seed in range(8):
-        factorization, judge, truth = planted(seed)
+        problem, truth = planted(seed)
         candidates = np.concatenate([mixtures(truth, seed), truth])
-        full = pool_of(candidates, pool.zero_count(factorization, candidates))
-        chosen, certificate = select(full, judge)
+        full = pool_of(candidates, pool.zero_count(problem.factorization, candidates))
+        chosen, certificate = select(problem, full)
         assert certificate is not None
         right.append(is_truth(full.directions[chosen], truth) and certificate.exact.all())
     assert sum(right) == 8
@@ -55,15 +55,15 @@ def test_the_true_set_is_chosen_from_true_directions_and_mixtures():
 @pytest.mark.parametrize("wrong", [1, 2])
 def test_swaps_repair_a_choice_that_chance_made_wrong(wrong):
     """Mixtures are given more zeros than the truth, so that sparsest-first must take them."""
-    factorization, judge, truth = planted(3)
+    problem, truth = planted(3)
     fakes = unit(np.stack([truth[2 * k] + 0.7 * truth[2 * k + 1] for k in range(wrong)]))
     candidates = np.concatenate([fakes, truth])
-    zeros = np.concatenate([np.full(wrong, 110), pool.zero_count(factorization, truth)])
+    zeros = np.concatenate([np.full(wrong, 110), pool.zero_count(problem.factorization, truth)])
     full = pool_of(candidates, zeros)
     greedy = sparsest_independent(full)
     assert not is_truth(full.directions[greedy], truth)
-    assert not judge(full.directions[greedy]).exact.all()
-    chosen, certificate = select(full, judge)
+    assert not pattern.certify(problem, full.directions[greedy]).exact.all()
+    chosen, certificate = select(problem, full)
     assert certificate is not None
     assert is_truth(full.directions[chosen], truth)
     assert certificate.exact.all()
@@ -71,14 +71,14 @@ def test_swaps_repair_a_choice_that_chance_made_wrong(wrong):
 
 
 def test_swaps_never_lower_the_score():
-    _, judge, truth = planted(1)
+    problem, truth = planted(1)
     directions = np.concatenate([mixtures(truth, 5), truth[:4]])
     full = pool_of(directions, np.random.default_rng(0).integers(30, 90, len(directions)))
     greedy = sparsest_independent(full)
     if len(greedy) == 6:
-        chosen, certificate = select(full, judge)
+        chosen, certificate = select(problem, full)
         assert certificate is not None
-        assert certificate.matching_score >= judge(full.directions[greedy]).matching_score
+        assert certificate.matching_score >= pattern.certify(problem, full.directions[greedy]).matching_score
 
 
 def test_dependent_directions_are_passed_over():
@@ -88,14 +88,16 @@ def test_dependent_directions_are_passed_over():
     np.testing.assert_array_equal(sparsest_independent(full), [0, 1, 3, 4])
 
 
-def test_nothing_is_judged_while_directions_are_missing():
-    def judge(_):
+def test_nothing_is_judged_while_directions_are_missing(monkeypatch):
+    def judge(*_):
         raise AssertionError("judged an incomplete choice")
 
+    monkeypatch.setattr(module, "certify", judge)
+    problem, _ = planted()
     full = pool_of(np.eye(4)[:3], np.array([9, 8, 7]))
-    chosen, certificate = select(full, judge)
+    chosen, certificate = select(problem, full)
     assert (len(chosen), certificate) == (3, None)
-    chosen, certificate = select(pool.empty_pool(4, 4), judge)
+    chosen, certificate = select(problem, pool.empty_pool(4, 4))
     assert (len(chosen), certificate) == (0, None)
 
 

@@ -9,13 +9,13 @@ from experiments import claims, selection
 from experiments.planning.real_layer import layer_of
 from spear_jax import testing
 from spear_jax.attacks.dense.directions import pool
-from spear_jax.attacks.dense.problem import gather_evidence
+from spear_jax.attacks.dense.problem import pose
 
 
 def planted(seed=3, batch_size=6):
     problem = testing.planted_problem(batch_size, 120, 80, seed=seed)
     layer = layer_of(problem.observation, problem.grad_z)
-    return layer, gather_evidence(layer.observation, layer.factorization)
+    return layer, pose(layer.observation, layer.factorization)
 
 
 def pool_of(layer, directions, zeros=None):

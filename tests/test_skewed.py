@@ -14,8 +14,8 @@ from spear_jax.attacks.dense.dictionary.low_rows import low_rows
 from spear_jax.attacks.dense.dictionary.mixtures import unmix
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.pipeline import reconstruct
-from spear_jax.attacks.dense.problem import gather_evidence
-from spear_jax.attacks.dense.regime import row_model, single_rows
+from spear_jax.attacks.dense.problem import pose
+from spear_jax.attacks.dense.regime import is_skewed, single_rows
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorization import factorize
 from spear_jax.status import Status
@@ -37,7 +37,7 @@ def skewed(request):
     batch = simulate(B, M, in_features=N, seed=seed, inputs=skewed_inputs(seed))
     factorization = factorize(batch.observation.weight_grad)
     directions = np.asarray(factorization.left).T @ batch.grad_z
-    evidence = gather_evidence(batch.observation, factorization)
+    evidence = pose(batch.observation, factorization)
     return batch, evidence, (directions / np.linalg.norm(directions, axis=0)).T
 
 
@@ -45,10 +45,9 @@ def test_offsets_are_the_pre_activations_of_the_mean_that_the_gradient_shows(ske
     batch, evidence, _ = skewed
     gradient, bias_grad = batch.observation.weight_grad, batch.observation.bias_grad
     mean = gradient.T @ bias_grad / (bias_grad @ bias_grad)
-    model = row_model(evidence)
-    np.testing.assert_allclose(model.offset, batch.observation.weight @ mean + batch.observation.bias, atol=1e-9)
+    np.testing.assert_allclose(evidence.offset, batch.observation.weight @ mean + batch.observation.bias, atol=1e-9)
     share = np.sum((gradient.T @ bias_grad) ** 2) / (bias_grad @ bias_grad) / np.sum(gradient**2)
-    np.testing.assert_allclose(model.mean_share, share, rtol=1e-9)
+    np.testing.assert_allclose(evidence.mean_share, share, rtol=1e-9)
 
 
 def test_the_regime_is_read_off_the_gradient():
@@ -56,15 +55,15 @@ def test_the_regime_is_read_off_the_gradient():
         for inputs, said in ((None, "centred"), (skewed_inputs(seed), "skewed")):
             batch = simulate(B, M, in_features=N, seed=seed, inputs=inputs)
             factorization = factorize(batch.observation.weight_grad)
-            model = row_model(gather_evidence(batch.observation, factorization))
-            assert model.regime() == said
-            method = strategy.choose_method(factorization, ReconstructConfig(), model)[0]
+            problem = pose(batch.observation, factorization)
+            assert is_skewed(problem) == (said == "skewed")
+            method = strategy.make_plan(problem, ReconstructConfig()).method
             assert (method == "dictionary") == (said == "skewed")
 
 
 def test_low_rows_keep_the_zeros_of_every_direction(skewed):
     _, evidence, directions = skewed
-    chosen = low_rows(evidence, row_model(evidence), 0.6)
+    chosen = low_rows(evidence, 0.6)
     factorization = evidence.factorization
     spectrum = np.asarray(factorization.singular_values[:B])
     inside = directions / spectrum @ chosen.rotation.T * chosen.spectrum
@@ -72,7 +71,7 @@ def test_low_rows_keep_the_zeros_of_every_direction(skewed):
     there = np.abs(chosen.left @ inside.T) > 1e-9 * np.linalg.norm(inside, axis=1)
     before = np.abs(np.asarray(factorization.left)[chosen.rows] @ directions.T) > 1e-9
     assert np.mean(there == before) > 0.999
-    assert row_model(evidence).offset[chosen.rows].max() <= np.quantile(row_model(evidence).offset, 0.75)
+    assert evidence.offset[chosen.rows].max() <= np.quantile(evidence.offset, 0.75)
 
 
 def test_neurons_of_a_single_sample_are_counted(skewed):

@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from networks import simulate
+from networks import simulate, with_above
 from scipy import stats
 
 from spear_jax.attacks.dense.certificates import network, pattern
 from spear_jax.attacks.dense.pipeline import reconstruct
-from spear_jax.attacks.dense.problem import gather_evidence
+from spear_jax.attacks.dense.problem import pose
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorization import factorize
 from spear_jax.numerics import MAX_ERROR
@@ -81,15 +81,15 @@ def test_a_network_that_would_not_notice_does_not_vouch(depth, classes, share):
     for seed in range(6):
         batch = simulate(5, 100, depth=depth, classes=classes, seed=seed, dtype="float32")
         factorization = factorize(batch.observation.weight_grad)
-        evidence = gather_evidence(batch.observation, factorization)
+        evidence = pose(batch.observation, factorization)
         directions = np.asarray(factorization.left).T @ batch.grad_z
         scales = np.linalg.norm(directions, axis=0)
         directions = (directions / scales).T
         directions[1] -= share * scales[0] / scales[1] * directions[0]
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        layers = network.check_network(batch.network, 100)
-        _, after = network.repair(evidence, layers, directions, pattern.certify(evidence, directions))
-        mended = network.repair(evidence, layers, directions, pattern.certify(evidence, directions))[0]
+        layers = batch.network
+        _, after = network.repair(with_above(evidence, layers), directions, pattern.certify(evidence, directions))
+        mended = network.repair(with_above(evidence, layers), directions, pattern.certify(evidence, directions))[0]
         inputs = np.linalg.solve(pattern.disaggregation(factorization, evidence.bias_grad, mended), factorization.right)
         error = np.linalg.norm(inputs[0] - batch.inputs[0]) / np.linalg.norm(batch.inputs[0])
         wrong += int(after.exact[0] and error > 2 * MAX_ERROR)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from spear_jax.attacks.dense.problem import gather_evidence
-from spear_jax.attacks.dense.regime import row_model, single_rows
-from spear_jax.attacks.dense.sampling.plan import plan_search
-from spear_jax.attacks.dense.strategy import choose_method
+from spear_jax.attacks.dense.problem import pose
+from spear_jax.attacks.dense.regime import is_skewed, single_rows
+from spear_jax.attacks.dense.strategy import make_plan
 from spear_jax.audit.diagnose import Finding, diagnose, full_rank
 from spear_jax.audit.record import finite
 from spear_jax.config import ReconstructConfig
@@ -43,36 +42,37 @@ def exposure(update: Update, layer: DenseLayer, *, is_diagnosed: bool = True) ->
     except SpearError as error:
         return facts | {"findings": [], "invertible": False, "verdict": str(error)}
     factorization = factorize(observation.weight_grad, rounding=observation.rounding)
-    plan = plan_search(factorization, ReconstructConfig())
+    problem = pose(observation, factorization)
+    plan = make_plan(problem, ReconstructConfig())
     facts |= {
         "rank": factorization.rank,
-        "live_rows": len(plan.live_rows),
+        "live_rows": len(problem.live_rows),
         "noise_floor": finite(factorization.noise_floor),
         "gap": finite(factorization.gap),
-        "expected_candidates": finite(plan.expected),
+        "expected_candidates": finite(plan.sampling.expected),
     }
-    evidence = gather_evidence(observation, factorization)
-    model = row_model(evidence)
-    method, reason = choose_method(factorization, ReconstructConfig(), model)
     facts |= {
-        "regime": model.regime(),
-        "mean_share": model.mean_share,
-        "dead_rows": layer.out_features - len(model.live),
-        "single_rows": single_rows(evidence),
-        "method": method,
-        "reason": reason,
+        "regime": "skewed" if is_skewed(problem) else "centred",
+        "mean_share": problem.mean_share,
+        "dead_rows": layer.out_features - len(problem.live_rows),
+        "single_rows": single_rows(problem),
+        "method": plan.method,
+        "reason": plan.reason,
     }
     if is_diagnosed:
         findings = diagnose(update, layer, factorization=factorization)
     else:
         findings = full_rank(factorization, min(facts["shape"]))
     facts["findings"] = [finding._asdict() for finding in findings]
-    problem = _problem(update, layer, findings, factorization, plan.expected)
+    hindrance = _hindrance(update, layer, findings, factorization, plan.sampling.expected)
     count = update.metadata.get("num_examples")
-    return facts | {"invertible": problem is None, "verdict": problem or _promise(method, factorization, count)}
+    return facts | {
+        "invertible": hindrance is None,
+        "verdict": hindrance or _promise(plan.method, factorization, count),
+    }
 
 
-def _problem(
+def _hindrance(
     update: Update,
     layer: DenseLayer,
     findings: tuple[Finding, ...],

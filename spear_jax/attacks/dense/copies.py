@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import softmax
 
 from spear_jax import numerics
-from spear_jax.attacks.dense.certificates.network import Layers, Network, check_network
+from spear_jax.attacks.dense.above import Layers, Network, check_network
 from spear_jax.errors import SpearError
 from spear_jax.factorization import column_blocks
 from spear_jax.observation import LayerObservation
@@ -100,7 +100,7 @@ def label_gradients(layers: Layers, pre_activation: Float[np.ndarray, " m"]) -> 
     """``D(y) = J^T (softmax - e_y)`` of one sample for every label y, one a row.
 
     Args:
-        layers: above the observed one, as `network.check_network` returns them.
+        layers: above the observed one, as `above.check_network` returns them.
         pre_activation: (m,) of the observed layer.
     """
     masks, hidden = [pre_activation > 0], np.maximum(pre_activation, 0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.config import ReconstructConfig
@@ -14,6 +17,32 @@ from spear_jax.devices import agree
 from spear_jax.errors import SpearError
 from spear_jax.status import Status
 from spear_jax.types import CandidatePool, Certificate
+
+
+class Samples(NamedTuple):
+    """What the layer above tells of each known direction.
+
+    Attributes:
+        directions: (k, r) unit directions.
+        dual: (k, r) p_i, so that ``x_i = p_i @ right``; NaN rows where nothing could be said.
+        exact: (k,) whether the sample is certified.
+        matching: (k,) share of live entries where ``Z > 0`` agrees with ``D != 0``.
+        error: (k,) expected error of the input relative to its norm; infinite where nothing could be said.
+    """
+
+    directions: Float[np.ndarray, "k r"]
+    dual: Float[np.ndarray, "k r"]
+    exact: Bool[np.ndarray, " k"]
+    matching: Float[np.ndarray, " k"]
+    error: Float[np.ndarray, " k"]
+
+
+def no_samples(directions: Float[np.ndarray, "k r"]) -> Samples:
+    """Of these directions nothing is known yet."""
+    count = len(directions)
+    return Samples(
+        directions, np.full(directions.shape, np.nan), np.zeros(count, bool), np.zeros(count), np.full(count, np.inf)
+    )
 
 
 class SearchState(NamedTuple):
@@ -56,14 +85,43 @@ class Progress(NamedTuple):
     candidates: int
 
 
+class Run(NamedTuple):
+    """How a search is run.
+
+    Attributes:
+        key: candidate or round i derives its own from it.
+        config: budgets, shapes and devices.
+        on_round: called after each round.
+    """
+
+    key: jax.Array
+    config: ReconstructConfig
+    on_round: Callable[[Progress], None] | None = None
+
+    def after(self, seconds: float) -> Run:
+        """The run with so much of its time budget spent."""
+        return self._replace(config=self.config.after(seconds))
+
+    def few_rounds(self, count: int) -> Run:
+        """The run with so many rounds of the dictionary method."""
+        options = dataclasses.replace(self.config.dictionary, max_rounds=count)
+        return self._replace(config=dataclasses.replace(self.config, dictionary=options))
+
+    def is_late(self, started: float) -> bool:
+        """Whether the time budget of a search that started at this `time.perf_counter` is spent, on all hosts alike."""
+        limit = self.config.max_seconds
+        return limit is not None and agree(time.perf_counter() - started > limit)
+
+
 class Outcome(NamedTuple):
-    """What a search came to.
+    """Result of a search.
 
     Attributes:
         state: the last state.
         directions: (k, r) chosen directions, k <= r.
-        certificate: of the r chosen directions, None while some are missing.
+        certificate: of the r chosen directions by their patterns, None while some are missing.
         status: how it ended.
+        alone: what the layers above tell of each chosen direction, None where they were not asked.
         compile_seconds, search_seconds, solve_seconds: wall-clock time of compilation, rounds and host arithmetic.
         devices: number and kind of the devices.
     """
@@ -72,6 +130,7 @@ class Outcome(NamedTuple):
     directions: Float[np.ndarray, "k r"]
     certificate: Certificate | None
     status: Status
+    alone: Samples | None = None
     compile_seconds: float = 0.0
     search_seconds: float = 0.0
     solve_seconds: float = 0.0
@@ -81,6 +140,13 @@ class Outcome(NamedTuple):
     def spent(self) -> float:
         """Seconds of the time budget that went by."""
         return self.compile_seconds + self.search_seconds
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every sample is certified, by the patterns of all or each on its own."""
+        if is_done(self.certificate):
+            return True
+        return self.alone is not None and int(self.alone.exact.sum()) == self.directions.shape[1]
 
     def after(self, before: Outcome) -> Outcome:
         """The outcome with the seconds of the stage before."""
@@ -99,11 +165,6 @@ def initial_state(rank: int, config: ReconstructConfig) -> SearchState:
     if rank == 1:
         start = pool.merge(start, np.ones((1, 1)), np.zeros(1, np.int64), np.ones(1, np.int64))
     return SearchState(pool=start)
-
-
-def is_late(started: float, config: ReconstructConfig) -> bool:
-    """Whether the time budget of a search that started at this `time.perf_counter` is spent, the same on every host."""
-    return config.max_seconds is not None and agree(time.perf_counter() - started > config.max_seconds)
 
 
 def settled(certificate: Certificate | None) -> Status | None:

@@ -5,32 +5,25 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from spear_jax import numerics
+from spear_jax.attacks.dense.above import Network, layers_above
 from spear_jax.attacks.dense.certificates import network, pattern
-from spear_jax.attacks.dense.certificates.next_layer import Samples, check_gradient, either, no_samples, samples_alone
-from spear_jax.attacks.dense.dictionary.search import Mend
 from spear_jax.attacks.dense.directions.recover import disaggregation, recover_inputs
-from spear_jax.attacks.dense.one_by_one import is_whole, unroll
-from spear_jax.attacks.dense.outcome import Outcome, Progress, SearchState, is_done
-from spear_jax.attacks.dense.problem import Evidence, gather_evidence
-from spear_jax.attacks.dense.regime import row_model
+from spear_jax.attacks.dense.outcome import Outcome, Progress, Run, Samples, SearchState
+from spear_jax.attacks.dense.problem import Problem, pose
 from spear_jax.attacks.dense.sampling.plan import expected_remaining, plan_search
-from spear_jax.attacks.dense.strategy import choose_method, propose
+from spear_jax.attacks.dense.strategy import Plan, make_plan, search
 from spear_jax.config import ReconstructConfig
 from spear_jax.factorization import factorize
 from spear_jax.observation import LayerObservation
 from spear_jax.status import Status
 from spear_jax.types import Array, Certificate, Factorization, Result, SearchStats
 
-# Rounds before what they found is taken out, where the layers above certify samples one by one, and the rank from which
-# that is worth compiling for what is left: below it all rounds take less time.
-EARLY_ROUNDS, EARLY_RANK = 2, 64
 # Neurons on which two samples of a batch must differ, where the client reported more samples than there are directions:
 # inputs that differ on hardly any neuron may well share all of them, and one direction is then their weighted mean.
 MIN_APART = 16
@@ -41,7 +34,7 @@ def reconstruct(
     key: jax.Array,
     config: ReconstructConfig = ReconstructConfig(),
     *,
-    model: network.Network | None = None,
+    model: Network | None = None,
     next_weight_grad: Array | None = None,
     state: SearchState | None = None,
     on_round: Callable[[Progress], None] | None = None,
@@ -53,11 +46,11 @@ def reconstruct(
         key: a JAX key; the same key and config give the same result on any number of devices.
         config: method, budgets, devices.
         model: the dense layers above as ``[(W2, b2), ...]``, kernels (out, in), ReLU between, softmax cross-entropy on
-            top: each sample is then certified on its own too, with its label (`network`). Not used, and neither is
-            ``next_weight_grad``, where the client took several steps (``observation.drift``).
+            top: each sample is then certified on its own too, with its label (`certificates.network`). Not used, and
+            neither is ``next_weight_grad``, where the client took several steps (``observation.drift``).
         next_weight_grad: (j, m) kernel gradient of the layer above, (out, in): the directions that are found then
-            give their samples one by one, and the search goes on without these (`next_layer`, `deflate`).
-        state: state of a search to go on with (`checkpoint.load_state`).
+            give their samples one by one, and the search goes on without these (`one_by_one`).
+        state: state of a search to go on with (`audit.resume.load_state`).
         on_round: called after each round of the search.
 
     Returns:
@@ -65,41 +58,19 @@ def reconstruct(
         inverted is a status, not an error.
 
     Raises:
-        ValueError: the rank or the number of devices asked for does not exist, or the model does not fit the layer.
+        SpearError: the rank or the number of devices asked for does not exist, or the model does not fit the layer.
     """
-    layers_above = None if model is None else network.check_network(model, observation.out_features)
-    if next_weight_grad is not None:
-        next_weight_grad = check_gradient(next_weight_grad, observation.out_features)
-    if observation.drift:
-        layers_above, next_weight_grad = None, None  # both speak of one step at the weights that were sent
+    above = layers_above(observation, model, next_weight_grad)
     started = time.perf_counter()
     factorization = factorize(observation.weight_grad, rank=config.rank, rounding=observation.rounding)
     if factorization.is_full and config.rank is None:
         return _refused(factorization, config, time.perf_counter() - started)
-    evidence = gather_evidence(observation, factorization)
+    problem = pose(observation, factorization, above)
     factorize_seconds = time.perf_counter() - started
-    judge = lambda directions: pattern.certify(evidence, directions)
-    neurons = row_model(evidence)
-    method, reason = choose_method(factorization, config, neurons)
-    mend_of = None if layers_above is None else partial(_mender, layers_above)
-    propose_with = partial(propose, method, factorization, evidence, neurons, judge, key, mend_of, on_round)
-    alone = None
-    if layers_above is None and next_weight_grad is None:
-        outcome = propose_with(config, state)
-    else:
-        certified = partial(_certified_alone, evidence, layers_above, next_weight_grad)
-        take_out = partial(unroll, evidence, certified, judge=judge, key=key, mend_of=mend_of)
-        is_long = method == "dictionary" and factorization.rank >= EARLY_RANK
-        outcome, alone = _in_turn(propose_with, take_out, config, state, is_long=is_long)
+    plan = make_plan(problem, config)
+    outcome = search(problem, plan, Run(key, config, on_round), state)
     started = time.perf_counter()
-    if layers_above is not None and outcome.certificate is not None:
-        directions, certificate = network.repair(evidence, layers_above, outcome.directions, outcome.certificate)
-        outcome = outcome._replace(directions=directions, certificate=certificate)
-    elif outcome.certificate is not None:
-        outcome = outcome._replace(certificate=pattern.all_or_none(outcome.certificate))
-    inputs, certificate = _solve(observation, factorization, outcome, alone)
-    if config.num_examples is not None and config.num_examples > factorization.rank:
-        certificate = _told_apart(factorization, outcome.directions, certificate)
+    outcome, inputs, certificate = _verdict(problem, outcome, config.num_examples, observation)
     seconds = {
         "factorize": factorize_seconds,
         "compile": outcome.compile_seconds,
@@ -115,52 +86,23 @@ def reconstruct(
         noise_floor=factorization.noise_floor,
         gap=factorization.gap,
         status=_final_status(outcome.status, certificate, factorization.rank, config),
-        stats=_stats(factorization, config, outcome, seconds, reason),
+        stats=_stats(factorization, config, plan, outcome, seconds),
     )
 
 
-def _in_turn(
-    propose_with: Callable[[ReconstructConfig, SearchState | None], Outcome],
-    take_out: Callable[[Outcome, ReconstructConfig], tuple[Outcome, Samples]],
-    config: ReconstructConfig,
-    state: SearchState | None,
-    *,
-    is_long: bool,
-) -> tuple[Outcome, Samples | None]:
-    """Search, and what it found taken out sample by sample; in a long one after few rounds first, then after all."""
-    few = dataclasses.replace(config.dictionary, max_rounds=min(EARLY_ROUNDS, config.dictionary.max_rounds))
-    stages = (dataclasses.replace(config, method="dictionary", dictionary=few), config)
-    outcome, alone = None, None
-    for stage in stages[not is_long :]:
-        if outcome is None:
-            outcome = propose_with(stage, state)
-        else:
-            outcome = propose_with(stage.after(outcome.spent), outcome.state).after(outcome)
-        if is_done(outcome.certificate):
-            return outcome, None
-        outcome, alone = take_out(outcome, config)
-        if is_whole(outcome, alone):
-            break
-    assert outcome is not None
-    return outcome, alone
-
-
-def _mender(layers_above: network.Layers, evidence: Evidence) -> Mend:
-    """What the layers above make of directions."""
-    return lambda directions, certificate: network.mend(evidence, layers_above, directions, certificate)[0]
-
-
-def _certified_alone(
-    evidence: Evidence, layers_above: network.Layers | None, next_weight_grad: Array | None, outcome: Outcome
-) -> Samples:
-    """Samples that the next layer's gradient or, in a full set, the network confirms one by one."""
-    directions = outcome.directions
-    known = (
-        no_samples(directions) if next_weight_grad is None else samples_alone(evidence, next_weight_grad, directions)
-    )
-    if layers_above is None or outcome.certificate is None:
-        return known
-    return either(known, network.samples(evidence, layers_above, directions, outcome.certificate))
+def _verdict(
+    problem: Problem, outcome: Outcome, num_examples: int | None, observation: LayerObservation
+) -> tuple[Outcome, Float[np.ndarray, "r n"], Certificate]:
+    """The five steps to a certificate: patterns, network, inputs, next layer, and what may be a mean of several."""
+    if problem.is_mended and outcome.certificate is not None:
+        directions, certificate = network.repair(problem, outcome.directions, outcome.certificate)
+        outcome = outcome._replace(directions=directions, certificate=certificate)
+    elif outcome.certificate is not None:
+        outcome = outcome._replace(certificate=pattern.all_or_none(outcome.certificate))
+    inputs, certificate = _solve(observation, problem.factorization, outcome, outcome.alone)
+    if num_examples is not None and num_examples > problem.rank:
+        certificate = _told_apart(problem.factorization, outcome.directions, certificate)
+    return outcome, inputs, certificate
 
 
 def _solve(
@@ -224,6 +166,7 @@ def _final_status(status: Status, certificate: Certificate, rank: int, config: R
 
 def _refused(factorization: Factorization, config: ReconstructConfig, seconds: float) -> Result:
     """The result for a gradient that hides nothing in its column space."""
+    plan = Plan(config.method, "no search: the gradient has full rank", plan_search(factorization, config))
     nothing = Outcome(
         state=SearchState(pool=None),  # pyright: ignore[reportArgumentType]
         directions=np.zeros((0, factorization.rank)),
@@ -240,32 +183,32 @@ def _refused(factorization: Factorization, config: ReconstructConfig, seconds: f
         noise_floor=factorization.noise_floor,
         gap=factorization.gap,
         status=Status.RANK_FULL,
-        stats=_stats(factorization, config, nothing, {"factorize": seconds}, "no search: the gradient has full rank"),
+        stats=_stats(factorization, config, plan, nothing, {"factorize": seconds}),
     )
 
 
 def _stats(
-    factorization: Factorization, config: ReconstructConfig, outcome: Outcome, seconds: dict[str, float], reason: str
+    factorization: Factorization, config: ReconstructConfig, plan: Plan, outcome: Outcome, seconds: dict[str, float]
 ) -> SearchStats:
-    plan = plan_search(factorization, config)
+    sampling = plan.sampling
     found, candidates = len(outcome.directions), outcome.state.candidates
     is_full = outcome.status is Status.RANK_FULL
     return SearchStats(
         method=outcome.state.method,
-        reason=reason,
-        sampler=plan.sampler,
-        efficiency=plan.efficiency,
+        reason=plan.reason,
+        sampler=sampling.sampler,
+        efficiency=sampling.efficiency,
         candidates=candidates,
         rounds=outcome.state.next_round,
-        expected_candidates=plan.expected / plan.efficiency,
+        expected_candidates=sampling.expected / sampling.efficiency,
         expected_remaining=np.inf
         if is_full
-        else expected_remaining(factorization.rank, found, plan, candidates, config),
+        else expected_remaining(factorization.rank, found, sampling, candidates, config),
         hits=outcome.state.hits,
         hits_dropped=outcome.state.hits_dropped,
         false_hits=outcome.state.false_hits,
-        zero_threshold=plan.zero_threshold(factorization.rank, candidates, config),
-        live_rows=len(plan.live_rows),
+        zero_threshold=sampling.zero_threshold(factorization.rank, candidates, config),
+        live_rows=len(sampling.live_rows),
         devices=outcome.devices[0],
         device_kind=outcome.devices[1],
         float64=numerics.float64_backend(),

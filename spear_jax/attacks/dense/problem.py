@@ -1,52 +1,115 @@
-"""The layer in the coordinates of its gradient's factorisation: all that any stage of the attack sees."""
+"""The layer in the coordinates of its gradient's factorisation: all that any stage of the attack sees.
+
+With ``G = left @ right`` and ``D = left @ Q`` the inputs are ``X^T = Q^-1 right`` and the pre-activations
+``response @ Q^-T + bias``. The server also sees the mean input, since ``G^T g / g^T g`` with the bias gradient g is a
+weighted mean of the batch: how often each neuron fires follows from it.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+from functools import cached_property
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
+from spear_jax.attacks.dense.above import Above
 from spear_jax.factorization import column_blocks
 from spear_jax.numerics import to_float64
 from spear_jax.observation import LayerObservation
 from spear_jax.types import Factorization
 
 
-class Evidence(NamedTuple):
-    """What a certificate needs of the observation, computed once.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """What the stages share, made once by `pose`, and once more for what is left without known samples.
 
     Attributes:
-        response: (m, r) float64, ``weight @ right^T``: pre-activations are ``response @ Q^-T + bias``.
+        factorization: of the weight gradient.
+        response: (m, r) float64, ``weight @ right^T``.
         bias: (m,) float64.
         bias_grad: (m,) float64.
         weight_norms: (m,) float64 norms of the rows of ``weight``.
         client_eps: unit of the gradient's dtype.
         drift: of the observation.
-        factorization: of the weight gradient.
+        above: the layers above, None where nothing is known of them.
     """
 
+    factorization: Factorization
     response: Float[np.ndarray, "m r"]
     bias: Float[np.ndarray, " m"]
     bias_grad: Float[np.ndarray, " m"]
     weight_norms: Float[np.ndarray, " m"]
     client_eps: float
     drift: float
-    factorization: Factorization
+    above: Above | None = None
+
+    @property
+    def rank(self) -> int:
+        """r, the number of samples that the gradient shows."""
+        return self.factorization.rank
+
+    @cached_property
+    def left(self) -> Float[np.ndarray, "m r"]:
+        """Orthonormal basis of the column space, on the host."""
+        return np.asarray(self.factorization.left)
+
+    @cached_property
+    def spectrum(self) -> Float[np.ndarray, " r"]:
+        """Singular values of the gradient, those of the r directions."""
+        return np.asarray(self.factorization.singular_values[: self.rank])
+
+    @cached_property
+    def live_mask(self) -> Bool[np.ndarray, " m"]:
+        """Rows that some sample reached."""
+        return np.asarray(self.factorization.live_mask)
+
+    @cached_property
+    def live_rows(self) -> Int[np.ndarray, " l"]:
+        """Their indices."""
+        return np.flatnonzero(self.live_mask)
+
+    @cached_property
+    def _along_mean(self) -> Float[np.ndarray, " r"]:
+        return self.spectrum * (self.left.T @ self.bias_grad)
+
+    @cached_property
+    def offset(self) -> Float[np.ndarray, " m"]:
+        """Pre-activation of the mean input: neurons of low offset fire for few samples each."""
+        size = self.bias_grad @ self.bias_grad
+        return self.response @ (self._along_mean / size / self.spectrum) + self.bias
+
+    @cached_property
+    def mean_share(self) -> float:
+        """Share of the gradient's energy along the mean input: 1 / b or so for centred inputs, near 1 for skewed."""
+        size = self.bias_grad @ self.bias_grad
+        return float(self._along_mean @ self._along_mean / (size * (self.spectrum @ self.spectrum)))
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether the model can repair mixed directions, which otherwise are looked for in a skewed batch."""
+        return self.above is not None and self.above.layers is not None
 
 
-def gather_evidence(observation: LayerObservation, factorization: Factorization) -> Evidence:
-    """Project the known weights on the row space of the gradient, in column blocks."""
+def pose(observation: LayerObservation, factorization: Factorization, above: Above | None = None) -> Problem:
+    """The problem that an observation poses: the known weights projected on the row space, in column blocks.
+
+    Args:
+        observation: of one layer.
+        factorization: of its weight gradient.
+        above: the layers above, where anything is known of them.
+    """
     right = to_float64(factorization.right)
     blocks = list(column_blocks(observation.weight, lambda columns, block: block @ right[:, columns].T))
     squares = column_blocks(observation.weight, lambda _, block: (block**2).sum(axis=1))
-    return Evidence(
+    return Problem(
+        factorization=factorization,
         response=np.asarray(sum(blocks)),
         bias=np.asarray(observation.bias, np.float64),
         bias_grad=np.asarray(observation.bias_grad, np.float64),
         weight_norms=np.sqrt(np.asarray(sum(squares))),
         client_eps=float(jnp.finfo(observation.weight_grad.dtype).eps),
         drift=float(observation.drift),
-        factorization=factorization,
+        above=above,
     )

@@ -13,42 +13,41 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from spear_jax.attacks.dense.problem import Evidence
+from spear_jax.attacks.dense.problem import Problem
 from spear_jax.numerics import MAX_ERROR
 
 # A neuron that only known samples reached is left with rounding of this share of the largest row.
 DEAD_ROW = 1e-12
 
 
-class Deflated(NamedTuple):
-    """A smaller problem and the way back.
+class Remainder(NamedTuple):
+    """The problem without the known samples, and the map of its directions into the original coordinates.
 
     Attributes:
-        evidence: of the rest, its factorisation included.
+        problem: of the rest.
         lift: (r, r') with orthonormal columns: a direction q of the rest is ``lift @ q`` in the coordinates before.
     """
 
-    evidence: Evidence
+    problem: Problem
     lift: Float[np.ndarray, "r s"]
 
 
 def deflate(
-    evidence: Evidence,
+    problem: Problem,
     directions: Float[np.ndarray, "k r"],
     dual: Float[np.ndarray, "k r"],
     error: Float[np.ndarray, " k"] | None = None,
-) -> Deflated:
+) -> Remainder:
     """Take known samples out of a problem (docs/method.md, Sec. 7).
 
     Args:
-        evidence: of the observation, k < r.
+        problem: k < r of its samples are known.
         directions: (k, r) unit directions of the known samples.
         dual: (k, r) their dual vectors, ``x_i = dual_i @ right``.
         error: (k,) expected errors of their inputs relative to their norms, which are noise of what is left; those
             beyond `numerics.MAX_ERROR` bound nothing and are left out.
     """
-    whole = evidence.factorization
-    left, spectrum = np.asarray(whole.left), np.asarray(whole.singular_values[: whole.rank])
+    whole, left, spectrum = problem.factorization, problem.left, problem.spectrum
     space = np.linalg.svd(dual)[2][len(dual) :].T
     # I - Q_K (P_K^T Q_K)^-1 P_K^T: the oblique projection that takes the known samples out.
     projection = np.eye(whole.rank) - directions.T @ np.linalg.solve(dual @ directions.T, dual)
@@ -72,13 +71,12 @@ def deflate(
         noise_floor=noise_floor,
         noise_std=noise_std,
         gap=float(values[-1] / noise_floor),
-        live_mask=np.asarray(whole.live_mask) & (rows > max(noise, DEAD_ROW * rows.max())),
+        live_mask=problem.live_mask & (rows > max(noise, DEAD_ROW * rows.max())),
     )
-    return Deflated(
-        evidence._replace(
-            response=evidence.response @ (mix / spectrum).T * values,
-            bias_grad=evidence.bias_grad - left @ (directions.T @ scale),
-            factorization=factorization,
-        ),
-        lift,
+    rest = dataclasses.replace(
+        problem,
+        factorization=factorization,
+        response=problem.response @ (mix / spectrum).T * values,
+        bias_grad=problem.bias_grad - left @ (directions.T @ scale),
     )
+    return Remainder(rest, lift)

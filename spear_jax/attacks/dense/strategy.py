@@ -1,24 +1,20 @@
-"""Which proposer a layer starts with, and what takes over where it ends: sampling, the dictionary method, or both."""
+"""Which proposer a layer starts with, what takes over where it ends, and when samples are taken out on the way."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
-
-import jax
+from typing import NamedTuple
 
 from spear_jax import numerics
-from spear_jax.attacks.dense.dictionary.search import Mend, dictionary_search
-from spear_jax.attacks.dense.directions.select import Judge
-from spear_jax.attacks.dense.outcome import Outcome, Progress, SearchState
-from spear_jax.attacks.dense.problem import Evidence
-from spear_jax.attacks.dense.regime import RowModel
-from spear_jax.attacks.dense.sampling.plan import WALK_NOISE, Plan, plan_search
-from spear_jax.attacks.dense.sampling.search import search
+from spear_jax.attacks.dense.dictionary.search import find_together
+from spear_jax.attacks.dense.one_by_one import one_by_one
+from spear_jax.attacks.dense.outcome import Outcome, Run, SearchState
+from spear_jax.attacks.dense.problem import Problem
+from spear_jax.attacks.dense.regime import is_skewed
+from spear_jax.attacks.dense.sampling.plan import WALK_NOISE, SamplingPlan, plan_search
+from spear_jax.attacks.dense.sampling.search import sample
 from spear_jax.config import ReconstructConfig
 from spear_jax.status import Status
-from spear_jax.types import Factorization
 
 # Expected candidates up to which ``auto`` samples: seconds on two CPU cores, less than the dictionary method compiles.
 AUTO_SAMPLING = 1e6
@@ -27,88 +23,115 @@ AUTO_NOISY_SAMPLING = 1e3
 # Where inputs are not centred zeros are nested, and sampling finds all directions early or never: so many times the
 # expected candidates are drawn, and only where these are few.
 SKEWED_PATIENCE = 4
+# Rounds before what they found is taken out, where the layers above certify samples one by one, and the rank from which
+# that is worth compiling for what is left: below it all rounds take less time.
+EARLY_ROUNDS, EARLY_RANK = 2, 64
 
 
-def choose_method(factorization: Factorization, config: ReconstructConfig, model: RowModel) -> tuple[str, str]:
-    """The proposer to start with and why, in a sentence: ``auto`` samples what sampling finds at once.
+class Plan(NamedTuple):
+    """What a reconstruction will do, decided once, before it starts.
+
+    Attributes:
+        method: the proposer to start with, ``"sampling"`` or ``"dictionary"``.
+        reason: why that one, in a sentence.
+        sampling: rows, sampler, round size and expected cost of sampling, whether it is what starts or not.
+    """
+
+    method: str
+    reason: str
+    sampling: SamplingPlan
+
+
+def make_plan(problem: Problem, config: ReconstructConfig) -> Plan:
+    """The proposer to start with and why: ``auto`` samples what sampling finds at once.
 
     Args:
-        factorization: of the weight gradient.
+        problem: of the layer; where its neurons fire together, sparse mixtures mislead the sampler.
         config: of the reconstruction.
-        model: how often the neurons fire; where they fire together, sparse mixtures mislead the sampler.
     """
-    plan = plan_search(factorization, config)
-    expected = plan.expected
+    sampling = plan_search(problem.factorization, config)
+    expected = sampling.expected
     cost = (
-        f"{factorization.rank} directions in {factorization.left.shape[0]} rows need about {expected:.3g} independent "
-        f"candidates ({plan.sampler} sampler, {expected / plan.efficiency:.3g} of its own)"
+        f"{problem.rank} directions in {len(problem.left)} rows need about {expected:.3g} independent "
+        f"candidates ({sampling.sampler} sampler, {expected / sampling.efficiency:.3g} of its own)"
     )
     if config.method != "auto":
-        return config.method, f"{config.method}, as asked; by sampling {cost}"
-    if factorization.rank > 1 and model.regime(config.dictionary.regime) == "skewed":
-        share = f"{model.mean_share:.0%} of the gradient's energy lies along the mean input"
-        rest = ", and sampling for what it leaves" if _is_at_once(plan, factorization) else ""
-        return "dictionary", f"dictionary, on the neurons that fire for few samples{rest}: {share}"
-    if factorization.rank == 1 or _is_at_once(plan, factorization):
-        return "sampling", f"sampling: {cost}"
-    return "dictionary", f"dictionary, and sampling for what it leaves: by sampling alone {cost}"
+        return Plan(config.method, f"{config.method}, as asked; by sampling {cost}", sampling)
+    at_once = _is_at_once(problem, sampling)
+    if problem.rank > 1 and is_skewed(problem, config.dictionary.regime):
+        share = f"{problem.mean_share:.0%} of the gradient's energy lies along the mean input"
+        rest = ", and sampling for what it leaves" if at_once else ""
+        return Plan("dictionary", f"dictionary, on the neurons that fire for few samples{rest}: {share}", sampling)
+    if problem.rank == 1 or at_once:
+        return Plan("sampling", f"sampling: {cost}", sampling)
+    return Plan("dictionary", f"dictionary, and sampling for what it leaves: by sampling alone {cost}", sampling)
 
 
-def propose(
-    method: str,
-    factorization: Factorization,
-    evidence: Evidence,
-    neurons: RowModel,
-    judge: Judge,
-    key: jax.Array,
-    mend_of: Callable[[Evidence], Mend] | None,
-    on_round: Callable[[Progress], None] | None,
-    config: ReconstructConfig,
-    state: SearchState | None,
-) -> Outcome:
+def search(problem: Problem, plan: Plan, run: Run, state: SearchState | None = None) -> Outcome:
+    """The directions of the batch, and what was certified alone on the way.
+
+    Where layers above certify samples one by one, these are taken out after all rounds; in a long search after few
+    rounds too, since what is left is then easier.
+
+    Args:
+        problem: of the layer.
+        plan: how to propose.
+        run: key, budgets and callback.
+        state: where to go on, None for the start.
+    """
+    if problem.above is None:
+        return propose(problem, plan, run, state)
+    if _is_long(problem, plan, state):
+        rounds = min(EARLY_ROUNDS, run.config.dictionary.max_rounds)
+        early = one_by_one(problem, run, find_together(problem, run.few_rounds(rounds), state))
+        if early.is_whole:
+            return early
+        outcome = propose(problem, plan, run.after(early.spent), early.state).after(early)
+    else:
+        outcome = propose(problem, plan, run, state)
+    return one_by_one(problem, run, outcome)
+
+
+def propose(problem: Problem, plan: Plan, run: Run, state: SearchState | None) -> Outcome:
     """Run the proposer; under ``auto`` sampling takes over the pool that the dictionary method leaves incomplete."""
-    if method == "sampling" or (state is not None and state.method == "sampling" and config.method != "auto"):
-        return search(factorization, judge, key, config, state=state, on_round=on_round)
-    rest = partial(_sample_rest, factorization, neurons, judge, key, on_round)
-    if state is not None and state.method == "sampling":
-        return rest(config, state) or search(factorization, judge, key, config, state=state, on_round=on_round)
-    mend = None if mend_of is None else mend_of(evidence)
-    outcome = dictionary_search(factorization, evidence, judge, key, config, mend=mend, state=state, on_round=on_round)
-    if config.method != "auto" or outcome.status is not Status.ROUND_BUDGET:
+    is_auto, is_sampling = run.config.method == "auto", state is not None and state.method == "sampling"
+    if plan.method == "sampling" or (is_sampling and not is_auto):
+        return sample(problem, plan.sampling, run, state)
+    if state is not None and is_sampling:
+        return _sample_rest(problem, plan, run, state) or sample(problem, plan.sampling, run, state)
+    outcome = find_together(problem, run, state)
+    if not is_auto or outcome.status is not Status.ROUND_BUDGET:
         return outcome
-    sampled = rest(config.after(outcome.spent), SearchState(pool=outcome.state.pool))
+    sampled = _sample_rest(problem, plan, run.after(outcome.spent), SearchState(pool=outcome.state.pool))
     return outcome if sampled is None else sampled.after(outcome)
 
 
-def _sample_rest(
-    factorization: Factorization,
-    neurons: RowModel,
-    judge: Judge,
-    key: jax.Array,
-    on_round: Callable[[Progress], None] | None,
-    config: ReconstructConfig,
-    state: SearchState,
-) -> Outcome | None:
+def _is_long(problem: Problem, plan: Plan, state: SearchState | None) -> bool:
+    """Whether the dictionary method has enough before it for its first finds to be taken out early."""
+    starts = state is None or state.method == "dictionary"
+    return starts and plan.method == "dictionary" and problem.rank >= EARLY_RANK
+
+
+def _sample_rest(problem: Problem, plan: Plan, run: Run, state: SearchState) -> Outcome | None:
     """Sampling for what the dictionary method left in a pool, within its own budget; None where it cannot find it."""
-    budget = _budget_of_rest(factorization, config, neurons)
+    budget = _budget_of_rest(problem, plan, run.config)
     if not budget:
         return None
-    limited = dataclasses.replace(config, max_candidates=budget)
-    sampled = search(factorization, judge, key, limited, state=state, on_round=on_round)
-    is_ours = sampled.status is Status.CANDIDATE_BUDGET and budget < config.max_candidates
+    limited = run._replace(config=dataclasses.replace(run.config, max_candidates=budget))
+    sampled = sample(problem, plan.sampling, limited, state)
+    is_ours = sampled.status is Status.CANDIDATE_BUDGET and budget < run.config.max_candidates
     return sampled._replace(status=Status.ROUND_BUDGET) if is_ours else sampled
 
 
-def _budget_of_rest(factorization: Factorization, config: ReconstructConfig, neurons: RowModel) -> int:
+def _budget_of_rest(problem: Problem, plan: Plan, config: ReconstructConfig) -> int:
     """Candidates that may be drawn for what the dictionary method leaves; 0 where sampling cannot find it."""
-    plan = plan_search(factorization, config)
-    own = plan.expected / plan.efficiency
-    if neurons.regime(config.dictionary.regime) != "skewed":
+    own = plan.sampling.expected / plan.sampling.efficiency
+    if not is_skewed(problem, config.dictionary.regime):
         return config.max_candidates if own <= config.max_candidates else 0
-    return min(config.max_candidates, int(SKEWED_PATIENCE * own)) if _is_at_once(plan, factorization) else 0
+    return min(config.max_candidates, int(SKEWED_PATIENCE * own)) if _is_at_once(problem, plan.sampling) else 0
 
 
-def _is_at_once(plan: Plan, factorization: Factorization) -> bool:
+def _is_at_once(problem: Problem, sampling: SamplingPlan) -> bool:
     """Whether sampling is expected to take seconds."""
-    is_noisy = numerics.relative_noise(factorization) > WALK_NOISE
-    return plan.expected <= (AUTO_NOISY_SAMPLING if is_noisy else AUTO_SAMPLING)
+    is_noisy = numerics.relative_noise(problem.factorization) > WALK_NOISE
+    return sampling.expected <= (AUTO_NOISY_SAMPLING if is_noisy else AUTO_SAMPLING)

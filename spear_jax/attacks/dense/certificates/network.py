@@ -12,22 +12,20 @@ Labels are found without a backward pass for each: for w outside the column spac
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spear_jax import numerics
-from spear_jax.attacks.dense.certificates.next_layer import Samples, no_samples
+from spear_jax.attacks.dense.above import Layers
 from spear_jax.attacks.dense.certificates.pattern import all_or_none, certify
 from spear_jax.attacks.dense.directions.recover import dual_vectors
-from spear_jax.attacks.dense.problem import Evidence
-from spear_jax.errors import SpearError
-from spear_jax.types import NO_LABEL, Array, Certificate
+from spear_jax.attacks.dense.outcome import Samples, no_samples
+from spear_jax.attacks.dense.problem import Problem
+from spear_jax.types import NO_LABEL, Certificate
 
-Network = Sequence[tuple[Array, Array]]
-Layers = list[tuple[np.ndarray, np.ndarray]]
 # Random vectors that score the labels, and what makes them: part of the algorithm, not of the experiment.
 PROBES, PROBE_SEED = 2, 0
 # Entries of the arrays of one batch of samples (128 MiB in float64).
@@ -58,38 +56,8 @@ class Verdicts(NamedTuple):
     directions: Float[np.ndarray, "r r"]
 
 
-def check_network(network: Network, out_features: int) -> Layers:
-    """The dense layers above in float64.
-
-    Args:
-        network: ``[(W2, b2), ..., (WL, bL)]`` with kernels (out, in), ReLU between and softmax cross-entropy on top.
-        out_features: m, neurons of the observed layer.
-
-    Raises:
-        ValueError: no layer, or shapes that do not chain.
-    """
-    layers = [(np.asarray(weight, np.float64), np.asarray(bias, np.float64)) for weight, bias in network]
-    if not layers:
-        raise SpearError("model is empty; expected the dense layers above the observed one, [(W2, b2), ...], or None.")
-    width = out_features
-    for number, (weight, bias) in enumerate(layers, start=2):
-        if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
-            raise SpearError(
-                f"model: layer {number} has a kernel of shape {weight.shape} and a bias of shape {bias.shape}; "
-                f"expected (k, {width}) and (k,), kernels being (out, in)."
-            )
-        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            raise SpearError(
-                f"model: layer {number} holds NaN or infinite values; pass the model that the server sent."
-            )
-        width = weight.shape[0]
-    if width < 2:
-        raise SpearError("model: the last layer has one output; softmax cross-entropy needs at least two classes.")
-    return layers
-
-
 def repair(
-    evidence: Evidence, network: Layers, directions: Float[np.ndarray, "r r"], certificate: Certificate
+    problem: Problem, directions: Float[np.ndarray, "r r"], certificate: Certificate
 ) -> tuple[Float[np.ndarray, "r r"], Certificate]:
     """Replace directions that do not certify by the network's, until nothing changes, and add labels.
 
@@ -98,108 +66,104 @@ def repair(
     less than their patterns show; then only the network's word counts, for samples where it would notice.
 
     Args:
-        evidence: of the observation.
-        network: as `check_network` returns it.
+        problem: of the layer, with the model above.
         directions: (r, r) unit directions, one a row.
         certificate: theirs.
 
     Returns:
         the directions and their certificate, with labels.
     """
-    directions, certificate, verdicts = mend(evidence, network, directions, certificate)
+    directions, certificate, verdicts = mend(problem, directions, certificate)
     certificate = all_or_none(certificate)
     if (certificate.exact | certificate.approximate).all():
         refused = verdicts.is_refused & verdicts.exact.any()
         exact, approximate = certificate.exact & ~refused, certificate.approximate & ~refused
     else:
-        exact = verdicts.exact & _would_notice(evidence, network, directions, verdicts)
+        exact = verdicts.exact & _would_notice(problem, directions, verdicts)
         approximate = certificate.approximate
     return directions, dataclasses.replace(certificate, exact=exact, approximate=approximate, labels=verdicts.labels)
 
 
 def mend(
-    evidence: Evidence, network: Layers, directions: Float[np.ndarray, "r r"], certificate: Certificate
+    problem: Problem, directions: Float[np.ndarray, "r r"], certificate: Certificate
 ) -> tuple[Float[np.ndarray, "r r"], Certificate, Verdicts]:
     """The replacing alone, for a search that goes on: directions, certificate by patterns, the network's verdicts.
 
     Args:
-        evidence: of the observation.
-        network: as `check_network` returns it.
+        problem: of the layer, with the model above.
         directions: (r, r) unit directions, one a row.
         certificate: theirs.
     """
-    verdicts = judge(evidence, network, directions)
+    verdicts = judge(problem, directions)
     for _ in range(MAX_PASSES):
         replaced = verdicts.exact & ~certificate.exact
         trial = np.where(replaced[:, None], verdicts.directions, directions)
         if not replaced.any() or np.linalg.svd(trial, compute_uv=False)[-1] < numerics.MIN_INDEPENDENT:
             break
-        again, after = certify(evidence, trial), judge(evidence, network, trial)
+        again, after = certify(problem, trial), judge(problem, trial)
         if np.sum(again.exact | after.exact) <= np.sum(certificate.exact | verdicts.exact):
             break
         directions, certificate, verdicts = trial, again, after
     return directions, certificate, verdicts
 
 
-def samples(
-    evidence: Evidence, network: Layers, directions: Float[np.ndarray, "r r"], certificate: Certificate
-) -> Samples:
+def samples(problem: Problem, directions: Float[np.ndarray, "r r"], certificate: Certificate) -> Samples:
     """The samples of r directions that the network confirms, each on its own, with the directions it gives them.
 
     Args:
-        evidence: of the observation.
-        network: as `check_network` returns it.
+        problem: of the layer, with the model above.
         directions: (r, r) unit directions, one a row.
         certificate: theirs.
     """
-    directions, certificate = repair(evidence, network, directions, certificate)
-    dual = dual_vectors(evidence.factorization, evidence.bias_grad, directions)
+    directions, certificate = repair(problem, directions, certificate)
+    dual = dual_vectors(problem.factorization, problem.bias_grad, directions)
     if dual is None:
         return no_samples(directions)
     return Samples(directions, dual, certificate.exact, certificate.matching, certificate.error)
 
 
-def judge(
-    evidence: Evidence, network: Layers, directions: Float[np.ndarray, "r r"], taint: float = 0.0, seed: int = 0
-) -> Verdicts:
+def judge(problem: Problem, directions: Float[np.ndarray, "r r"], taint: float = 0.0, seed: int = 0) -> Verdicts:
     """The network's verdict on every sample that these directions give, in batches of samples.
 
     Args:
-        evidence: of the observation.
-        network: as `check_network` returns it.
+        problem: of the layer, with the model above.
         directions: (r, r) unit directions, one a row.
         taint: share of its norm by which each input is moved along a random mixture of all.
         seed: of that mixture.
     """
-    factorization = evidence.factorization
-    left = np.asarray(factorization.left)
+    factorization, left, network = problem.factorization, problem.left, _layers(problem)
     nobody = np.zeros(len(directions), bool)
     nothing = Verdicts(nobody, nobody, np.full(len(directions), NO_LABEL), directions)
-    dual = dual_vectors(factorization, evidence.bias_grad, directions)
+    dual = dual_vectors(factorization, problem.bias_grad, directions)
     if dual is None:
         return nothing
     if taint:
-        dual = _tainted(dual, np.asarray(factorization.singular_values[: factorization.rank]), taint, seed)
-    pre_activation = evidence.response @ dual.T + evidence.bias[:, None]
+        dual = _tainted(dual, problem.spectrum, taint, seed)
+    pre_activation = problem.response @ dual.T + problem.bias[:, None]
     probes = np.random.default_rng(PROBE_SEED).standard_normal((len(left), PROBES))
     probes = np.concatenate([probes - left @ (left.T @ probes), probes], axis=1)
-    parts = [_judge_batch(network, probes, block, evidence.client_eps) for block in _batches(pre_activation, network)]
+    parts = [_judge_batch(network, probes, block, problem.client_eps) for block in _batches(pre_activation, network)]
     gradients = np.concatenate([part[0] for part in parts], axis=1)
     labels, is_open = (np.concatenate([part[place] for part in parts]) for place in (1, 2))
     inside = left.T @ gradients
     size = np.linalg.norm(gradients, axis=0)
     distance = np.linalg.norm(gradients - left @ inside, axis=0) / np.where(size > 0, size, 1)
     found = (inside / np.maximum(np.linalg.norm(inside, axis=0), np.finfo(float).tiny)).T
-    tolerance = numerics.network_tolerance(factorization, found, evidence.client_eps)
+    tolerance = numerics.network_tolerance(factorization, found, problem.client_eps)
     can_tell = (tolerance < numerics.MAX_ERROR) & np.any(inside != 0, axis=0)
     exact = can_tell & (distance <= tolerance)
     refused = can_tell & (distance > REFUSED * tolerance) & ~is_open
     return Verdicts(exact, refused, np.where(exact, labels, NO_LABEL), found)
 
 
-def _would_notice(
-    evidence: Evidence, network: Layers, directions: Float[np.ndarray, "r r"], verdicts: Verdicts
-) -> np.ndarray:
+def _layers(problem: Problem) -> Layers:
+    """The model above, where the caller knows that there is one."""
+    assert problem.above is not None
+    assert problem.above.layers is not None
+    return problem.above.layers
+
+
+def _would_notice(problem: Problem, directions: Float[np.ndarray, "r r"], verdicts: Verdicts) -> np.ndarray:
     """Whether the network refuses each sample once it is moved by the error that a certificate excludes.
 
     With two classes or a saturated softmax D(y) depends on little more than which neurons fire.
@@ -207,7 +171,7 @@ def _would_notice(
     noticed = np.ones(len(directions), bool)
     if verdicts.exact.any():
         for seed in range(TAINTS):
-            noticed &= ~judge(evidence, network, directions, numerics.MAX_ERROR, seed).exact
+            noticed &= ~judge(problem, directions, numerics.MAX_ERROR, seed).exact
     return noticed
 
 

@@ -23,7 +23,7 @@ from scipy import stats
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates import error_bars
 from spear_jax.attacks.dense.directions.recover import disaggregation, has_every_scale
-from spear_jax.attacks.dense.problem import Evidence
+from spear_jax.attacks.dense.problem import Problem
 from spear_jax.factorization import column_blocks
 from spear_jax.numerics import float64_namespace, to_float64
 from spear_jax.observation import LayerObservation
@@ -49,32 +49,32 @@ MAX_RETURNED = 0.02
 MAX_COINCIDENCE = 1e-9
 
 
-def certify(evidence: Evidence, directions: Float[np.ndarray, "r r"]) -> Certificate:
+def certify(problem: Problem, directions: Float[np.ndarray, "r r"]) -> Certificate:
     """Certificate of r directions, without the weight residual, which needs a pass over the gradient.
 
     Args:
-        evidence: of the observation.
+        problem: of the layer.
         directions: (r, r) unit directions, one a row.
 
     Returns:
         per sample, in the order of the directions; nothing is exact where a scale vanishes.
     """
-    factorization = evidence.factorization
-    mixing = disaggregation(factorization, evidence.bias_grad, directions)
+    factorization = problem.factorization
+    mixing = disaggregation(factorization, problem.bias_grad, directions)
     if not has_every_scale(mixing):
         return nothing_exact(len(directions))
-    sides = _two_sides(evidence, directions, mixing)
+    sides = _two_sides(problem, directions, mixing)
     patterns = _compare(sides, np.asarray(factorization.live_mask))
     is_bounded = sides.error < numerics.MAX_APPROXIMATE_ERROR
     # The neurons of a single sample are live where they fired: it has no zeros, and needs none.
-    if evidence.drift and factorization.rank > 1:
+    if problem.drift and factorization.rank > 1:
         matching, is_confirmed = _over_several_steps(patterns, is_bounded, factorization, directions)
     else:
         matching, is_confirmed = _in_one_step(patterns, is_bounded)
     is_exact = is_confirmed & (sides.error < numerics.MAX_ERROR / numerics.ERROR_MARGIN)
-    if not evidence.drift:
+    if not problem.drift:
         is_exact &= patterns.num_decided >= MIN_DECIDED * patterns.num_live
-    residual = np.linalg.norm(evidence.bias_grad - sides.grad_z.sum(axis=1)) / np.linalg.norm(evidence.bias_grad)
+    residual = np.linalg.norm(problem.bias_grad - sides.grad_z.sum(axis=1)) / np.linalg.norm(problem.bias_grad)
     return Certificate(
         exact=is_exact,
         approximate=is_confirmed & ~is_exact,
@@ -105,18 +105,18 @@ class _Sides(NamedTuple):
     error: Float[np.ndarray, " r"]
 
 
-def _two_sides(evidence: Evidence, directions: Float[np.ndarray, "r r"], mixing: Float[np.ndarray, "r r"]) -> _Sides:
-    factorization = evidence.factorization
+def _two_sides(problem: Problem, directions: Float[np.ndarray, "r r"], mixing: Float[np.ndarray, "r r"]) -> _Sides:
+    factorization = problem.factorization
     inverse = np.linalg.inv(mixing)
-    errors = error_bars.expected_errors(factorization, evidence.bias_grad, directions, mixing)
-    centred = evidence.response @ inverse.T
-    slack = error_bars.pre_activation_slack(factorization, evidence.weight_norms, inverse, centred, errors)
-    if evidence.drift:
-        slack = slack + error_bars.movement(factorization, evidence.bias_grad, evidence.drift, inverse)
+    errors = error_bars.expected_errors(factorization, problem.bias_grad, directions, mixing)
+    centred = problem.response @ inverse.T
+    slack = error_bars.pre_activation_slack(factorization, problem.weight_norms, inverse, centred, errors)
+    if problem.drift:
+        slack = slack + error_bars.movement(factorization, problem.bias_grad, problem.drift, inverse)
     return _Sides(
         grad_z=np.asarray(factorization.left) @ mixing,
         tolerance=numerics.zero_tolerance(factorization, directions) * np.linalg.norm(mixing, axis=0),
-        pre_activation=centred + evidence.bias[:, None],
+        pre_activation=centred + problem.bias[:, None],
         slack=slack,
         error=error_bars.input_error(factorization, inverse, errors),
     )

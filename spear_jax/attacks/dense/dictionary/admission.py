@@ -9,9 +9,10 @@ from spear_jax import numerics
 from spear_jax.attacks.dense.dictionary.basis import unit_rows
 from spear_jax.attacks.dense.dictionary.half_space import is_half_space
 from spear_jax.attacks.dense.dictionary.mixtures import unmix
+from spear_jax.attacks.dense.dictionary.round import Round
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.directions.polish import LITTLE_PATIENCE, PATIENCE, polish
-from spear_jax.attacks.dense.problem import Evidence
+from spear_jax.attacks.dense.problem import Problem
 
 # Zeros beyond the r - 1 of a generic null vector that make a direction; entries below this share of the largest count
 # in the test before the polish.
@@ -20,61 +21,57 @@ LOOSE_ZERO, LOOSE_SHARE = 1e-2, 0.25
 
 
 def accept(
-    evidence: Evidence,
-    known: pool.CandidatePool,
-    proposed: Float[np.ndarray, "k r"],
-    *,
-    screen: bool,
-    is_skewed: bool,
-    may_unmix: bool = True,
+    round_: Round, known: pool.CandidatePool, proposed: Float[np.ndarray, "k r"], *, screen: bool
 ) -> pool.CandidatePool:
     """The pool with those proposals that, polished, have more zeros than a generic null vector.
 
+    In a skewed batch sparse mixtures are to be expected: the rows where a direction is not zero must be those where one
+    input fires, and mixtures that pass this too are taken apart, unless the model mends them.
+
     Args:
-        evidence: of the observation.
+        round_: whose proposals they are.
         known: the pool.
         proposed: (k, r) unit directions.
-        screen: whether to polish only proposals that are nearly sparse already; those of a hard mask are not yet.
-        is_skewed: whether sparse mixtures are to be expected, so that the rows where a direction is not zero must be
-            those where one input fires.
-        may_unmix: whether mixtures that pass this too are to be taken apart.
+        screen: whether to polish only proposals that are nearly sparse already. False for directions from
+            `last_direction`, which become sparse only after the polish.
     """
-    factorization = evidence.factorization
-    live, rank = np.asarray(factorization.live_mask), factorization.rank
+    problem = round_.problem
+    factorization = problem.factorization
+    live, rank = problem.live_mask, problem.rank
     if screen and len(proposed):
-        rows = unit_rows(np.asarray(factorization.left)[live])
+        rows = unit_rows(problem.left[live])
         entries = np.abs(rows @ proposed.T)
         loose = np.sum(entries < LOOSE_ZERO * entries.max(axis=0), axis=0)
         proposed = proposed[loose >= min(rank + SPARE_ZEROS - 1, LOOSE_SHARE * live.sum())]
-    patience = LITTLE_PATIENCE if screen and is_skewed else PATIENCE
+    patience = LITTLE_PATIENCE if screen and round_.is_skewed else PATIENCE
     polished = polish(factorization, proposed[pool.first_of_each(proposed)], patience)
     zeros = pool.zero_count(factorization, polished)
     kept = zeros >= rank - 1 + SPARE_ZEROS
-    if is_skewed:
+    if round_.is_skewed:
         found = polished[kept]
-        return _merge_skewed(evidence, known, _with_parts(evidence, known, found) if may_unmix else found)
+        return _merge_skewed(problem, known, found if problem.is_mended else _with_parts(problem, known, found))
     return pool.merge(known, polished[kept], zeros[kept], np.ones(int(kept.sum()), np.int64))
 
 
 def _with_parts(
-    evidence: Evidence, known: pool.CandidatePool, found: Float[np.ndarray, "k r"]
+    problem: Problem, known: pool.CandidatePool, found: Float[np.ndarray, "k r"]
 ) -> Float[np.ndarray, "j r"]:
     """What was found, what is mixed into it, and what it shows to be mixed into what is known."""
-    factorization, before = evidence.factorization, known.directions[: known.size]
+    factorization, before = problem.factorization, known.directions[: known.size]
     found = np.concatenate([found, unmix(factorization, found, np.concatenate([before, found]))])
     return np.concatenate([found, unmix(factorization, before, found)])
 
 
-def _merge_skewed(evidence: Evidence, known: pool.CandidatePool, found: Float[np.ndarray, "k r"]) -> pool.CandidatePool:
+def _merge_skewed(problem: Problem, known: pool.CandidatePool, found: Float[np.ndarray, "k r"]) -> pool.CandidatePool:
     """The pool with those that fire as one input would.
 
     A mixture stays: it has fewer zeros than what it is made of, so that it is chosen only while that is missing.
     """
-    zeros = pool.zero_count(evidence.factorization, found)
+    zeros = pool.zero_count(problem.factorization, found)
     order = np.argsort(-zeros, kind="stable")
     found, zeros = found[order], zeros[order]
     kept = pool.first_of_each(found)
     kept = kept[pool.improves(known, found[kept], zeros[kept])]
-    supports = ~numerics.zero_mask(evidence.factorization, found[kept])
-    kept = kept[is_half_space(evidence, supports)]
+    supports = ~numerics.zero_mask(problem.factorization, found[kept])
+    kept = kept[is_half_space(problem, supports)]
     return pool.merge(known, found[kept], zeros[kept], np.ones(len(kept), np.int64))

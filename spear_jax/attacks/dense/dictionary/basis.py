@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from spear_jax.attacks.dense.dictionary.em import Tie
+from spear_jax.attacks.dense.dictionary.em import Pace, Tie
 from spear_jax.attacks.dense.dictionary.low_rows import low_rows
-from spear_jax.attacks.dense.problem import Evidence
-from spear_jax.attacks.dense.regime import RowModel
+from spear_jax.attacks.dense.problem import Problem
 from spear_jax.config import Schedule
 
 # Columns are padded to a multiple of this.
@@ -52,41 +51,36 @@ class Basis(NamedTuple):
         return unit_rows(np.linalg.solve(self.change, directions.T).T)
 
 
-def make_basis(evidence: Evidence) -> Basis:
+def make_basis(problem: Problem) -> Basis:
     """All live rows as they are, for batches that are centred (docs/method.md, Sec. 2)."""
-    factorization = evidence.factorization
-    live = np.asarray(factorization.live_mask)
-    left, response = np.asarray(factorization.left)[live], evidence.response[live]
-    spectrum = np.asarray(factorization.singular_values[: factorization.rank])
+    left, response, spectrum = problem.left[problem.live_mask], problem.response[problem.live_mask], problem.spectrum
     scaled = response * np.sqrt(len(left)) / np.linalg.norm(response)
     tie = make_tie(left, scaled, response / spectrum, _shrinkage(spectrum, len(left)))
-    same = np.eye(factorization.rank)
+    same = np.eye(problem.rank)
     return Basis(left, scaled, tie, scaled, tie.entries, same, same)
 
 
-def make_row_basis(evidence: Evidence, model: RowModel, fraction: float) -> Basis:
+def make_row_basis(problem: Problem, fraction: float) -> Basis:
     """Rows of low offset for the EM, every live row at unit norm for the releases (docs/method.md, Sec. 8).
 
     Args:
-        evidence: of the observation.
-        model: its row model.
+        problem: of the layer.
         fraction: of the live rows that the EM sees.
     """
-    factorization, chosen = evidence.factorization, low_rows(evidence, model, fraction)
-    spectrum = np.asarray(factorization.singular_values[: factorization.rank])
-    raw = evidence.response / spectrum @ chosen.rotation.T
+    spectrum, chosen = problem.spectrum, low_rows(problem, fraction)
+    raw = problem.response / spectrum @ chosen.rotation.T
     response = raw[chosen.rows] * chosen.spectrum
     response = response * np.sqrt(len(response)) / np.linalg.norm(response)
     # The mean input has the first direction nearly to itself, which says nothing of how well the others are known.
     shares = np.append(chosen.spectrum[1:2], chosen.spectrum[1:])
     tie = make_tie(chosen.left, response, raw[chosen.rows], _shrinkage(shares, len(response)))
-    all_left = np.asarray(factorization.left)[model.live] * spectrum @ chosen.rotation.T / chosen.spectrum
+    all_left = problem.left[problem.live_rows] * spectrum @ chosen.rotation.T / chosen.spectrum
     all_left, triangle = np.linalg.qr(unit_rows(all_left))
     return Basis(
         left=chosen.left,
         response=response,
         tie=tie,
-        all_response=raw[model.live] * chosen.spectrum,
+        all_response=raw[problem.live_rows] * chosen.spectrum,
         entries=jnp.asarray(all_left * np.sqrt(len(all_left)), jnp.float32),
         triangle=triangle,
         change=chosen.spectrum[:, None] * chosen.rotation / spectrum,
@@ -123,9 +117,9 @@ def pad_columns(array: Float[np.ndarray, "j k"]) -> jax.Array:
     return jnp.asarray(np.pad(array, ((0, 0), (0, -array.shape[1] % COLUMN_BUCKET)), mode="edge"), jnp.float32)
 
 
-def schedule_numbers(schedule: Schedule) -> tuple[jax.Array, jax.Array]:
-    """What of the schedule is no shape: it does not recompile."""
-    return jnp.asarray(schedule[1:5], jnp.float32), jnp.int32(schedule.iterations)
+def pace_of(schedule: Schedule) -> Pace:
+    """What of the schedule is no shape."""
+    return Pace(jnp.asarray(schedule[1:5], jnp.float32), jnp.int32(schedule.iterations))
 
 
 def _shrinkage(spectrum: Float[np.ndarray, " r"], rows: int) -> Float[np.ndarray, " r"]:

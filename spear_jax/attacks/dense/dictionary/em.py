@@ -51,14 +51,20 @@ class Tie(NamedTuple):
     shrinkage: Float[Array, " r"]
 
 
+class Pace(NamedTuple):
+    """What of a `Schedule` is no shape, so that it does not recompile.
+
+    Attributes:
+        numbers: (4,) ``data_share, sharpness, rho_start, rho_end``.
+        iterations: () EM steps.
+    """
+
+    numbers: Float[Array, " 4"]
+    iterations: Int[Array, ""]
+
+
 def tied_em(
-    tie: Tie,
-    start: Float[Array, "r k"],
-    known: Float[Array, "r r"],
-    schedule: Float[Array, " 4"],
-    iterations: Int[Array, ""],
-    *,
-    is_adaptive: bool,
+    tie: Tie, start: Float[Array, "r k"], known: Float[Array, "r r"], pace: Pace, *, is_adaptive: bool
 ) -> Float[Array, "r k"]:
     """Run the EM from one start.
 
@@ -67,14 +73,14 @@ def tied_em(
         start: (r, k) any full-rank matrix; k directions are sought.
         known: (r, r) orthonormal basis of the directions already known, zero columns for the rest; what is found stays
             orthogonal to them.
-        schedule: ``data_share, sharpness, rho_start, rho_end`` of a `Schedule`, so that these do not recompile.
-        iterations: EM steps.
+        pace: of the `Schedule`.
         is_adaptive: of the `Schedule`.
 
     Returns:
         (r, k) orthonormal columns.
     """
-    data_share, sharpness, rho_start, rho_end = schedule
+    data_share, sharpness, rho_start, rho_end = pace.numbers
+    iterations = pace.iterations
     rows = tie.entries.shape[0]
     project = lambda q: q - known @ (known.T @ q)
     # A start may hold zero columns, so that one compiled shape serves any number of sought directions.

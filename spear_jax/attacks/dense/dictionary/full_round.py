@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,9 +11,11 @@ from jaxtyping import Float
 from scipy import optimize
 
 from spear_jax import numerics
-from spear_jax.attacks.dense.dictionary.basis import Basis, pad_columns, schedule_numbers
+from spear_jax.attacks.dense.dictionary.admission import accept
+from spear_jax.attacks.dense.dictionary.basis import Basis, pace_of, pad_columns
 from spear_jax.attacks.dense.dictionary.em import tied_em
 from spear_jax.attacks.dense.dictionary.release import release
+from spear_jax.attacks.dense.dictionary.round import Round
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.config import Schedule
 
@@ -25,34 +26,34 @@ LATER_RELEASES = ((4.0, 0.1), (4.0, 0.02), (6.0, 0.02))
 DUAL_FLOOR, LATER_FLOOR = 0.05, 0.01
 MAX_RELEASES = 6
 
-Accept = Callable[[Float[np.ndarray, "k r"]], Float[np.ndarray, "j r"]]
-
 
 def full_round(
-    basis: Basis, known: Float[np.ndarray, "k r"], key: jax.Array, schedule: Schedule, accept: Accept
-) -> None:
+    round_: Round, basis: Basis, grown: pool.CandidatePool, known: Float[np.ndarray, "k r"]
+) -> pool.CandidatePool:
     """EM from one random start in all r dimensions, then releases, for as long as these find more.
 
     What is accepted is exact, which sharpens the pre-activations of the others: these are released again, once more
     from where the EM left them and then from where they are.
 
     Args:
-        basis: rows and coordinates.
+        round_: of the problem; its key draws the start.
+        basis: rows and coordinates of the round.
+        grown: the pool.
         known: (k, r) unit directions that the EM stays orthogonal to.
-        key: of the random start.
-        schedule: of the EM.
-        accept: takes unit directions, returns those known from now on that were not known before.
+
+    Returns:
+        the pool with what was accepted.
     """
     rank = known.shape[1]
-    columns = _em(basis, basis.enter(known), key, schedule)
+    columns = _em(basis, basis.enter(known), round_.key, round_.full_schedule())
     if not np.isfinite(columns).all():
-        return
+        return grown
     start = columns
     for attempt in range(MAX_RELEASES):
         inside = basis.enter(known).T
         columns = _release(basis, inside, columns, is_first=attempt == 0)
-        added = accept(basis.leave(columns.T))
-        known = np.concatenate([known, added])
+        before, grown = grown, accept(round_, grown, basis.leave(columns.T), screen=True)
+        known = np.concatenate([known, pool.added(before, grown)])
         known = known[pool.independent(known)]
         added = known[len(inside.T) :]
         missing = np.ones(columns.shape[1], bool)
@@ -62,6 +63,7 @@ def full_round(
             break
         if attempt == 0:
             columns = start
+    return grown
 
 
 def _em(basis: Basis, known: Float[np.ndarray, "k r"], key: jax.Array, schedule: Schedule) -> Float[np.ndarray, "r j"]:
@@ -72,7 +74,7 @@ def _em(basis: Basis, known: Float[np.ndarray, "k r"], key: jax.Array, schedule:
     span = np.zeros((rank, rank))
     span[:, :count] = np.linalg.qr(known.T)[0]
     found = _run_em(
-        basis.tie, start, jnp.asarray(span, jnp.float32), *schedule_numbers(schedule), is_adaptive=schedule.is_adaptive
+        basis.tie, start, jnp.asarray(span, jnp.float32), pace_of(schedule), is_adaptive=schedule.is_adaptive
     )  # fmt: skip
     return np.asarray(found, np.float64)[:, : rank - count]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spear_jax.attacks.dense.problem import Evidence
+from spear_jax.attacks.dense.problem import Problem
 
 # Newton steps of the squared hinge loss; true supports took 3 to 6. A loss that falls by less than this share is stuck.
 MAX_STEPS, STUCK = 40, 1e-4
@@ -21,17 +21,15 @@ RIDGE, HALVINGS = 1e-9, 12
 MAX_WRONG = 1
 
 
-def is_half_space(evidence: Evidence, supports: Bool[np.ndarray, "m k"]) -> Bool[np.ndarray, " k"]:
+def is_half_space(problem: Problem, supports: Bool[np.ndarray, "m k"]) -> Bool[np.ndarray, " k"]:
     """Whether a hyperplane leaves at most `MAX_WRONG` live rows of each support on the wrong side.
 
     Args:
-        evidence: of the observation, for response and bias.
+        problem: of the layer, for response and bias.
         supports: (m, k) where each direction is not zero.
     """
-    live = np.asarray(evidence.factorization.live_mask)
-    rank = evidence.factorization.rank
-    spectrum = np.asarray(evidence.factorization.singular_values[:rank])
-    features = np.column_stack([evidence.response[live] / spectrum, evidence.bias[live]])
+    live = problem.live_mask
+    features = np.column_stack([problem.response[live] / problem.spectrum, problem.bias[live]])
     features = np.linalg.qr(features)[0] * np.sqrt(live.sum())
     return np.array(
         [_wrong_rows(features, np.where(column, 1.0, -1.0)) <= MAX_WRONG for column in supports[live].T], bool

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from spear_jax.attacks.dense.problem import Evidence
-from spear_jax.attacks.dense.regime import RowModel
+from spear_jax.attacks.dense.problem import Problem
 
 # Steps towards Tyler's fixed point, and the least factor of one step.
 TYLER_STEPS, MIN_LEVERAGE = 2, 0.2
@@ -30,19 +29,17 @@ class RowSet(NamedTuple):
     rotation: Float[np.ndarray, "r r"]
 
 
-def low_rows(evidence: Evidence, model: RowModel, fraction: float) -> RowSet:
+def low_rows(problem: Problem, fraction: float) -> RowSet:
     """The live rows of lowest offset, scaled by Tyler's steps.
 
     Args:
-        evidence: of the observation.
-        model: its row model.
+        problem: of the layer.
         fraction: share of the live rows to take, at least as many as the rank.
     """
-    factorization = evidence.factorization
-    rank, spectrum = factorization.rank, np.asarray(factorization.singular_values[: factorization.rank])
-    order = model.live[np.argsort(model.offset[model.live], kind="stable")]
+    rank = problem.rank
+    order = problem.live_rows[np.argsort(problem.offset[problem.live_rows], kind="stable")]
     rows = order[: max(round(fraction * len(order)), rank)]
-    gradient = np.asarray(factorization.left)[rows] * spectrum
+    gradient = problem.left[rows] * problem.spectrum
     size = np.linalg.norm(gradient, axis=1, keepdims=True)
     for step in range(TYLER_STEPS + 1):
         left, values, rotation = np.linalg.svd(gradient / size, full_matrices=False)

@@ -8,6 +8,8 @@ directions.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -52,10 +54,21 @@ def release(
     return directions
 
 
+class Refit(NamedTuple):
+    """The regression of responsibilities on what the missing dual vectors can make of the layer.
+
+    Attributes:
+        response: (m, d) H on the null space of the known directions; columns of zeros are allowed.
+        inverse: (d, d) inverse of ``response^T response`` with its ridge.
+    """
+
+    response: Float[Array, "m d"]
+    inverse: Float[Array, "d d"]
+
+
 def release_alone(
     entries: Float[Array, "m r"],
-    response: Float[Array, "m d"],
-    refit: Float[Array, "d d"],
+    refit: Refit,
     directions: Float[Array, "r k"],
     pre_activation: Float[Array, "m k"],
     schedule: Float[Array, "s 2"],
@@ -67,8 +80,7 @@ def release_alone(
 
     Args:
         entries: (m, r) rows, of unit mean square for a unit direction.
-        response: (m, d) H on the null space; columns of zeros are allowed.
-        refit: (d, d) inverse of ``response^T response`` with its ridge.
+        refit: of the null space.
         directions: (r, k) columns to start from.
         pre_activation: (m, k), any positive scale.
         schedule: (s, 2) confidence and width of each release.
@@ -84,6 +96,6 @@ def release_alone(
         odds = odds + 0.5 * unit_rms(entries @ directions) ** 2 * (1 / OFF_WIDTH**2 - 0.5)
         fires = jax.nn.sigmoid(odds)
         centred = fires - jnp.mean(fires, axis=0, keepdims=True)
-        return (directions, response @ (refit @ (response.T @ centred))), None
+        return (directions, refit.response @ (refit.inverse @ (refit.response.T @ centred))), None
 
     return lax.scan(step, (directions, pre_activation), schedule)[0][0]

@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spear_jax.attacks.dense.dictionary.basis import unit_rows
-from spear_jax.attacks.dense.problem import Evidence
-from spear_jax.attacks.dense.regime import RowModel
+from spear_jax.attacks.dense.problem import Problem
 
 # Share of the live rows that is tried, those of lowest offset.
 TRIED = 0.25
@@ -21,27 +20,26 @@ TRIED = 0.25
 ALONE = 1e-9
 
 
-def peel(evidence: Evidence, model: RowModel) -> Float[np.ndarray, "k r"]:
+def peel(problem: Problem) -> Float[np.ndarray, "k r"]:
     """Directions that the rows of lowest offset give, each as if it had fired for one sample only.
 
     Args:
-        evidence: of the observation.
-        model: its row model.
+        problem: of the layer.
 
     Returns:
         (k, r) unit directions, as many as rows gave one; the same sample may come several times.
     """
-    left, rank = np.asarray(evidence.factorization.left), evidence.factorization.rank
-    lowest = model.live[np.argsort(model.offset[model.live], kind="stable")]
+    left, rank = problem.left, problem.rank
+    lowest = problem.live_rows[np.argsort(problem.offset[problem.live_rows], kind="stable")]
     found = []
     for row in lowest[: round(TRIED * len(lowest))]:
-        if evidence.bias_grad[row] == 0:
+        if problem.bias_grad[row] == 0:
             continue
-        pre_activation = evidence.response[model.live] @ (left[row] / evidence.bias_grad[row])
-        is_off = pre_activation + evidence.bias[model.live] < 0
+        pre_activation = problem.response[problem.live_rows] @ (left[row] / problem.bias_grad[row])
+        is_off = pre_activation + problem.bias[problem.live_rows] < 0
         if is_off.sum() < rank:
             continue
-        rows = unit_rows(left[model.live[is_off]])
+        rows = unit_rows(left[problem.live_rows[is_off]])
         values, vectors = np.linalg.eigh(rows.T @ rows)
         if rank > 1 and values[0] < ALONE * values[1]:
             found.append(vectors[:, 0])

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from spear_jax.attacks.dense.dictionary.basis import COLUMN_BUCKET, Basis, make_tie, pad_columns, schedule_numbers
+from spear_jax.attacks.dense.dictionary.basis import COLUMN_BUCKET, Basis, make_tie, pace_of, pad_columns
 from spear_jax.attacks.dense.dictionary.em import RHO_GRID, Tie, log_likelihood, tied_em, unit_rms
-from spear_jax.attacks.dense.dictionary.release import release_alone
+from spear_jax.attacks.dense.dictionary.release import Refit, release_alone
 from spear_jax.config import ReconstructConfig, Schedule
 from spear_jax.devices import deal_out, select_devices
 
@@ -60,7 +60,7 @@ def subspace_round(
     count = max(wanted // START_BATCH, 1) * START_BATCH
     starts = jax.random.normal(key, (count, size, size), jnp.float32) * np.outer(inside, inside)[None]
     devices = select_devices(config.num_devices)
-    shared = (tie, jnp.zeros((size, size), jnp.float32), *schedule_numbers(schedule))
+    shared = (tie, jnp.zeros((size, size), jnp.float32), pace_of(schedule))
     found = deal_out(_em_of_starts(schedule.is_adaptive), shared, jnp.split(starts, count // START_BATCH), devices)
     columns = np.concatenate(found).astype(np.float64)[:, :missing, :missing].transpose(1, 0, 2).reshape(missing, -1)
     columns = columns[:, np.isfinite(columns).all(axis=0)]
@@ -121,7 +121,7 @@ def _release_in_subspace(
     directions = pad_columns(basis.triangle @ null_space @ columns)
     pre_activation = pad_columns(response @ columns)
     schedule = jnp.asarray(RELEASES, jnp.float32)
-    released = _release_alone(basis.entries, padded, inverse, directions, pre_activation, schedule)
+    released = _release_alone(basis.entries, Refit(padded, inverse), directions, pre_activation, schedule)
     return np.linalg.solve(basis.triangle, np.asarray(released, np.float64)[:, : columns.shape[1]])
 
 
@@ -144,6 +144,7 @@ def _em_of_starts(is_adaptive: bool) -> Any:
     """The EM from a batch of starts, side by side."""
 
     def run(shared: Any, starts: jax.Array) -> jax.Array:
-        return jax.vmap(lambda start: tied_em(shared[0], start, *shared[1:], is_adaptive=is_adaptive))(starts)
+        tie, known, pace = shared
+        return jax.vmap(lambda start: tied_em(tie, start, known, pace, is_adaptive=is_adaptive))(starts)
 
     return jax.jit(run)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int, Integer
 
+from spear_jax.devices import Sizes, Stretch
 from spear_jax.numerics import search_matmul
 
 PIVOT_WINDOW = 4
@@ -139,36 +140,25 @@ def propose(
 
 
 def search_range(
-    left: Float[Array, "m r"],
-    key: jax.Array,
-    first: jax.Array,
-    offset: jax.Array,
-    end: jax.Array,
-    tolerance: jax.Array,
-    threshold: jax.Array,
-    *,
-    num_chunks: int,
-    chunk_size: int,
-    capacity: int,
+    left: Float[Array, "m r"], key: jax.Array, stretch: Stretch, limits: tuple[jax.Array, jax.Array], sizes: Sizes
 ) -> Hits:
-    """Hits among ``num_chunks`` chunks of candidates from ``first + offset`` on, the last of them before ``end``.
+    """Hits among the candidates of a stretch, chunk by chunk.
 
     Args:
         left: (m, r) float32, rows of unit norm.
         key: the search's key.
-        first: () uint32 global index of the round's first candidate.
-        offset: () int32 place within the round where this range starts.
-        end: () int32 place within the round where the round ends; candidates from there on are ignored.
-        tolerance: () float32 magnitude below which an entry is zero.
-        threshold: () int32 zeros that make a hit.
-        num_chunks, chunk_size, capacity: shape of the loop and of the buffer.
+        stretch: candidates by their global index.
+        limits: () float32 magnitude below which an entry is zero, and () int32 zeros that make a hit.
+        sizes: shape of the loop and of the buffer.
     """
+    tolerance, threshold = limits
+    num_chunks, chunk_size, capacity = sizes
     places = jnp.arange(chunk_size, dtype=jnp.int32)
 
     def one_chunk(hits: Hits, start: jax.Array) -> tuple[Hits, None]:
         inside = start + places
-        _, zero_count = propose(left, key, first + inside.astype(jnp.uint32), tolerance)
-        is_hit = (zero_count >= threshold) & (inside < end)
+        _, zero_count = propose(left, key, stretch.first + inside.astype(jnp.uint32), tolerance)
+        is_hit = (zero_count >= threshold) & (inside < stretch.end)
         place = jnp.where(is_hit, hits.count + jnp.cumsum(is_hit, dtype=jnp.int32) - 1, capacity)
         return Hits(
             offset=hits.offset.at[place].set(inside, mode="drop"),
@@ -181,7 +171,7 @@ def search_range(
         zero_count=jnp.zeros((capacity,), jnp.int32),
         count=jnp.zeros((), jnp.int32),
     )
-    starts = offset + jnp.arange(num_chunks, dtype=jnp.int32) * chunk_size
+    starts = stretch.offset + jnp.arange(num_chunks, dtype=jnp.int32) * chunk_size
     return lax.scan(one_chunk, empty, starts)[0]
 
 

@@ -38,7 +38,7 @@ SPARE_ZEROS = 5
 OVERRUN_SHARE = 0.8
 
 
-class Plan(NamedTuple):
+class SamplingPlan(NamedTuple):
     """What a search will do, known before it starts.
 
     Attributes:
@@ -82,7 +82,7 @@ class Plan(NamedTuple):
         return max(by_rate, rank - 1 + SPARE_ZEROS)
 
 
-def plan_search(factorization: Factorization, config: ReconstructConfig) -> Plan:
+def plan_search(factorization: Factorization, config: ReconstructConfig) -> SamplingPlan:
     """Rows, way to sample, round size and expected cost from rank, live rows and noise alone.
 
     A walk that was asked for where none is possible is planned flat; `search` refuses it when it comes to that.
@@ -92,17 +92,17 @@ def plan_search(factorization: Factorization, config: ReconstructConfig) -> Plan
     expected = cost.planned_candidates(rank, live, config.zero_share) if live >= rank else math.inf
     if not _walks(factorization, live, expected, config):
         size = config.round_size or _round_size(expected)
-        return Plan(live_rows, "flat", size, granularity=1, expected=expected, efficiency=1.0, walk_threshold=0)
+        return SamplingPlan(live_rows, "flat", size, granularity=1, expected=expected, efficiency=1.0, walk_threshold=0)
     noise = numerics.relative_noise(factorization)
     worth = lambda threshold: cost.walk_efficiency(threshold, rank, live, config.zero_share, noise)
     few, many = WALK_THRESHOLDS
     threshold = few if expected <= MANY_CANDIDATES * worth(few) else many
     efficiency, per_chain = worth(threshold), candidates_per_chain(rank)
     size = _num_chains(expected / efficiency, per_chain, config) * per_chain
-    return Plan(live_rows, "walk", size, per_chain, expected, efficiency, threshold)
+    return SamplingPlan(live_rows, "walk", size, per_chain, expected, efficiency, threshold)
 
 
-def expected_remaining(rank: int, found: int, plan: Plan, candidates: int, config: ReconstructConfig) -> float:
+def expected_remaining(rank: int, found: int, plan: SamplingPlan, candidates: int, config: ReconstructConfig) -> float:
     """Expected candidates of the plan's sampler for the directions still missing, those with the fewest zeros."""
     if found >= rank:
         return 0.0

@@ -19,7 +19,7 @@ from spear_jax.attacks.dense.sampling import walk, walk_hits
 from spear_jax.attacks.dense.sampling.flat import hit_rows, search_range
 from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS, STEPS
 from spear_jax.config import ReconstructConfig
-from spear_jax.devices import INDEX_BITS, Device, compile_program, select_devices
+from spear_jax.devices import INDEX_BITS, Device, Sizes, compile_program, select_devices
 
 MIN_HITS = 2**8
 # Bytes of the tableaus that chains at once may fill: a core's cache, and a share of an accelerator's memory that leaves
@@ -89,7 +89,9 @@ def flat_sampler(
     """
     rank = left.shape[1]
     at_once = config.chunk_size or flat_chunk(select_devices(config.num_devices)[0])
-    lanes = _compile_lanes(search_range, left, key, (jnp.float32, jnp.int32), round_size, at_once, config)
+    lanes = _compile_lanes(
+        _Kernel(search_range, (jnp.float32, jnp.int32)), left, key, _Load(round_size, at_once), config
+    )
     zero = jnp.float32(tolerance)
 
     def draw(number: int, size: int, threshold: int) -> Callable[[], Drawn]:
@@ -126,9 +128,8 @@ def walk_sampler(
     chains = round_size // per_chain
     at_once = config.chunk_size or chains_at_once(rank, select_devices(config.num_devices)[0])
     share = walk.chains_per_shuffle(len(left), rank + CHECK_ROWS)
-    lanes = _compile_lanes(
-        walk_hits.walk_range, left, key, (jnp.int32,), chains, at_once, config, share=share, places=STEPS
-    )
+    kernel = _Kernel(walk_hits.walk_range, (jnp.int32,), share, STEPS)
+    lanes = _compile_lanes(kernel, left, key, _Load(chains, at_once), config)
     started = time.perf_counter()
     places_of = _places_program(key.dtype, rank)
     compile_seconds = lanes.compile_seconds + time.perf_counter() - started
@@ -147,17 +148,30 @@ def walk_sampler(
     return Sampler(draw, compile_seconds, lanes.devices)
 
 
+class _Kernel(NamedTuple):
+    """What is compiled.
+
+    Attributes:
+        function, limits: see `devices.compile_program`.
+        share: units that only come together, a power of two.
+        places: hits that a unit may hold; their offsets count by it.
+    """
+
+    function: Callable[..., Any]
+    limits: tuple[Any, ...]
+    share: int = 1
+    places: int = 1
+
+
+class _Load(NamedTuple):
+    """Candidates or chains of a whole round, and how many a device holds at once, unless others would have none."""
+
+    units: int
+    at_once: int
+
+
 def _compile_lanes(
-    kernel: Callable[..., Any],
-    left: Float[np.ndarray, "m r"],
-    key: jax.Array,
-    limits: tuple[Any, ...],
-    units: int,
-    at_once: int,
-    config: ReconstructConfig,
-    *,
-    share: int = 1,
-    places: int = 1,
+    kernel: _Kernel, left: Float[np.ndarray, "m r"], key: jax.Array, load: _Load, config: ReconstructConfig
 ) -> _Lanes:
     """Compile a round of a kernel; shapes and dtypes decide, so a second search of the same compiles nothing.
 
@@ -165,26 +179,22 @@ def _compile_lanes(
     cache, and none of its steps is worth being split.
 
     Args:
-        kernel, limits: see `devices.compile_program`.
+        kernel: to compile.
         left: (m, r) rows of unit norm to draw from.
         key: the search's key.
-        units: candidates or chains of a whole round.
-        at_once: units that a device holds at once, unless others would then have none.
+        load: of a round.
         config: capacity, mapper and devices.
-        share: units that only come together, a power of two.
-        places: hits that a unit may hold; their offsets count by it.
     """
+    share = kernel.share
     devices = select_devices(config.num_devices)
-    count = min(_lanes(devices), max(units // share, 1))
-    stretch = -(-units // count)
+    count = min(_lanes(devices), max(load.units // share, 1))
+    stretch = -(-load.units // count)
     # Every device and lane has units of its own, and a chunk has whole shares.
     fair = 1 << (max(stretch // len(devices), 1).bit_length() - 1)
-    at_once = max(min(at_once, fair), share)
+    at_once = max(min(load.at_once, fair), share)
     started = time.perf_counter()
-    program = compile_program(
-        kernel, left.shape, key.dtype, limits, devices, config.mapper,
-        num_chunks=-(-stretch // (len(devices) * at_once)), chunk_size=at_once, capacity=config.hits_capacity,
-    )  # fmt: skip
+    sizes = Sizes(-(-stretch // (len(devices) * at_once)), at_once, config.hits_capacity)
+    program = compile_program(kernel.function, left.shape, key.dtype, kernel.limits, devices, config.mapper, sizes)
     compile_seconds = time.perf_counter() - started
     single, pool = jnp.asarray(left, jnp.float32), _thread_pool(count)
 
@@ -195,7 +205,7 @@ def _compile_lanes(
             return jax.tree.map(np.asarray, program(single, key, begin, jnp.int32(end), *limits))
 
         running = [pool.submit(run, lane) for lane in range(count)]
-        return lambda: _first_hits([job.result() for job in running], stretch * places, config.hits_capacity)
+        return lambda: _first_hits([job.result() for job in running], stretch * kernel.places, config.hits_capacity)
 
     return _Lanes(start, compile_seconds, devices)
 

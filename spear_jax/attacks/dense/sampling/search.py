@@ -15,10 +15,11 @@ import jax
 import numpy as np
 
 from spear_jax import numerics
+from spear_jax.attacks.dense.certificates.select import select
 from spear_jax.attacks.dense.directions import pool
-from spear_jax.attacks.dense.directions.select import Judge, select
-from spear_jax.attacks.dense.outcome import Outcome, Progress, SearchState, initial_state, is_late, settled
-from spear_jax.attacks.dense.sampling.plan import Plan, expected_remaining, plan_search
+from spear_jax.attacks.dense.outcome import Outcome, Progress, Run, SearchState, initial_state, settled
+from spear_jax.attacks.dense.problem import Problem
+from spear_jax.attacks.dense.sampling.plan import SamplingPlan, expected_remaining
 from spear_jax.attacks.dense.sampling.samplers import Drawn, Sampler, flat_sampler, walk_sampler
 from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS
 from spear_jax.config import ReconstructConfig
@@ -32,51 +33,41 @@ OVERRUN_LIMIT = 1024
 MAX_RANK = 48
 
 
-def search(
-    factorization: Factorization,
-    judge: Judge,
-    key: jax.Array,
-    config: ReconstructConfig,
-    *,
-    state: SearchState | None = None,
-    on_round: Callable[[Progress], None] | None = None,
-) -> Outcome:
+def sample(problem: Problem, plan: SamplingPlan, run: Run, state: SearchState | None = None) -> Outcome:
     """Draw rounds of candidates until the choice certifies whole, or a budget runs out.
 
     Args:
-        factorization: of the weight gradient.
-        judge: certificate of r directions, one a row.
-        key: the search's key; candidate i derives its own from (key, i).
-        config: budgets, shapes and devices.
+        problem: of the layer.
+        plan: rows, sampler and round size.
+        run: candidate i derives its key from (key, i); the callback comes before the budgets are looked at.
         state: where to go on, None for the start.
-        on_round: called after each round, before the budgets are looked at.
 
     Raises:
-        ValueError: a walk was asked for that has too few rows.
+        SpearError: a walk was asked for that has too few rows.
     """
-    plan = plan_search(factorization, config)
-    state = initial_state(factorization.rank, config) if state is None else state
-    chosen, certificate = select(state.pool, judge)
+    config, rank = run.config, problem.rank
+    state = initial_state(rank, config) if state is None else state
+    chosen, certificate = select(problem, state.pool)
     status = settled(certificate)
     if status is None:
-        status = _no_search(factorization.rank, plan, state, config)
+        status = _no_search(rank, plan, state, config)
     if status is not None:
         return Outcome(state, state.pool.directions[chosen], certificate, status)
-    sampler = _compile(factorization, plan, key, config)
+    sampler = _compile(problem, plan, run)
     started, solving, drawn_before = time.perf_counter(), 0.0, state.candidates
-    rounds = _rounds(sampler, factorization.rank, plan, state, config)
+    rounds = _rounds(sampler, rank, plan, state, config)
     while status is None:
         round_ = next(rounds)  # there is one: `_ending` has looked at the budget
         solve_started = time.perf_counter()
-        grown, state = _absorb(factorization, plan, state, round_)
+        grown, state = _absorb(problem.factorization, plan, state, round_)
         if grown:
-            chosen, certificate = select(state.pool, judge)
+            chosen, certificate = select(problem, state.pool)
         solving += time.perf_counter() - solve_started
-        if on_round is not None:
-            remaining = expected_remaining(factorization.rank, len(chosen), plan, state.candidates, config)
+        if run.on_round is not None:
+            remaining = expected_remaining(rank, len(chosen), plan, state.candidates, config)
             elapsed, candidates = time.perf_counter() - started, state.candidates - drawn_before
-            on_round(Progress(state, len(chosen), factorization.rank, remaining, elapsed, candidates))
-        status = _ending(plan, state, certificate, started, config)
+            run.on_round(Progress(state, len(chosen), rank, remaining, elapsed, candidates))
+        status = _ending(plan, state, certificate, run, started)
     return Outcome(
         state=state,
         directions=state.pool.directions[chosen],
@@ -89,7 +80,7 @@ def search(
     )
 
 
-def _no_search(rank: int, plan: Plan, state: SearchState, config: ReconstructConfig) -> Status | None:
+def _no_search(rank: int, plan: SamplingPlan, state: SearchState, config: ReconstructConfig) -> Status | None:
     """Why nothing is to be drawn, before anything is compiled, or None."""
     if rank == 1:
         return Status.PARTIAL
@@ -99,12 +90,13 @@ def _no_search(rank: int, plan: Plan, state: SearchState, config: ReconstructCon
 
 
 def _ending(
-    plan: Plan, state: SearchState, certificate: Certificate | None, started: float, config: ReconstructConfig
+    plan: SamplingPlan, state: SearchState, certificate: Certificate | None, run: Run, started: float
 ) -> Status | None:
     """How the search ended with this round, None where another follows."""
     if (ended := settled(certificate)) is not None:
         return ended
-    if is_late(started, config):
+    config = run.config
+    if run.is_late(started):
         return Status.TIME_BUDGET
     if plan.next_size(state.candidates, config) == 0:
         return Status.CANDIDATE_BUDGET
@@ -114,18 +106,19 @@ def _ending(
     return Status.PARTIAL if certificate is not None and is_overrun else None
 
 
-def _compile(factorization: Factorization, plan: Plan, key: jax.Array, config: ReconstructConfig) -> Sampler:
+def _compile(problem: Problem, plan: SamplingPlan, run: Run) -> Sampler:
     """The sampler that was planned, compiled for the rows that it draws from."""
+    config = run.config
     if config.sampler == "walk" and plan.sampler != "walk":
         raise SpearError(
             f"sampler is 'walk', which needs rank 3 or more and at least {CHECK_ROWS} live rows beyond the rank; this "
-            f"layer has rank {factorization.rank} and {len(plan.live_rows)} live rows: use sampler 'flat' or 'auto'."
+            f"layer has rank {problem.rank} and {len(plan.live_rows)} live rows: use sampler 'flat' or 'auto'."
         )
-    left = np.asarray(factorization.left)[plan.live_rows]
+    left = problem.left[plan.live_rows]
     left = left / np.linalg.norm(left, axis=1, keepdims=True)
     if plan.sampler == "walk":
-        return walk_sampler(left, key, plan.walk_threshold, plan.round_size, config)
-    return flat_sampler(left, key, numerics.search_tolerance(factorization), plan.round_size, config)
+        return walk_sampler(left, run.key, plan.walk_threshold, plan.round_size, config)
+    return flat_sampler(left, run.key, numerics.search_tolerance(problem.factorization), plan.round_size, config)
 
 
 class _Round(NamedTuple):
@@ -136,7 +129,9 @@ class _Round(NamedTuple):
     drawn: Drawn
 
 
-def _rounds(sampler: Sampler, rank: int, plan: Plan, state: SearchState, config: ReconstructConfig) -> Iterator[_Round]:
+def _rounds(
+    sampler: Sampler, rank: int, plan: SamplingPlan, state: SearchState, config: ReconstructConfig
+) -> Iterator[_Round]:
     """The rounds that follow on a state, while there is budget.
 
     What is drawn does not depend on what was found: an accelerator need not wait for the host.
@@ -166,14 +161,16 @@ def _works_ahead(sampler: Sampler) -> bool:
     return jax.process_count() == 1 and sampler.devices[0].platform != "cpu"
 
 
-def _counted(plan: Plan, state: SearchState, size: int) -> SearchState:
+def _counted(plan: SamplingPlan, state: SearchState, size: int) -> SearchState:
     """The state with a round of this size counted; a round that the budget cut short is drawn again, whole."""
     return state._replace(
         next_round=state.next_round + int(size == plan.round_size), candidates=state.candidates + size
     )
 
 
-def _absorb(factorization: Factorization, plan: Plan, state: SearchState, round_: _Round) -> tuple[bool, SearchState]:
+def _absorb(
+    factorization: Factorization, plan: SamplingPlan, state: SearchState, round_: _Round
+) -> tuple[bool, SearchState]:
     """The state after a round, and whether the pool gained a direction."""
     size, threshold, drawn = round_
     before, verified = state.pool, None

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from spear_jax.attacks.dense.sampling import walk
 from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS, STEPS, TESTED_ROWS
+from spear_jax.devices import Sizes, Stretch
 
 # Share of their size by which quotients that agree may differ in float64: what the noise of float32 gradients, up to
 # 1e-6 of a row, comes to in a tableau.
@@ -41,41 +42,30 @@ class WalkHits(NamedTuple):
     count: Int[Array, ""]
 
 
-def walk_range(
-    left: Float[Array, "m r"],
-    key: Array,
-    first: Array,
-    offset: Array,
-    end: Array,
-    threshold: Array,
-    *,
-    num_chunks: int,
-    chunk_size: int,
-    capacity: int,
-) -> WalkHits:
-    """Hits of ``num_chunks`` chunks of chains from ``first + offset`` on, the last of them before ``end``.
+def walk_range(left: Float[Array, "m r"], key: Array, stretch: Stretch, limits: tuple[Array], sizes: Sizes) -> WalkHits:
+    """Hits among the chains of a stretch, chunk by chunk.
 
     Args:
         left: (m, r) float32, rows of unit norm.
         key: the search's key.
-        first: () uint32 number of the round's first chain.
-        offset: () int32 place within the round where this range starts.
-        end: () int32 place within the round where the round ends; chains from there on are ignored.
-        threshold: () int32 tested rows, without the entering one, that the columns of a hit agree in.
-        num_chunks, chunk_size, capacity: shape of the loop and of the buffer.
+        stretch: chains by their number.
+        limits: () int32 tested rows, without the entering one, that the columns of a hit agree in.
+        sizes: shape of the loop and of the buffer.
     """
+    (threshold,) = limits
+    num_chunks, chunk_size, capacity = sizes
     places = jnp.arange(chunk_size, dtype=jnp.int32)
     # The entering row agrees in every pair.
     is_tested = walk.exchange_places(key, left.shape[1])[:, 0] < TESTED_ROWS
     limit = TESTED_ROWS - threshold - is_tested.astype(jnp.int32)
 
     def one_chunk(hits: WalkHits, start: Array) -> tuple[WalkHits, None]:
-        return lax.cond(start < end, lambda: with_chunk(hits, start), lambda: hits), None
+        return lax.cond(start < stretch.end, lambda: with_chunk(hits, start), lambda: hits), None
 
     def with_chunk(hits: WalkHits, start: Array) -> WalkHits:
         inside = start + places
-        steps = walk.walk(left, key, first + inside.astype(jnp.uint32))
-        is_hit = ((steps.mismatches.astype(jnp.int32) <= limit[:, None]) & (inside < end)[None]).T
+        steps = walk.walk(left, key, stretch.first + inside.astype(jnp.uint32))
+        is_hit = ((steps.mismatches.astype(jnp.int32) <= limit[:, None]) & (inside < stretch.end)[None]).T
         add = lambda: _append(hits, is_hit, steps, start)
         return lax.cond(jnp.any(is_hit), add, lambda: hits)
 
@@ -85,7 +75,7 @@ def walk_range(
         is_exchanged=jnp.zeros((capacity, STEPS), bool),
         count=jnp.zeros((), jnp.int32),
     )
-    starts = offset + jnp.arange(num_chunks, dtype=jnp.int32) * chunk_size
+    starts = stretch.offset + jnp.arange(num_chunks, dtype=jnp.int32) * chunk_size
     return lax.scan(one_chunk, empty, starts)[0]
 
 

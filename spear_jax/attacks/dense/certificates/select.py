@@ -7,19 +7,17 @@ that; the second step then swaps chosen directions for others while the matching
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
+from spear_jax.attacks.dense.certificates.pattern import certify
 from spear_jax.attacks.dense.directions.pool import independent
+from spear_jax.attacks.dense.problem import Problem
 from spear_jax.numerics import MIN_INDEPENDENT
 from spear_jax.types import CandidatePool, Certificate
 
 # Swaps that are judged at most: a pool of skewed samples holds many mixtures.
 MAX_TRIALS = 256
-
-Judge = Callable[[Float[np.ndarray, "r r"]], Certificate]
 
 
 def sparsest_independent(pool: CandidatePool) -> Int[np.ndarray, " k"]:
@@ -28,13 +26,13 @@ def sparsest_independent(pool: CandidatePool) -> Int[np.ndarray, " k"]:
 
 
 def select(
-    pool: CandidatePool, judge: Judge, *, may_swap: bool = True
+    problem: Problem, pool: CandidatePool, *, may_swap: bool = True
 ) -> tuple[Int[np.ndarray, " k"], Certificate | None]:
     """Choose r directions of the pool, or as many as are independent.
 
     Args:
+        problem: whose patterns judge a choice.
         pool: verified directions, sparsest first.
-        judge: certificate of r directions (r, r), one a row.
         may_swap: whether to take the second step, which judges every swap.
 
     Returns:
@@ -43,12 +41,12 @@ def select(
     chosen = sparsest_independent(pool)
     if len(chosen) < pool.directions.shape[1]:
         return chosen, None
-    certificate = judge(pool.directions[chosen])
-    return _swap(pool, chosen, certificate, judge) if may_swap else (chosen, certificate)
+    certificate = certify(problem, pool.directions[chosen])
+    return _swap(problem, pool, chosen, certificate) if may_swap else (chosen, certificate)
 
 
 def _swap(
-    pool: CandidatePool, chosen: Int[np.ndarray, " r"], certificate: Certificate, judge: Judge
+    problem: Problem, pool: CandidatePool, chosen: Int[np.ndarray, " r"], certificate: Certificate
 ) -> tuple[Int[np.ndarray, " r"], Certificate]:
     """Swap a chosen direction for another of the pool while that raises the matching score."""
     improved, trials = True, 0
@@ -64,9 +62,9 @@ def _swap(
                 trial[slot] = place
                 if np.linalg.svd(pool.directions[trial], compute_uv=False)[-1] < MIN_INDEPENDENT:
                     continue
-                verdict = judge(pool.directions[trial])
-                if verdict.matching_score > certificate.matching_score:
-                    chosen, certificate, improved = trial, verdict, True
+                after = certify(problem, pool.directions[trial])
+                if after.matching_score > certificate.matching_score:
+                    chosen, certificate, improved = trial, after, True
                     break
             if improved:
                 break

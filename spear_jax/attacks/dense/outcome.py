@@ -19,6 +19,41 @@ from spear_jax.status import Status
 from spear_jax.types import CandidatePool, Certificate
 
 
+class Agreement(NamedTuple):
+    """How well the patterns of each sample agree with ReLU: evidence, by which alone nothing is exact.
+
+    Attributes:
+        confirmed: (r,) whether every decided entry agrees, enough are decided, and the expected error is bounded.
+        precise: (r,) of these, where nearly all entries are decided and the expected error is as small as an exact
+            sample's must be.
+        matching: (r,) share of live entries where ``Z > 0`` agrees with ``D != 0``.
+        error: (r,) expected error of the input relative to its norm; infinite where nothing bounds it.
+        bias_residual: ``|bias_grad - D 1| / |bias_grad|``.
+    """
+
+    confirmed: Bool[np.ndarray, " r"]
+    precise: Bool[np.ndarray, " r"]
+    matching: Float[np.ndarray, " r"]
+    error: Float[np.ndarray, " r"]
+    bias_residual: float
+
+    @property
+    def matching_score(self) -> float:
+        """The paper's lambda (SPEAR, Sec. 4.2), here over live rows."""
+        return float(self.matching.mean())
+
+
+def agreement_of(certificate: Certificate) -> Agreement:
+    """What a certificate says of the patterns."""
+    return Agreement(
+        certificate.exact | certificate.approximate,
+        certificate.exact,
+        certificate.matching,
+        certificate.error,
+        certificate.bias_residual,
+    )
+
+
 class Samples(NamedTuple):
     """What the layer above tells of each known direction.
 
@@ -135,6 +170,11 @@ class Outcome(NamedTuple):
     search_seconds: float = 0.0
     solve_seconds: float = 0.0
     devices: tuple[int, str] = (0, "none")
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """What the certificate says of the patterns."""
+        return None if self.certificate is None else agreement_of(self.certificate)
 
     @property
     def spent(self) -> float:

@@ -1,16 +1,30 @@
-"""What can be said of a reconstruction without the truth."""
+"""What can be said of a reconstruction without the truth: `certify` is the one place that calls a sample exact.
+
+Neighbours may use `certify` and `certified_alone`, and what search needs of the patterns: `pattern.is_determined`,
+`select.select` and `network.mend`.
+"""
 
 from __future__ import annotations
 
-from spear_jax.attacks.dense.certificates import network
-from spear_jax.attacks.dense.certificates.next_layer import either, samples_alone
-from spear_jax.attacks.dense.outcome import Outcome, Samples
+from spear_jax.attacks.dense.certificates.alone import by_samples_alone
+from spear_jax.attacks.dense.certificates.alone import certified_alone as certified_alone
+from spear_jax.attacks.dense.certificates.network import by_network
+from spear_jax.attacks.dense.certificates.pattern import by_pattern
+from spear_jax.attacks.dense.certificates.told_apart import told_apart
+from spear_jax.attacks.dense.certificates.verdict import Verdict
+from spear_jax.attacks.dense.outcome import Outcome
 from spear_jax.attacks.dense.problem import Problem
 
 
-def certified_alone(problem: Problem, outcome: Outcome) -> Samples:
-    """Samples that the next layer's gradient or, in a full set, the network confirms one by one."""
-    known = samples_alone(problem, outcome.directions)
-    if not problem.is_mended or outcome.certificate is None:
-        return known
-    return either(known, network.samples(problem, outcome.directions, outcome.certificate))
+def certify(problem: Problem, outcome: Outcome, num_examples: int | None = None) -> Verdict:
+    """Every certificate in turn; each takes the verdict so far and may add to it or strike from it.
+
+    Args:
+        problem: of the layer.
+        outcome: of the search.
+        num_examples: batch size as the client reports it, None where it does not.
+    """
+    verdict = by_pattern(outcome.directions, outcome.agreement)  # all samples, or none
+    verdict = by_network(problem, verdict)  # one by one, with labels; mends directions
+    verdict = by_samples_alone(verdict, outcome.alone)  # one by one, also while directions are missing
+    return told_apart(problem, verdict, num_examples)  # strikes what may be a mean of several

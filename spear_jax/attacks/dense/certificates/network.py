@@ -20,9 +20,10 @@ from jaxtyping import Bool, Float, Int
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.above import Layers
-from spear_jax.attacks.dense.certificates.pattern import all_or_none, certify
+from spear_jax.attacks.dense.certificates.pattern import all_or_none, by_pattern, certify
+from spear_jax.attacks.dense.certificates.verdict import Verdict
 from spear_jax.attacks.dense.directions.recover import dual_vectors
-from spear_jax.attacks.dense.outcome import Samples, no_samples
+from spear_jax.attacks.dense.outcome import Agreement, Samples, agreement_of, no_samples
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.types import NO_LABEL, Certificate
 
@@ -82,6 +83,43 @@ def repair(
         exact = verdicts.exact & _would_notice(problem, directions, verdicts)
         approximate = certificate.approximate
     return directions, dataclasses.replace(certificate, exact=exact, approximate=approximate, labels=verdicts.labels)
+
+
+def by_network(problem: Problem, verdict: Verdict) -> Verdict:
+    """The verdict with what the model says of each sample, and its labels.
+
+    Where all patterns agree, samples that the network plainly refuses are struck out, provided that it confirms any: a
+    client with another loss is confirmed nowhere. Where patterns disagree a wrong direction may taint other samples by
+    less than their patterns show; then only the network's word counts, for samples where it would notice.
+
+    Args:
+        problem: of the layer; without a model above the verdict stays.
+        verdict: by the patterns, of which it stays while directions are missing.
+    """
+    if not problem.is_mended or verdict.agreement is None:
+        return verdict
+    directions, agreement, reply = _mended(problem, verdict.directions, verdict.agreement)
+    verdict = by_pattern(directions, agreement)._replace(labels=reply.labels)
+    if verdict.is_whole:
+        refused = reply.is_refused & reply.exact.any()
+        return verdict._replace(exact=verdict.exact & ~refused, approximate=verdict.approximate & ~refused)
+    return verdict._replace(exact=reply.exact & _would_notice(problem, directions, reply))
+
+
+def _mended(
+    problem: Problem, directions: Float[np.ndarray, "r r"], agreement: Agreement
+) -> tuple[Float[np.ndarray, "r r"], Agreement, Verdicts]:
+    reply = judge(problem, directions)
+    for _ in range(MAX_PASSES):
+        replaced = reply.exact & ~agreement.precise
+        trial = np.where(replaced[:, None], reply.directions, directions)
+        if not replaced.any() or np.linalg.svd(trial, compute_uv=False)[-1] < numerics.MIN_INDEPENDENT:
+            break
+        again, after = agreement_of(certify(problem, trial)), judge(problem, trial)
+        if np.sum(again.precise | after.exact) <= np.sum(agreement.precise | reply.exact):
+            break
+        directions, agreement, reply = trial, again, after
+    return directions, agreement, reply
 
 
 def mend(

@@ -50,18 +50,6 @@ def samples_alone(problem: Problem, directions: Float[np.ndarray, "k r"]) -> Sam
     return nothing
 
 
-def either(first: Samples, second: Samples) -> Samples:
-    """Samples that one of two certifies, of the same directions in the same order; the first where both do."""
-    take = (second.exact & ~first.exact)[:, None]
-    return Samples(
-        np.where(take, second.directions, first.directions),
-        np.where(take, second.dual, first.dual),
-        first.exact | second.exact,
-        np.where(take[:, 0], second.matching, first.matching),
-        np.where(take[:, 0], second.error, first.error),
-    )
-
-
 def _is_unique(problem: Problem, zero: Bool[np.ndarray, " m"]) -> bool:
     """Whether every other sample shows on these rows, above the noise.
 

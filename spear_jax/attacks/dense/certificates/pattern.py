@@ -22,7 +22,9 @@ from scipy import stats
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates import error_bars
+from spear_jax.attacks.dense.certificates.verdict import Verdict, no_verdict
 from spear_jax.attacks.dense.directions.recover import disaggregation, has_every_scale
+from spear_jax.attacks.dense.outcome import Agreement
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.factorization import column_blocks
 from spear_jax.numerics import float64_namespace, to_float64
@@ -235,6 +237,29 @@ def nothing_exact(rank: int) -> Certificate:
         weight_residual=float("nan"),
         bias_residual=float("nan"),
         labels=None,
+    )
+
+
+def by_pattern(directions: Float[np.ndarray, "k r"], agreement: Agreement | None) -> Verdict:
+    """The verdict as patterns alone can give it: every sample, or none.
+
+    A direction that is off by a little of another, ``q_j + a q_i``, shows in its own pattern but moves input i by only
+    ``a x_j``, which changes fewer than one sign of m where a is below 1 / m. While a pattern disagrees, the others'
+    agreement does not prove their inputs; `network` and `next_layer` can.
+
+    Args:
+        directions: (k, r) unit directions.
+        agreement: of r directions, None while some are missing.
+    """
+    if agreement is None:
+        return no_verdict(directions)
+    is_whole = agreement.confirmed.all()
+    return no_verdict(directions)._replace(
+        agreement=agreement,
+        exact=agreement.precise & is_whole,
+        approximate=agreement.confirmed & ~agreement.precise & is_whole,
+        matching=agreement.matching,
+        error=agreement.error,
     )
 
 

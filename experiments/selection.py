@@ -127,11 +127,11 @@ def choices_from(layer: RealLayer, problem: Problem, grown: CandidatePool) -> di
     told: dict[str, Any] = {"pool": grown.size, "held": int(held.sum())}
     for name, may_swap in (("one", False), ("two", True)):
         started = time.perf_counter()
-        chosen, certificate = select(problem, grown, may_swap=may_swap)
+        chosen, agreement = select(problem, grown, may_swap=may_swap)
         told[name] = {
             "true": int(layer.is_among(grown.directions[chosen]).sum()),
-            "score": None if certificate is None else certificate.matching_score,
-            "certified": 0 if certificate is None else int(certificate.exact.sum()),
+            "score": None if agreement is None else agreement.matching_score,
+            "certified": 0 if agreement is None else int(agreement.precise.sum()),
             "seconds": time.perf_counter() - started,
         }
     return told

@@ -1,6 +1,6 @@
-"""Every tolerance of the library, and the choice of who computes in float64.
+"""The noise model, by which an entry counts as zero, and the choice of who computes in float64.
 
-The noise model behind all of them: the observed gradient is ``G + N`` (rounding of the client's dtype, or noise added
+The observed gradient is ``G + N`` (rounding of the client's dtype, or noise added
 on purpose). To first order the entry of ``left @ q`` in a row where the true column is zero is then ``N_k V S^-1 q``,
 S being the singular values: of standard deviation ``sigma |S^-1 q|`` for independent entries of N, and at most
 ``|N| |S^-1 q|``. Nothing is a literal threshold on the data: sigma and ``|N|`` are what the factorisation leaves over.
@@ -28,14 +28,6 @@ ROUNDING = 64.0
 NOISE_MARGIN = 5.0
 # A drop between rank and rank + 1 below this is no gap: the noise has swallowed the smallest samples.
 MIN_GAP = 10.0
-# No sample is certified whose expected error, relative to its norm, is larger: what a certificate calls exact.
-MAX_ERROR = 1e-3
-# No sample counts as approximate whose expected error is larger.
-MAX_APPROXIMATE_ERROR = 0.1
-# The true error is up to this many times the expected one (1.93 at most of 384 samples of weights in float32).
-ERROR_MARGIN = 2.0
-# Margin of the network certificate over noise and rounding of one unit; a wrong sample is 1 away.
-NETWORK_MARGIN = 64.0
 # The float32 search calls an entry zero below this share of a typical one (row normalised, unit direction). It is far
 # above the rounding of float32 elimination and lets one generic entry in a thousand through; float64 decides later.
 SEARCH_ZERO = 1e-3
@@ -104,17 +96,6 @@ def zero_mask(factorization: Factorization, directions: Float[Array, "k r"]) -> 
     entries = np.abs(np.asarray(factorization.left) @ np.asarray(directions).T)
     live = np.asarray(factorization.live_mask)[:, None]
     return (entries <= zero_tolerance(factorization, directions)) & live
-
-
-def network_tolerance(
-    factorization: Factorization, directions: Float[Array, "k r"], client_eps: float
-) -> Float[np.ndarray, " k"]:
-    """Largest distance of a sample's gradient, of unit norm, from the noisy column space that it lies in.
-
-    ``D = G w`` for a w of norm ``|S^-1 q|``: noise of norm ``|N|`` moves it by ``|N| |S^-1 q|``, once in D and once in
-    the column space. The client's own forward and backward pass rounds in its dtype.
-    """
-    return NETWORK_MARGIN * (factorization.noise_floor * noise_gain(factorization, directions) + client_eps)
 
 
 def search_tolerance(factorization: Factorization) -> float:

@@ -19,6 +19,15 @@ from spear_jax.status import Status
 Array = jax.Array | np.ndarray
 T = TypeVar("T")
 
+# No sample is certified whose expected error, relative to its norm, is larger: what a certificate calls exact.
+MAX_ERROR = 1e-3
+# No sample counts as approximate whose expected error is larger.
+MAX_APPROXIMATE_ERROR = 0.1
+# The true error is up to this many times the expected one (1.93 at most of 384 samples of weights in float32).
+ERROR_MARGIN = 2.0
+# Of a sample that no certificate gives a label.
+NO_LABEL = -1
+
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def pytree_dataclass(cls: type[T]) -> type[T]:
@@ -81,9 +90,9 @@ class Certificate:
 
     Attributes:
         exact: (r,) whether the sample is certified: every live entry of every column agrees with ReLU, or the sample
-            is confirmed on its own through the layers above; its expected error is below `numerics.MAX_ERROR`.
+            is confirmed on its own through the layers above; its expected error is below `MAX_ERROR`.
         approximate: (r,) whether every decided entry agrees as for ``exact``, but the noise leaves larger errors, of up
-            to `numerics.MAX_APPROXIMATE_ERROR`.
+            to `MAX_APPROXIMATE_ERROR`.
         error: (r,) expected error of the input relative to its norm, from the noise of the gradient, hardly ever
             exceeded twice; it holds where the sample is exact or approximate. Infinite where nothing bounds it.
         matching: (r,) in [0, 1], share of live entries where ``Z > 0`` agrees with ``D != 0``.
@@ -173,6 +182,3 @@ class Result:
     gap: float
     status: Status
     stats: SearchStats
-
-
-NO_LABEL = -1

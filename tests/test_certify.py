@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import special
 
-from spear_jax import numerics
-from spear_jax.attacks.dense.certificates import error_bars, pattern
+from spear_jax.attacks.dense.certificates import error_bars, limits, pattern
 from spear_jax.attacks.dense.directions.recover import disaggregation, recover_inputs
 from spear_jax.attacks.dense.problem import pose
+from spear_jax.attacks.dense.result import weight_residual
 from spear_jax.factorization import factorize
 from spear_jax.observation import LayerObservation
 from spear_jax.testing import planted_problem
@@ -25,7 +25,7 @@ def judge(observation, directions=None, grad_z=None):
     factorization = factorized(observation)
     if directions is None:
         directions = unit((np.asarray(factorization.left).T @ grad_z).T)
-    return pattern.certify(pose(observation, factorization), directions)
+    return pattern.agree(pose(observation, factorization), directions)
 
 
 def factorized(observation, known={}):  # noqa: B006  the gradients are shared by many problems here
@@ -51,7 +51,7 @@ def test_true_directions_certify_every_sample(batch_size, dtype):
     for seed in range(5):
         problem = planted_problem(batch_size, 150, 60, seed=seed, dtype=dtype)
         verdict = judge(problem.observation, grad_z=problem.grad_z)
-        certified.append(bool(verdict.exact.all()))
+        certified.append(bool(verdict.precise.all()))
         assert verdict.matching_score == verdict.matching.mean()
         assert verdict.bias_residual < (1e-12 if dtype == "float64" else 1e-5)
     assert certified == [True] * 5
@@ -60,7 +60,7 @@ def test_true_directions_certify_every_sample(batch_size, dtype):
 @pytest.mark.parametrize("options", [{"offset": 0.5}, {"dead_rows": 30}, {"spread": 2.0}, {"noise": 1e-7}], ids=str)
 def test_true_directions_certify_in_the_harder_regimes(options):
     certified = [
-        judge(problem.observation, grad_z=problem.grad_z).exact.all()
+        judge(problem.observation, grad_z=problem.grad_z).precise.all()
         for problem in (planted_problem(5, 150, 60, seed=seed, **options) for seed in range(5))
     ]
     assert sum(certified) >= 4  # noise may leave too many entries undecided
@@ -93,7 +93,7 @@ def test_no_wrong_problem_is_certified():
     counted, false = 0, []
     for name, observation, directions in wrong_problems():
         counted += 1
-        if judge(observation, directions).exact.any():
+        if judge(observation, directions).precise.any():
             false.append(name)
     assert counted >= 200
     assert false == []
@@ -107,11 +107,11 @@ def test_while_one_direction_is_a_mixture_nothing_is_certified_and_the_pattern_t
         factorization = factorize(problem.observation.weight_grad)
         directions = problem.directions(np.asarray(factorization.left)).T.copy()
         directions[2] = unit(directions[2:3] + 0.5 * directions[4:5])[0]
-        verdict = pattern.certify(pose(problem.observation, factorization), directions)
+        verdict = pattern.agree(pose(problem.observation, factorization), directions)
         mixing = disaggregation(factorization, problem.observation.bias_grad, directions)
         error = np.abs(recover_inputs(factorization, mixing) - problem.inputs).max(axis=1)
-        assert not (verdict.exact | verdict.approximate).any()
-        assert (verdict.error > numerics.MAX_APPROXIMATE_ERROR).all()
+        assert not verdict.confirmed.any()
+        assert (verdict.error > limits.MAX_APPROXIMATE_ERROR).all()
         assert verdict.matching[2] < 1
         is_clean = (error < 1e-9) & (np.arange(6) != 2)
         assert (verdict.matching[is_clean] == 1).all()
@@ -127,7 +127,7 @@ def test_a_wrong_bias_is_seen_wherever_it_turns_a_sign():
         verdict = judge(changed(problem, bias=bias), grad_z=problem.grad_z)
         live = problem.grad_z.any(axis=1)
         agrees = ((problem.observation.weight @ problem.inputs.T + bias[:, None]) > 0) == (problem.grad_z != 0)
-        np.testing.assert_array_equal(verdict.exact, agrees[live].all(axis=0))
+        np.testing.assert_array_equal(verdict.precise, agrees[live].all(axis=0))
         np.testing.assert_allclose(verdict.matching, agrees[live].mean(axis=0), atol=1e-12)
 
 
@@ -146,7 +146,7 @@ def test_a_smooth_activation_is_not_certified():
             bias_grad=grad_z.sum(axis=1),
         )
         verdict = judge(observation, grad_z=grad_z)
-        assert not verdict.exact.any()
+        assert not verdict.precise.any()
         assert verdict.matching_score < 0.7
 
 
@@ -156,7 +156,7 @@ def test_chance_does_not_certify_a_small_layer():
     for seed in range(200):
         problem = planted_problem(1, 12, 20, seed=seed)
         other = planted_problem(1, 12, 20, seed=seed + 5000).observation
-        false.append(bool(judge(changed(problem, weight=other.weight), np.ones((1, 1))).exact.any()))
+        false.append(bool(judge(changed(problem, weight=other.weight), np.ones((1, 1))).precise.any()))
     assert np.mean(false) < 0.01
 
 
@@ -167,8 +167,8 @@ def test_a_common_factor_of_the_gradients_changes_nothing(factor, dtype):
     grad, bias_grad = problem.observation.weight_grad, problem.observation.bias_grad
     scaled = changed(problem, weight_grad=(factor * grad).astype(dtype), bias_grad=(factor * bias_grad).astype(dtype))
     one, other = (judge(observation, grad_z=problem.grad_z) for observation in (problem.observation, scaled))
-    assert one.exact.all()
-    np.testing.assert_array_equal(one.exact, other.exact)
+    assert one.precise.all()
+    np.testing.assert_array_equal(one.precise, other.precise)
     np.testing.assert_array_equal(one.matching, other.matching)
 
 
@@ -178,7 +178,7 @@ def test_the_order_of_the_directions_only_permutes_the_verdict():
     truth[1] = unit(truth[1:2] + truth[2:3])[0]
     order = np.random.default_rng(0).permutation(6)
     one, other = judge(problem.observation, truth), judge(problem.observation, -truth[order])
-    np.testing.assert_array_equal(one.exact[order], other.exact)
+    np.testing.assert_array_equal(one.precise[order], other.precise)
     np.testing.assert_allclose(one.matching[order], other.matching, atol=1e-12)
 
 
@@ -187,7 +187,7 @@ def test_noise_that_hides_the_pattern_certifies_nothing():
     factorization = factorize(problem.observation.weight_grad, rank=5)
     evidence = pose(problem.observation, factorization)
     random = unit(np.random.default_rng(0).normal(size=(5, 5)))
-    assert not pattern.certify(evidence, random).exact.any()
+    assert not pattern.agree(evidence, random).precise.any()
 
 
 def test_the_weight_residual_is_the_relative_error_of_the_gradient():
@@ -198,7 +198,7 @@ def test_the_weight_residual_is_the_relative_error_of_the_gradient():
     inputs = recover_inputs(factorization, mixing) + 0.1
     grad = problem.observation.weight_grad
     expected = np.linalg.norm(grad - np.asarray(factorization.left) @ mixing @ inputs) / np.linalg.norm(grad)
-    got = pattern.weight_residual(problem.observation, factorization, mixing, inputs)
+    got = weight_residual(problem.observation, factorization, mixing, inputs)
     np.testing.assert_allclose(got, expected, rtol=1e-10)
 
 

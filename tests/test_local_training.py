@@ -87,8 +87,8 @@ def test_decided_entries_of_the_truth_never_contradict():
             factorization = factorize(observation.weight_grad)
             directions = (np.asarray(factorization.left).T @ summed_grad_z(update, truth)).T
             directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-            verdict = pattern.certify(pose(observation, factorization), directions)
-            assert verdict.exact.all()
+            verdict = pattern.agree(pose(observation, factorization), directions)
+            assert verdict.precise.all()
             assert pattern.is_determined(factorization, directions).all()
 
 

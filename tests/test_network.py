@@ -29,7 +29,7 @@ def solved(request):
 def test_true_directions_give_every_label(solved):
     batch, evidence, directions = solved
     verdicts = network.judge(with_above(evidence, batch.network), directions)
-    assert verdicts.exact.all()
+    assert verdicts.confirmed.all()
     np.testing.assert_array_equal(verdicts.labels, batch.labels)
     assert (np.abs(np.sum(verdicts.directions * directions, axis=1)) > 1 - 1e-8).all()
 
@@ -39,12 +39,12 @@ def test_a_mixed_direction_is_found_out_and_replaced(solved):
     mixed = directions.copy()
     mixed[2] = mixed[2] + 0.3 * mixed[4]
     mixed[2] /= np.linalg.norm(mixed[2])
-    before = pattern.certify(evidence, mixed)
-    assert not before.exact.all()
-    mended, after = network.repair(with_above(evidence, batch.network), mixed, before)
+    before = pattern.by_pattern(mixed, pattern.agree(evidence, mixed))
+    assert not before.exact.any()
+    after = network.by_network(with_above(evidence, batch.network), before)
     assert after.exact.all()
     np.testing.assert_array_equal(after.labels, batch.labels)
-    assert (np.abs(np.sum(mended * directions, axis=1)) > 1 - 1e-8).all()
+    assert (np.abs(np.sum(after.directions * directions, axis=1)) > 1 - 1e-8).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -53,7 +53,7 @@ def test_another_network_certifies_nothing(solved, seed):
     layers = batch.network
     shuffled = [(np.random.default_rng(seed).permutation(layers[0][0].T).T, layers[0][1]), *layers[1:]]
     verdicts = network.judge(with_above(evidence, shuffled), directions)
-    assert not verdicts.exact.any()
+    assert not verdicts.confirmed.any()
     assert (verdicts.labels == NO_LABEL).all()
 
 
@@ -71,8 +71,8 @@ def test_an_input_tainted_by_another_does_not_pass(share):
         )
         directions = (directions / np.linalg.norm(directions, axis=0)).T
         verdicts = network.judge(with_above(evidence, batch.network), directions)
-        passed += int(verdicts.exact[0])
-        assert pattern.all_or_none(pattern.certify(evidence, directions)).exact.sum() == 0
+        passed += int(verdicts.confirmed[0])
+        assert pattern.by_pattern(directions, pattern.agree(evidence, directions)).exact.sum() == 0
     assert passed == 0
 
 
@@ -86,11 +86,11 @@ def test_a_sample_with_an_open_neuron_above_is_not_refused(open_by, is_refused):
     directions = (directions / np.linalg.norm(directions, axis=0)).T
     layers = batch.network
     verdicts = network.judge(with_above(evidence, layers), directions)
-    assert not verdicts.exact[0]
+    assert not verdicts.confirmed[0]
     assert verdicts.is_refused[0] == is_refused
-    assert verdicts.exact[1:].all()
-    certificate = network.repair(with_above(evidence, layers), directions, pattern.certify(evidence, directions))[1]
-    assert certificate.exact[0] == (not is_refused)
+    assert verdicts.confirmed[1:].all()
+    before = pattern.by_pattern(directions, pattern.agree(evidence, directions))
+    assert network.by_network(with_above(evidence, layers), before).exact[0] == (not is_refused)
 
 
 def test_a_batch_of_which_the_network_refuses_a_sample_is_not_complete():

@@ -31,7 +31,7 @@ def test_one_direction_gives_one_sample(dtype, tolerance):
     evidence, directions = known(batch)
     for place in (0, 7):
         alone = samples_alone(with_above(evidence, None, batch.next_weight_grad), directions[place : place + 1])
-        assert alone.exact.all()
+        assert alone.confirmed.all()
         found = alone.dual @ np.asarray(evidence.factorization.right)
         np.testing.assert_allclose(found[0], batch.inputs[place], atol=tolerance)
 
@@ -41,7 +41,7 @@ def test_without_biases_the_bias_gradient_gives_the_scale():
     evidence, directions = known(batch)
     for place in (0, 7):
         alone = samples_alone(with_above(evidence, None, batch.next_weight_grad), directions[place : place + 1])
-        assert alone.exact.all()
+        assert alone.confirmed.all()
         found = alone.dual @ np.asarray(evidence.factorization.right)
         np.testing.assert_allclose(found[0], batch.inputs[place], atol=1e-10)
 
@@ -53,9 +53,9 @@ def test_wrong_directions_and_wrong_gradients_certify_nothing(seed, zero_bias):
     evidence, directions = known(batch)
     mixed = directions + 0.5 * np.roll(directions, 1, axis=0)
     mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
-    assert not samples_alone(with_above(evidence, None, batch.next_weight_grad), mixed).exact.any()
+    assert not samples_alone(with_above(evidence, None, batch.next_weight_grad), mixed).confirmed.any()
     shuffled = np.random.default_rng(seed).permutation(batch.next_weight_grad.T).T
-    assert not samples_alone(with_above(evidence, None, shuffled), directions).exact.any()
+    assert not samples_alone(with_above(evidence, None, shuffled), directions).confirmed.any()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -64,12 +64,12 @@ def test_small_gradients_near_the_noise_do_not_hide_large_ones(seed):
     batch = simulate(B, M, seed=seed, dtype="float32", spread=6.0)
     evidence, directions = known(batch)
     alone = samples_alone(with_above(evidence, None, batch.next_weight_grad), directions)
-    assert alone.exact[: B // 2].all()
-    found = alone.dual[alone.exact] @ np.asarray(evidence.factorization.right)
-    np.testing.assert_allclose(found, batch.inputs[alone.exact], atol=5e-3)
+    assert alone.confirmed[: B // 2].all()
+    found = alone.dual[alone.confirmed] @ np.asarray(evidence.factorization.right)
+    np.testing.assert_allclose(found, batch.inputs[alone.confirmed], atol=5e-3)
     mixed = directions + 1e-2 * np.roll(directions, 1, axis=0)
     mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
-    assert not samples_alone(with_above(evidence, None, batch.next_weight_grad), mixed).exact.any()
+    assert not samples_alone(with_above(evidence, None, batch.next_weight_grad), mixed).confirmed.any()
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_gradient_that_cannot_be_the_next_layer_s_is_refused(spoil, said):
 def test_a_next_gradient_of_zeros_gives_no_sample():
     batch = simulate(B, M)
     evidence, directions = known(batch)
-    assert not samples_alone(with_above(evidence, None, 0 * batch.next_weight_grad), directions).exact.any()
+    assert not samples_alone(with_above(evidence, None, 0 * batch.next_weight_grad), directions).confirmed.any()
 
 
 def test_what_deflation_leaves_is_the_gradient_of_the_rest():
@@ -119,10 +119,12 @@ def test_near_duplicates_that_fire_the_same_neurons_are_told_apart_or_refused(de
         if len(directions) != evidence.factorization.rank:
             continue
         alone = samples_alone(with_above(evidence, None, batch.next_weight_grad), directions)
-        found = alone.dual[alone.exact] @ np.asarray(evidence.factorization.right)
-        error = np.linalg.norm(found - inputs[alone.exact], axis=1) / np.linalg.norm(inputs[alone.exact], axis=1)
+        found = alone.dual[alone.confirmed] @ np.asarray(evidence.factorization.right)
+        error = np.linalg.norm(found - inputs[alone.confirmed], axis=1) / np.linalg.norm(
+            inputs[alone.confirmed], axis=1
+        )
         assert (error < 1e-3).all()
-        certified += alone.exact.sum()
+        certified += alone.confirmed.sum()
     assert certified > 40
 
 

@@ -28,13 +28,13 @@ def planted(batch_size=4, m=100, seed=3):
 
 def never(_, directions):
     """A judge that is never satisfied."""
-    return pattern.nothing_exact(len(directions))
+    return pattern.no_agreement(len(directions))
 
 
-def run(problem, config=CONFIG, *, judge=pattern.certify, state=None, on_round=None):
+def run(problem, config=CONFIG, *, judge=pattern.agree, state=None, on_round=None):
     plan = search_plan.plan_search(problem.factorization, config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(select, "certify", judge)
+        patch.setattr(select, "agree", judge)
         return search.sample(problem, plan, Run(jax.random.key(0), config, on_round), state)
 
 
@@ -137,7 +137,7 @@ def test_a_spent_candidate_budget_is_a_status_with_a_finite_forecast():
     outcome = run(problem, dataclasses.replace(CONFIG, max_candidates=16, round_size=16, chunk_size=16))
     assert outcome.status is Status.CANDIDATE_BUDGET
     assert outcome.state.candidates == 16
-    assert outcome.certificate is None
+    assert outcome.agreement is None
     plan = search_plan.plan_search(problem.factorization, CONFIG)
     assert 0 < search_plan.expected_remaining(8, len(outcome.directions), plan, 16, CONFIG) < math.inf
 

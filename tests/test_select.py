@@ -46,9 +46,9 @@ def test_the_true_set_is_chosen_from_true_directions_and_mixtures():
         problem, truth = planted(seed)
         candidates = np.concatenate([mixtures(truth, seed), truth])
         full = pool_of(candidates, pool.zero_count(problem.factorization, candidates))
-        chosen, certificate = select(problem, full)
-        assert certificate is not None
-        right.append(is_truth(full.directions[chosen], truth) and certificate.exact.all())
+        chosen, agreement = select(problem, full)
+        assert agreement is not None
+        right.append(is_truth(full.directions[chosen], truth) and agreement.precise.all())
     assert sum(right) == 8
 
 
@@ -62,12 +62,12 @@ def test_swaps_repair_a_choice_that_chance_made_wrong(wrong):
     full = pool_of(candidates, zeros)
     greedy = sparsest_independent(full)
     assert not is_truth(full.directions[greedy], truth)
-    assert not pattern.certify(problem, full.directions[greedy]).exact.all()
-    chosen, certificate = select(problem, full)
-    assert certificate is not None
+    assert not pattern.agree(problem, full.directions[greedy]).precise.all()
+    chosen, agreement = select(problem, full)
+    assert agreement is not None
     assert is_truth(full.directions[chosen], truth)
-    assert certificate.exact.all()
-    assert certificate.matching_score == 1
+    assert agreement.precise.all()
+    assert agreement.matching_score == 1
 
 
 def test_swaps_never_lower_the_score():
@@ -76,9 +76,9 @@ def test_swaps_never_lower_the_score():
     full = pool_of(directions, np.random.default_rng(0).integers(30, 90, len(directions)))
     greedy = sparsest_independent(full)
     if len(greedy) == 6:
-        chosen, certificate = select(problem, full)
-        assert certificate is not None
-        assert certificate.matching_score >= pattern.certify(problem, full.directions[greedy]).matching_score
+        chosen, agreement = select(problem, full)
+        assert agreement is not None
+        assert agreement.matching_score >= pattern.agree(problem, full.directions[greedy]).matching_score
 
 
 def test_dependent_directions_are_passed_over():
@@ -92,13 +92,13 @@ def test_nothing_is_judged_while_directions_are_missing(monkeypatch):
     def judge(*_):
         raise AssertionError("judged an incomplete choice")
 
-    monkeypatch.setattr(module, "certify", judge)
+    monkeypatch.setattr(module, "agree", judge)
     problem, _ = planted()
     full = pool_of(np.eye(4)[:3], np.array([9, 8, 7]))
-    chosen, certificate = select(problem, full)
-    assert (len(chosen), certificate) == (3, None)
-    chosen, certificate = select(problem, pool.empty_pool(4, 4))
-    assert (len(chosen), certificate) == (0, None)
+    chosen, agreement = select(problem, full)
+    assert (len(chosen), agreement) == (3, None)
+    chosen, agreement = select(problem, pool.empty_pool(4, 4))
+    assert (len(chosen), agreement) == (0, None)
 
 
 def test_the_order_of_the_pool_decides_between_independent_sets():

@@ -9,13 +9,14 @@ from networks import simulate, with_above
 from scipy import stats
 
 from spear_jax.attacks.dense.certificates import network, pattern
+from spear_jax.attacks.dense.directions.recover import disaggregation
 from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.attacks.dense.problem import pose
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorization import factorize
-from spear_jax.numerics import MAX_ERROR
 from spear_jax.status import Status
 from spear_jax.testing import planted_problem
+from spear_jax.types import MAX_ERROR
 
 CONFIG = ReconstructConfig(max_candidates=2**11, dictionary=DictionaryConfig(max_rounds=2, starts=4))
 
@@ -88,9 +89,10 @@ def test_a_network_that_would_not_notice_does_not_vouch(depth, classes, share):
         directions[1] -= share * scales[0] / scales[1] * directions[0]
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         layers = batch.network
-        _, after = network.repair(with_above(evidence, layers), directions, pattern.certify(evidence, directions))
-        mended = network.repair(with_above(evidence, layers), directions, pattern.certify(evidence, directions))[0]
-        inputs = np.linalg.solve(pattern.disaggregation(factorization, evidence.bias_grad, mended), factorization.right)
+        before = pattern.by_pattern(directions, pattern.agree(evidence, directions))
+        after = network.by_network(with_above(evidence, layers), before)
+        mixing = disaggregation(factorization, evidence.bias_grad, after.directions)
+        inputs = np.linalg.solve(mixing, factorization.right)
         error = np.linalg.norm(inputs[0] - batch.inputs[0]) / np.linalg.norm(batch.inputs[0])
         wrong += int(after.exact[0] and error > 2 * MAX_ERROR)
     assert wrong == 0

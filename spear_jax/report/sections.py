@@ -9,8 +9,9 @@ from typing import Any
 
 from spear_jax.config import ReconstructConfig
 from spear_jax.defences.trials import Bound, Trial, bounds
-from spear_jax.numerics import ERROR_MARGIN, MAX_ERROR, MIN_GAP
+from spear_jax.numerics import MIN_GAP
 from spear_jax.report.values import DASH, copies, count_of, devices, mapping, number, seconds, shape, share, text
+from spear_jax.types import ERROR_MARGIN, MAX_ERROR
 
 Rows = list[tuple[str, str]]
 # Fields of the configuration that are options of the command line under the same name.

@@ -28,6 +28,7 @@ from scipy.special import softmax
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.above import Layers, Network, check_network
+from spear_jax.attacks.dense.certificates import limits
 from spear_jax.errors import SpearError
 from spear_jax.factorization import column_blocks
 from spear_jax.observation import LayerObservation
@@ -130,7 +131,7 @@ def _columns(
     spoiled = result.noise_floor + np.linalg.norm(size * np.linalg.norm(inputs, axis=1) * error)
     noise = np.linalg.norm(inverse, axis=0) * spoiled / np.maximum(size, np.finfo(float).tiny) + error + client_eps
     return [
-        _Column(grad_z[:, place], label_gradients(layers, pre_activation[:, place]), numerics.NETWORK_MARGIN * noise_)
+        _Column(grad_z[:, place], label_gradients(layers, pre_activation[:, place]), limits.NETWORK_MARGIN * noise_)
         for place, noise_ in enumerate(noise.tolist())
     ]
 

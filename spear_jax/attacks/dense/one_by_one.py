@@ -20,6 +20,7 @@ from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.remainder import deflate
 from spear_jax.attacks.dense.sampling.plan import SPARE_ZEROS
 from spear_jax.status import Status
+from spear_jax.types import MAX_ERROR
 
 # Rounds of the reduced search before the samples it found are taken out too: few, and where these find none, more.
 ROUNDS_PER_PASS = (2, 8)
@@ -38,14 +39,14 @@ def one_by_one(problem: Problem, run: Run, outcome: Outcome) -> Outcome:
     Returns:
         the outcome with what was added, and what the layers above tell of each direction.
     """
-    if is_done(outcome.certificate):
+    if is_done(outcome.agreement):
         return outcome
     alone, number, patience = certified_alone(problem, outcome), 0, 0
     while patience < len(ROUNDS_PER_PASS) and _may_grow(outcome, alone, run):
         pass_run = Run(jax.random.fold_in(run.key, PASS_KEY + number), run.config).few_rounds(ROUNDS_PER_PASS[patience])
         grown = _pass(problem, outcome, alone, pass_run.after(outcome.spent))
         after, number = certified_alone(problem, grown), number + 1
-        if after.exact.sum() <= alone.exact.sum() and len(grown.directions) <= len(outcome.directions):
+        if after.confirmed.sum() <= alone.confirmed.sum() and len(grown.directions) <= len(outcome.directions):
             spent = {"compile_seconds": grown.compile_seconds, "search_seconds": grown.search_seconds}
             outcome, patience = outcome._replace(**spent), patience + 1
         else:
@@ -56,25 +57,27 @@ def one_by_one(problem: Problem, run: Run, outcome: Outcome) -> Outcome:
 def _may_grow(outcome: Outcome, alone: Samples, run: Run) -> bool:
     limit = run.config.max_seconds
     is_late = limit is not None and outcome.spent > limit
-    return not outcome._replace(alone=alone).is_whole and not is_late and bool(alone.exact.any())
+    return not outcome._replace(alone=alone).is_whole and not is_late and bool(alone.confirmed.any())
 
 
 def _pass(problem: Problem, outcome: Outcome, alone: Samples, run: Run) -> Outcome:
     """The certified samples taken out, a search in what is left, and its directions in the pool."""
-    known = alone.exact
-    rest = deflate(problem, alone.directions[known], alone.dual[known], alone.error[known])
+    known = alone.confirmed
+    # An error beyond what is called exact bounds nothing.
+    error = np.where(alone.error[known] <= MAX_ERROR, alone.error[known], 0.0)
+    rest = deflate(problem, alone.directions[known], alone.dual[known], error)
     if rest.problem.live_mask.sum() < rest.problem.rank + SPARE_ZEROS:
         return outcome  # what was taken out drowns the rest
     inner = find_together(rest.problem, run)
     found = polish(problem.factorization, np.concatenate([inner.directions @ rest.lift.T, alone.directions[known]]))
     zeros = pool.zero_count(problem.factorization, found)
     merged = pool.merge(outcome.state.pool, found, zeros, np.ones(len(found), np.int64))
-    chosen, certificate = select(problem, merged)
+    chosen, agreement = select(problem, merged)
     return outcome._replace(
         state=outcome.state._replace(pool=merged),
         directions=merged.directions[chosen],
-        certificate=certificate,
-        status=Status.EXACT if is_done(certificate) else outcome.status,
+        agreement=agreement,
+        status=Status.EXACT if is_done(agreement) else outcome.status,
         compile_seconds=outcome.compile_seconds + inner.compile_seconds,
         search_seconds=outcome.search_seconds + inner.search_seconds,
     )

@@ -16,7 +16,7 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.devices import agree
 from spear_jax.errors import SpearError
 from spear_jax.status import Status
-from spear_jax.types import CandidatePool, Certificate
+from spear_jax.types import CandidatePool
 
 
 class Agreement(NamedTuple):
@@ -43,31 +43,20 @@ class Agreement(NamedTuple):
         return float(self.matching.mean())
 
 
-def agreement_of(certificate: Certificate) -> Agreement:
-    """What a certificate says of the patterns."""
-    return Agreement(
-        certificate.exact | certificate.approximate,
-        certificate.exact,
-        certificate.matching,
-        certificate.error,
-        certificate.bias_residual,
-    )
-
-
 class Samples(NamedTuple):
     """What the layer above tells of each known direction.
 
     Attributes:
         directions: (k, r) unit directions.
         dual: (k, r) p_i, so that ``x_i = p_i @ right``; NaN rows where nothing could be said.
-        exact: (k,) whether the sample is certified.
+        confirmed: (k,) whether the sample is certified on its own.
         matching: (k,) share of live entries where ``Z > 0`` agrees with ``D != 0``.
         error: (k,) expected error of the input relative to its norm; infinite where nothing could be said.
     """
 
     directions: Float[np.ndarray, "k r"]
     dual: Float[np.ndarray, "k r"]
-    exact: Bool[np.ndarray, " k"]
+    confirmed: Bool[np.ndarray, " k"]
     matching: Float[np.ndarray, " k"]
     error: Float[np.ndarray, " k"]
 
@@ -154,7 +143,7 @@ class Outcome(NamedTuple):
     Attributes:
         state: the last state.
         directions: (k, r) chosen directions, k <= r.
-        certificate: of the r chosen directions by their patterns, None while some are missing.
+        agreement: of the r chosen directions, None while some are missing.
         status: how it ended.
         alone: what the layers above tell of each chosen direction, None where they were not asked.
         compile_seconds, search_seconds, solve_seconds: wall-clock time of compilation, rounds and host arithmetic.
@@ -163,18 +152,13 @@ class Outcome(NamedTuple):
 
     state: SearchState
     directions: Float[np.ndarray, "k r"]
-    certificate: Certificate | None
+    agreement: Agreement | None
     status: Status
     alone: Samples | None = None
     compile_seconds: float = 0.0
     search_seconds: float = 0.0
     solve_seconds: float = 0.0
     devices: tuple[int, str] = (0, "none")
-
-    @property
-    def agreement(self) -> Agreement | None:
-        """What the certificate says of the patterns."""
-        return None if self.certificate is None else agreement_of(self.certificate)
 
     @property
     def spent(self) -> float:
@@ -184,9 +168,9 @@ class Outcome(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether every sample is certified, by the patterns of all or each on its own."""
-        if is_done(self.certificate):
+        if is_done(self.agreement):
             return True
-        return self.alone is not None and int(self.alone.exact.sum()) == self.directions.shape[1]
+        return self.alone is not None and int(self.alone.confirmed.sum()) == self.directions.shape[1]
 
     def after(self, before: Outcome) -> Outcome:
         """The outcome with the seconds of the stage before."""
@@ -207,13 +191,13 @@ def initial_state(rank: int, config: ReconstructConfig) -> SearchState:
     return SearchState(pool=start)
 
 
-def settled(certificate: Certificate | None) -> Status | None:
+def settled(agreement: Agreement | None) -> Status | None:
     """How a search ended that can find nothing better: every pattern agrees; None while there is more to find."""
-    if certificate is None or not (certificate.exact | certificate.approximate).all():
+    if agreement is None or not agreement.confirmed.all():
         return None
-    return Status.EXACT if certificate.exact.all() else Status.APPROXIMATE
+    return Status.EXACT if agreement.precise.all() else Status.APPROXIMATE
 
 
-def is_done(certificate: Certificate | None) -> bool:
-    """Whether all directions are found and all samples certified."""
-    return certificate is not None and bool(certificate.exact.all())
+def is_done(agreement: Agreement | None) -> bool:
+    """Whether all directions are found and every pattern agrees as an exact sample's does."""
+    return agreement is not None and bool(agreement.precise.all())

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float
 
 from spear_jax.attacks.dense.problem import Problem
-from spear_jax.numerics import MAX_ERROR
 
 # A neuron that only known samples reached is left with rounding of this share of the largest row.
 DEAD_ROW = 1e-12
@@ -44,8 +43,8 @@ def deflate(
         problem: k < r of its samples are known.
         directions: (k, r) unit directions of the known samples.
         dual: (k, r) their dual vectors, ``x_i = dual_i @ right``.
-        error: (k,) expected errors of their inputs relative to their norms, which are noise of what is left; those
-            beyond `numerics.MAX_ERROR` bound nothing and are left out.
+        error: (k,) expected errors of their inputs relative to their norms, which are noise of what is left; 0 where
+            nothing bounds them.
     """
     whole, left, spectrum = problem.factorization, problem.left, problem.spectrum
     space = np.linalg.svd(dual)[2][len(dual) :].T
@@ -56,7 +55,7 @@ def deflate(
     right = mix / spectrum @ np.asarray(whole.right)
     scale = 1 / np.sum(dual * directions, axis=1)
     taken = np.abs(scale) * np.linalg.norm(dual @ np.asarray(whole.right), axis=1)
-    spoiled = 0.0 if error is None else float(np.linalg.norm(taken * np.where(error <= MAX_ERROR, error, 0.0)))
+    spoiled = 0.0 if error is None else float(np.linalg.norm(taken * error))
     noise_floor = float(np.hypot(whole.noise_floor, spoiled))
     # The errors lie in the row space, of dimension r, and the zero test takes noise by its coordinates.
     noise_std = float(np.hypot(whole.noise_std, spoiled / np.sqrt(len(left) * whole.rank)))

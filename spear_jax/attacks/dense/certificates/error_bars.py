@@ -13,13 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from spear_jax import numerics
+from spear_jax.attacks.dense.certificates import limits
 from spear_jax.numerics import float64_namespace
 from spear_jax.types import Factorization
-
-# Squared singular value below which the zero rows of a direction hold it against no rival: far above rounding.
-MIN_HELD, LOOSELY_HELD = 1e-10, 0.05
-# Steps of the power iteration behind the error of a direction; an estimate within a factor of two is enough.
-POWER_STEPS = 50
 
 
 class Errors(NamedTuple):
@@ -145,11 +141,11 @@ def direction_error(factorization: Factorization, directions: Float[np.ndarray, 
     zero = numerics.zero_mask(factorization, directions)
     noise = np.linalg.norm(left @ directions.T * zero, axis=0)
     held = 1 - _strongest_rival(left, ~zero, directions)
-    for place in np.flatnonzero(held < LOOSELY_HELD):
+    for place in np.flatnonzero(held < limits.LOOSELY_HELD):
         # Power iteration has not converged where it matters most; dead rows are zero and add nothing.
         held[place] = np.linalg.eigvalsh(left[zero[:, place]].T @ left[zero[:, place]])[1]
-    error = (noise + numerics.ROUNDING * numerics.EPS64) / np.sqrt(np.maximum(held, MIN_HELD))
-    return np.where(held < MIN_HELD, np.inf, error)
+    error = (noise + numerics.ROUNDING * numerics.EPS64) / np.sqrt(np.maximum(held, limits.MIN_HELD))
+    return np.where(held < limits.MIN_HELD, np.inf, error)
 
 
 def _strongest_rival(
@@ -164,7 +160,7 @@ def _strongest_rival(
     xp: Any = float64_namespace()
     left, active, columns = xp.asarray(left), xp.asarray(active), xp.asarray(directions.T)
     vectors, rayleigh = xp.asarray(np.random.default_rng(0).standard_normal(columns.shape)), xp.zeros(len(directions))
-    for _ in range(POWER_STEPS):
+    for _ in range(limits.POWER_STEPS):
         vectors = vectors - columns * (columns * vectors).sum(axis=0)
         vectors = vectors / (vectors**2).sum(axis=0) ** 0.5
         rows = left @ vectors * active

@@ -11,7 +11,6 @@ Labels are found without a backward pass for each: for w outside the column spac
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -20,69 +19,36 @@ from jaxtyping import Bool, Float, Int
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.above import Layers
-from spear_jax.attacks.dense.certificates.pattern import all_or_none, by_pattern, certify
+from spear_jax.attacks.dense.certificates import limits
+from spear_jax.attacks.dense.certificates.pattern import agree, by_pattern
 from spear_jax.attacks.dense.certificates.verdict import Verdict
 from spear_jax.attacks.dense.directions.recover import dual_vectors
-from spear_jax.attacks.dense.outcome import Agreement, Samples, agreement_of, no_samples
+from spear_jax.attacks.dense.outcome import Agreement, Samples, no_samples
 from spear_jax.attacks.dense.problem import Problem
-from spear_jax.types import NO_LABEL, Certificate
+from spear_jax.types import NO_LABEL
 
 # Random vectors that score the labels, and what makes them: part of the algorithm, not of the experiment.
 PROBES, PROBE_SEED = 2, 0
 # Entries of the arrays of one batch of samples (128 MiB in float64).
 BATCH_ENTRIES = 2**24
 MAX_PASSES = 3
-# A distance this many times the tolerance is a plain no: large logits alone bring right samples to ten times.
-REFUSED = 100.0
-# A pre-activation within so many client roundings of zero, relative to what is summed up, may have fired or not.
-OPEN = 8.0
-# Random errors that the network must notice before its word counts alone.
-TAINTS = 2
 
 
-class Verdicts(NamedTuple):
+class Reply(NamedTuple):
     """What the network says of each sample.
 
     Attributes:
-        exact: (r,) whether the sample's gradient lies in the column space of the weight gradient.
+        confirmed: (r,) whether the sample's gradient lies in the column space of the weight gradient.
         is_refused: (r,) whether it plainly does not, with every neuron above decided: one that is open may have been
             off for the client and fire here.
         labels: (r,) the label for which it does, `NO_LABEL` without one.
         directions: (r, r) unit rows, the direction that the network gives each sample.
     """
 
-    exact: Bool[np.ndarray, " r"]
+    confirmed: Bool[np.ndarray, " r"]
     is_refused: Bool[np.ndarray, " r"]
     labels: Int[np.ndarray, " r"]
     directions: Float[np.ndarray, "r r"]
-
-
-def repair(
-    problem: Problem, directions: Float[np.ndarray, "r r"], certificate: Certificate
-) -> tuple[Float[np.ndarray, "r r"], Certificate]:
-    """Replace directions that do not certify by the network's, until nothing changes, and add labels.
-
-    Where all patterns agree, samples that the network plainly refuses are struck out, provided that it confirms any: a
-    client with another loss is confirmed nowhere. Where patterns disagree a wrong direction may taint other samples by
-    less than their patterns show; then only the network's word counts, for samples where it would notice.
-
-    Args:
-        problem: of the layer, with the model above.
-        directions: (r, r) unit directions, one a row.
-        certificate: theirs.
-
-    Returns:
-        the directions and their certificate, with labels.
-    """
-    directions, certificate, verdicts = mend(problem, directions, certificate)
-    certificate = all_or_none(certificate)
-    if (certificate.exact | certificate.approximate).all():
-        refused = verdicts.is_refused & verdicts.exact.any()
-        exact, approximate = certificate.exact & ~refused, certificate.approximate & ~refused
-    else:
-        exact = verdicts.exact & _would_notice(problem, directions, verdicts)
-        approximate = certificate.approximate
-    return directions, dataclasses.replace(certificate, exact=exact, approximate=approximate, labels=verdicts.labels)
 
 
 def by_network(problem: Problem, verdict: Verdict) -> Verdict:
@@ -98,70 +64,57 @@ def by_network(problem: Problem, verdict: Verdict) -> Verdict:
     """
     if not problem.is_mended or verdict.agreement is None:
         return verdict
-    directions, agreement, reply = _mended(problem, verdict.directions, verdict.agreement)
+    directions, agreement, reply = mend(problem, verdict.directions, verdict.agreement)
     verdict = by_pattern(directions, agreement)._replace(labels=reply.labels)
     if verdict.is_whole:
-        refused = reply.is_refused & reply.exact.any()
+        refused = reply.is_refused & reply.confirmed.any()
         return verdict._replace(exact=verdict.exact & ~refused, approximate=verdict.approximate & ~refused)
-    return verdict._replace(exact=reply.exact & _would_notice(problem, directions, reply))
+    return verdict._replace(exact=reply.confirmed & _would_notice(problem, directions, reply))
 
 
-def _mended(
+def mend(
     problem: Problem, directions: Float[np.ndarray, "r r"], agreement: Agreement
-) -> tuple[Float[np.ndarray, "r r"], Agreement, Verdicts]:
+) -> tuple[Float[np.ndarray, "r r"], Agreement, Reply]:
+    """Replace directions that do not agree by those that the network gives, until nothing changes.
+
+    Args:
+        problem: of the layer, with the model above.
+        directions: (r, r) unit directions, one a row.
+        agreement: theirs.
+
+    Returns:
+        directions, their agreement, and the network's reply to them.
+    """
     reply = judge(problem, directions)
     for _ in range(MAX_PASSES):
-        replaced = reply.exact & ~agreement.precise
+        replaced = reply.confirmed & ~agreement.precise
         trial = np.where(replaced[:, None], reply.directions, directions)
         if not replaced.any() or np.linalg.svd(trial, compute_uv=False)[-1] < numerics.MIN_INDEPENDENT:
             break
-        again, after = agreement_of(certify(problem, trial)), judge(problem, trial)
-        if np.sum(again.precise | after.exact) <= np.sum(agreement.precise | reply.exact):
+        again, after = agree(problem, trial), judge(problem, trial)
+        if np.sum(again.precise | after.confirmed) <= np.sum(agreement.precise | reply.confirmed):
             break
         directions, agreement, reply = trial, again, after
     return directions, agreement, reply
 
 
-def mend(
-    problem: Problem, directions: Float[np.ndarray, "r r"], certificate: Certificate
-) -> tuple[Float[np.ndarray, "r r"], Certificate, Verdicts]:
-    """The replacing alone, for a search that goes on: directions, certificate by patterns, the network's verdicts.
-
-    Args:
-        problem: of the layer, with the model above.
-        directions: (r, r) unit directions, one a row.
-        certificate: theirs.
-    """
-    verdicts = judge(problem, directions)
-    for _ in range(MAX_PASSES):
-        replaced = verdicts.exact & ~certificate.exact
-        trial = np.where(replaced[:, None], verdicts.directions, directions)
-        if not replaced.any() or np.linalg.svd(trial, compute_uv=False)[-1] < numerics.MIN_INDEPENDENT:
-            break
-        again, after = certify(problem, trial), judge(problem, trial)
-        if np.sum(again.exact | after.exact) <= np.sum(certificate.exact | verdicts.exact):
-            break
-        directions, certificate, verdicts = trial, again, after
-    return directions, certificate, verdicts
-
-
-def samples(problem: Problem, directions: Float[np.ndarray, "r r"], certificate: Certificate) -> Samples:
+def samples(problem: Problem, directions: Float[np.ndarray, "r r"], agreement: Agreement) -> Samples:
     """The samples of r directions that the network confirms, each on its own, with the directions it gives them.
 
     Args:
         problem: of the layer, with the model above.
         directions: (r, r) unit directions, one a row.
-        certificate: theirs.
+        agreement: theirs.
     """
-    directions, certificate = repair(problem, directions, certificate)
-    dual = dual_vectors(problem.factorization, problem.bias_grad, directions)
+    verdict = by_network(problem, by_pattern(directions, agreement))
+    dual = dual_vectors(problem.factorization, problem.bias_grad, verdict.directions)
     if dual is None:
-        return no_samples(directions)
-    return Samples(directions, dual, certificate.exact, certificate.matching, certificate.error)
+        return no_samples(verdict.directions)
+    return Samples(verdict.directions, dual, verdict.exact, verdict.matching, verdict.error)
 
 
-def judge(problem: Problem, directions: Float[np.ndarray, "r r"], taint: float = 0.0, seed: int = 0) -> Verdicts:
-    """The network's verdict on every sample that these directions give, in batches of samples.
+def judge(problem: Problem, directions: Float[np.ndarray, "r r"], taint: float = 0.0, seed: int = 0) -> Reply:
+    """The network's reply to every sample that these directions give, in batches of samples.
 
     Args:
         problem: of the layer, with the model above.
@@ -171,7 +124,7 @@ def judge(problem: Problem, directions: Float[np.ndarray, "r r"], taint: float =
     """
     factorization, left, network = problem.factorization, problem.left, _layers(problem)
     nobody = np.zeros(len(directions), bool)
-    nothing = Verdicts(nobody, nobody, np.full(len(directions), NO_LABEL), directions)
+    nothing = Reply(nobody, nobody, np.full(len(directions), NO_LABEL), directions)
     dual = dual_vectors(factorization, problem.bias_grad, directions)
     if dual is None:
         return nothing
@@ -187,11 +140,21 @@ def judge(problem: Problem, directions: Float[np.ndarray, "r r"], taint: float =
     size = np.linalg.norm(gradients, axis=0)
     distance = np.linalg.norm(gradients - left @ inside, axis=0) / np.where(size > 0, size, 1)
     found = (inside / np.maximum(np.linalg.norm(inside, axis=0), np.finfo(float).tiny)).T
-    tolerance = numerics.network_tolerance(factorization, found, problem.client_eps)
-    can_tell = (tolerance < numerics.MAX_ERROR) & np.any(inside != 0, axis=0)
-    exact = can_tell & (distance <= tolerance)
-    refused = can_tell & (distance > REFUSED * tolerance) & ~is_open
-    return Verdicts(exact, refused, np.where(exact, labels, NO_LABEL), found)
+    tolerance = _tolerance(problem, found)
+    can_tell = (tolerance < limits.MAX_ERROR) & np.any(inside != 0, axis=0)
+    confirmed = can_tell & (distance <= tolerance)
+    refused = can_tell & (distance > limits.REFUSED * tolerance) & ~is_open
+    return Reply(confirmed, refused, np.where(confirmed, labels, NO_LABEL), found)
+
+
+def _tolerance(problem: Problem, directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
+    """Largest distance of a sample's gradient, of unit norm, from the noisy column space that it lies in.
+
+    ``D = G w`` for a w of norm ``|S^-1 q|``: noise of norm ``|N|`` moves it by ``|N| |S^-1 q|``, once in D and once in
+    the column space. The client's own forward and backward pass rounds in its dtype.
+    """
+    noise = problem.factorization.noise_floor * numerics.noise_gain(problem.factorization, directions)
+    return limits.NETWORK_MARGIN * (noise + problem.client_eps)
 
 
 def _layers(problem: Problem) -> Layers:
@@ -201,15 +164,15 @@ def _layers(problem: Problem) -> Layers:
     return problem.above.layers
 
 
-def _would_notice(problem: Problem, directions: Float[np.ndarray, "r r"], verdicts: Verdicts) -> np.ndarray:
+def _would_notice(problem: Problem, directions: Float[np.ndarray, "r r"], reply: Reply) -> np.ndarray:
     """Whether the network refuses each sample once it is moved by the error that a certificate excludes.
 
     With two classes or a saturated softmax D(y) depends on little more than which neurons fire.
     """
     noticed = np.ones(len(directions), bool)
-    if verdicts.exact.any():
-        for seed in range(TAINTS):
-            noticed &= ~judge(problem, directions, numerics.MAX_ERROR, seed).exact
+    if reply.confirmed.any():
+        for seed in range(limits.TAINTS):
+            noticed &= ~judge(problem, directions, limits.MAX_ERROR, seed).confirmed
     return noticed
 
 
@@ -240,7 +203,7 @@ def _judge_batch(
     for weight, bias in network[:-1]:
         size = np.linalg.norm(weight, axis=1)[:, None] * np.linalg.norm(hidden, axis=0) + np.abs(bias)[:, None]
         hidden = weight @ hidden + bias[:, None]
-        is_open |= np.any(np.abs(hidden) <= OPEN * client_eps * size, axis=0)
+        is_open |= np.any(np.abs(hidden) <= limits.OPEN * client_eps * size, axis=0)
         masks.append(hidden > 0)
         hidden = np.maximum(hidden, 0)
         tangents = _apply(weight, tangents) * masks[-1][:, :, None]

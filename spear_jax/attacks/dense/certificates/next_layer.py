@@ -14,16 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from spear_jax import numerics
-from spear_jax.attacks.dense.certificates.pattern import MIN_DECIDED, MIN_ENTRIES
+from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.outcome import Samples, no_samples
 from spear_jax.attacks.dense.problem import Problem
-
-# Equations beyond the unknowns that the fit must have left over to say anything.
-MIN_SURPLUS = 16
-# The null vector must be alone: the next singular value is so many times its own.
-MIN_SEPARATION = 1e3
-# Every other sample must show on the rows where one is off: least singular value there, in units of the noise floor.
-SHOWN = 2.0
 
 
 def samples_alone(problem: Problem, directions: Float[np.ndarray, "k r"]) -> Samples:
@@ -61,14 +54,14 @@ def _is_unique(problem: Problem, zero: Bool[np.ndarray, " m"]) -> bool:
     gradient = problem.left[zero] * problem.spectrum
     if len(gradient) < rank - 1:
         return False
-    return bool(np.linalg.svd(gradient, compute_uv=False)[rank - 2] > SHOWN * problem.factorization.noise_floor)
+    return bool(np.linalg.svd(gradient, compute_uv=False)[rank - 2] > limits.SHOWN * problem.factorization.noise_floor)
 
 
 def _activation(basis: Float[np.ndarray, "m j"], zero: Bool[np.ndarray, " m"]) -> Float[np.ndarray, " m"] | None:
     """``Y_i`` up to a positive scale, from the rows where it vanishes; None where these leave it open."""
     values, vectors = np.linalg.eigh(basis[zero].T @ basis[zero])
     open_, held = max(float(values[0]), 0.0) ** 0.5, max(float(values[1]), 0.0) ** 0.5
-    if np.sum(zero) < basis.shape[1] or held < MIN_SEPARATION * max(open_, numerics.EPS64**0.5):
+    if np.sum(zero) < basis.shape[1] or held < limits.MIN_SEPARATION * max(open_, numerics.EPS64**0.5):
         return None
     activation = basis @ vectors[:, 0]
     return activation * np.sign(activation.sum())
@@ -83,7 +76,7 @@ def _fit(
     active = live & ~zero
     unknowns = response.shape[1] + 1
     surplus = int(active.sum()) - unknowns
-    if surplus < MIN_SURPLUS:
+    if surplus < limits.MIN_SURPLUS:
         return np.full(unknowns - 1, np.nan), False, 0.0, np.inf
     system = np.column_stack([response[active], -activation[active]])
     wanted = -problem.bias[active]
@@ -101,6 +94,6 @@ def _fit(
     agrees = np.where(pre_activation > slack, ~zero, np.where(pre_activation < -slack, zero, True)) & live
     decided = (np.abs(pre_activation) > slack) & live
     error = float(np.linalg.norm(spread[:-1]) / np.linalg.norm(solution[:-1]) + spread[-1] / abs(solution[-1]))
-    exact = bool(agrees[live].all() and solution[-1] > 0 and error < numerics.MAX_ERROR / numerics.ERROR_MARGIN)
-    exact &= bool(decided.sum() >= max(MIN_DECIDED * live.sum(), MIN_ENTRIES))
+    exact = bool(agrees[live].all() and solution[-1] > 0 and error < limits.MAX_ERROR / limits.ERROR_MARGIN)
+    exact &= bool(decided.sum() >= max(limits.MIN_DECIDED * live.sum(), limits.MIN_ENTRIES))
     return solution[:-1] / spectrum, exact, float(agrees.sum() / max(live.sum(), 1)), error

@@ -13,80 +13,48 @@ follow from its zeros alone.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from spear_jax import numerics
-from spear_jax.attacks.dense.certificates import error_bars
+from spear_jax.attacks.dense.certificates import error_bars, limits
 from spear_jax.attacks.dense.certificates.verdict import Verdict, no_verdict
 from spear_jax.attacks.dense.directions.recover import disaggregation, has_every_scale
 from spear_jax.attacks.dense.outcome import Agreement
 from spear_jax.attacks.dense.problem import Problem
-from spear_jax.factorization import column_blocks
-from spear_jax.numerics import float64_namespace, to_float64
-from spear_jax.observation import LayerObservation
-from spear_jax.types import Array, Certificate, Factorization
-
-# Share of the live entries of a sample whose pattern the noise must leave decided for a certificate to mean anything.
-MIN_DECIDED = 0.9
-# The same for what is called approximate: fewer are decided, all of them must agree.
-MIN_LOOSELY_DECIDED = 0.2
-# A wrong sample agrees with a live entry by chance half of the time: with fewer entries than these, luck certifies.
-MIN_ENTRIES = 32
-# A true column has non-zero entries below the zero tolerance by chance; more than this tail probability is no chance.
-CHANCE = 1e-4
-# Leverage of a row among the zero rows of a direction: at 1 the direction rests on that row alone. True directions
-# reached 0.65 (b = 20, m = 200), mixtures of two or more columns have 1 or leave a further direction open.
-MAX_LEVERAGE = 0.95
-# Singular values of zero rows, relative to the largest, that count for their rank.
-MIN_SINGULAR = 1e-6
-# Share of neurons that may have gone farther than `movement` says: one in 200 at most was seen. A mixture of two
-# columns contradicts a quarter, unless the neurons of one are nearly all among the other's.
-MAX_RETURNED = 0.02
-# Agreement of two patterns that have nothing to do with one another is as good at most this often.
-MAX_COINCIDENCE = 1e-9
+from spear_jax.types import Factorization
 
 
-def certify(problem: Problem, directions: Float[np.ndarray, "r r"]) -> Certificate:
-    """Certificate of r directions, without the weight residual, which needs a pass over the gradient.
+def agree(problem: Problem, directions: Float[np.ndarray, "r r"]) -> Agreement:
+    """How well the patterns that r directions give agree with ReLU.
 
     Args:
         problem: of the layer.
         directions: (r, r) unit directions, one a row.
 
     Returns:
-        per sample, in the order of the directions; nothing is exact where a scale vanishes.
+        per sample, in the order of the directions; nothing is confirmed where a scale vanishes.
     """
     factorization = problem.factorization
     mixing = disaggregation(factorization, problem.bias_grad, directions)
     if not has_every_scale(mixing):
-        return nothing_exact(len(directions))
+        return no_agreement(len(directions))
     sides = _two_sides(problem, directions, mixing)
-    patterns = _compare(sides, np.asarray(factorization.live_mask))
-    is_bounded = sides.error < numerics.MAX_APPROXIMATE_ERROR
+    patterns = _compare(sides, problem.live_mask)
+    is_bounded = sides.error < limits.MAX_APPROXIMATE_ERROR
     # The neurons of a single sample are live where they fired: it has no zeros, and needs none.
-    if problem.drift and factorization.rank > 1:
-        matching, is_confirmed = _over_several_steps(patterns, is_bounded, factorization, directions)
+    if problem.drift and problem.rank > 1:
+        matching, confirmed = _over_several_steps(patterns, is_bounded, factorization, directions)
     else:
-        matching, is_confirmed = _in_one_step(patterns, is_bounded)
-    is_exact = is_confirmed & (sides.error < numerics.MAX_ERROR / numerics.ERROR_MARGIN)
+        matching, confirmed = _in_one_step(patterns, is_bounded)
+    precise = confirmed & (sides.error < limits.MAX_ERROR / limits.ERROR_MARGIN)
     if not problem.drift:
-        is_exact &= patterns.num_decided >= MIN_DECIDED * patterns.num_live
+        precise &= patterns.num_decided >= limits.MIN_DECIDED * patterns.num_live
     residual = np.linalg.norm(problem.bias_grad - sides.grad_z.sum(axis=1)) / np.linalg.norm(problem.bias_grad)
-    return Certificate(
-        exact=is_exact,
-        approximate=is_confirmed & ~is_exact,
-        error=sides.error,
-        matching=matching,
-        matching_score=float(matching.mean()),
-        weight_residual=float("nan"),
-        bias_residual=float(residual),
-        labels=None,
-    )
+    return Agreement(confirmed, precise, matching, sides.error, float(residual))
 
 
 class _Sides(NamedTuple):
@@ -160,7 +128,7 @@ def _compare(sides: _Sides, live: Bool[np.ndarray, " m"]) -> _Patterns:
     small = 0.1 * np.sqrt(np.mean(grad_z**2, axis=0))
     density = np.sum((np.abs(grad_z) < small) & ~is_zero, axis=0) + 1
     expected = density * sides.tolerance / np.maximum(small, np.finfo(float).tiny)
-    by_chance = missing & (np.sum(missing, axis=0) <= stats.poisson.isf(CHANCE, np.minimum(expected, 1.0)))
+    by_chance = missing & (np.sum(missing, axis=0) <= stats.poisson.isf(limits.CHANCE, np.minimum(expected, 1.0)))
     return _Patterns(
         is_on=~is_zero[live],
         is_active=pre_activation[live] > 0,
@@ -173,7 +141,7 @@ def _in_one_step(
     patterns: _Patterns, is_bounded: Bool[np.ndarray, " r"]
 ) -> tuple[Float[np.ndarray, " r"], Bool[np.ndarray, " r"]]:
     """Share of live entries that agree, and the samples where enough are decided and all of them agree."""
-    enough = patterns.num_decided >= max(MIN_LOOSELY_DECIDED * patterns.num_live, MIN_ENTRIES)
+    enough = patterns.num_decided >= max(limits.MIN_LOOSELY_DECIDED * patterns.num_live, limits.MIN_ENTRIES)
     # Where the noise decides too little, nothing agrees: a wild guess must not score by being vague.
     counted = np.where(enough, patterns.agrees, patterns.agrees & patterns.is_decided)
     matching = np.sum(counted, axis=0) / patterns.num_live
@@ -195,9 +163,9 @@ def _over_several_steps(
     matching = np.mean(is_on == is_active, axis=0)
     first, second = is_on.mean(axis=0), is_active.mean(axis=0)
     by_chance = first * second + (1 - first) * (1 - second)
-    is_unlikely = stats.binom.sf(matching * len(is_on) - 0.5, len(is_on), by_chance) < MAX_COINCIDENCE
+    is_unlikely = stats.binom.sf(matching * len(is_on) - 0.5, len(is_on), by_chance) < limits.MAX_COINCIDENCE
     num_contradicting = np.sum(~patterns.agrees, axis=0)
-    is_confirmed = is_unlikely & (num_contradicting <= MAX_RETURNED * patterns.num_live) & is_bounded
+    is_confirmed = is_unlikely & (num_contradicting <= limits.MAX_RETURNED * patterns.num_live) & is_bounded
     is_confirmed[is_confirmed] = is_determined(factorization, directions[is_confirmed])
     return matching, is_confirmed
 
@@ -219,25 +187,17 @@ def is_determined(factorization: Factorization, directions: Float[np.ndarray, "k
         if zero.sum() < rank:
             continue
         basis, spectrum, _ = np.linalg.svd(left[zero], full_matrices=False)
-        held = spectrum > MIN_SINGULAR * spectrum[0]
+        held = spectrum > limits.MIN_SINGULAR * spectrum[0]
         # Noise gives the direction itself a singular value too: it is the smallest.
         basis = basis[:, : rank - 1]
-        verdicts[place] = held[: rank - 1].all() and (basis**2).sum(axis=1).max(initial=0) < MAX_LEVERAGE
+        verdicts[place] = held[: rank - 1].all() and (basis**2).sum(axis=1).max(initial=0) < limits.MAX_LEVERAGE
     return verdicts
 
 
-def nothing_exact(rank: int) -> Certificate:
-    """The certificate of a batch of which nothing can be said."""
-    return Certificate(
-        exact=np.zeros(rank, bool),
-        approximate=np.zeros(rank, bool),
-        error=np.full(rank, np.inf),
-        matching=np.zeros(rank),
-        matching_score=0.0,
-        weight_residual=float("nan"),
-        bias_residual=float("nan"),
-        labels=None,
-    )
+def no_agreement(rank: int) -> Agreement:
+    """An agreement in which nothing is confirmed and every error is infinite."""
+    nobody = np.zeros(rank, bool)
+    return Agreement(nobody, nobody, np.zeros(rank), np.full(rank, np.inf), float("nan"))
 
 
 def by_pattern(directions: Float[np.ndarray, "k r"], agreement: Agreement | None) -> Verdict:
@@ -261,31 +221,3 @@ def by_pattern(directions: Float[np.ndarray, "k r"], agreement: Agreement | None
         matching=agreement.matching,
         error=agreement.error,
     )
-
-
-def all_or_none(certificate: Certificate) -> Certificate:
-    """The certificate as patterns alone can give it: every sample, or none.
-
-    A direction that is off by a little of another, ``q_j + a q_i``, shows in its own pattern but moves input i by only
-    ``a x_j``, which changes fewer than one sign of m where a is below 1 / m. While a pattern disagrees, the others'
-    agreement does not prove their inputs; `network` and `next_layer` can.
-    """
-    if (certificate.exact | certificate.approximate).all():
-        return certificate
-    nobody = certificate.exact & False
-    return dataclasses.replace(certificate, exact=nobody, approximate=nobody)
-
-
-def weight_residual(
-    observation: LayerObservation, factorization: Factorization, mixing: Float[np.ndarray, "r r"], inputs: Array
-) -> float:
-    """``|G - D X^T| / |G|`` in the Frobenius norm, in column blocks."""
-    xp: Any = float64_namespace()
-    grad_z = to_float64(factorization.left) @ to_float64(mixing)
-    batch = to_float64(inputs)
-    pairs = column_blocks(
-        observation.weight_grad,
-        lambda columns, block: xp.stack([xp.sum((block - grad_z @ batch[:, columns]) ** 2), xp.sum(block**2)]),
-    )
-    missing, total = np.asarray(sum(pairs))
-    return float(np.sqrt(missing / total))

@@ -10,11 +10,12 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int
 
-from spear_jax.attacks.dense.certificates.pattern import certify
+from spear_jax.attacks.dense.certificates.pattern import agree
 from spear_jax.attacks.dense.directions.pool import independent
+from spear_jax.attacks.dense.outcome import Agreement
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.numerics import MIN_INDEPENDENT
-from spear_jax.types import CandidatePool, Certificate
+from spear_jax.types import CandidatePool
 
 # Swaps that are judged at most: a pool of skewed samples holds many mixtures.
 MAX_TRIALS = 256
@@ -27,7 +28,7 @@ def sparsest_independent(pool: CandidatePool) -> Int[np.ndarray, " k"]:
 
 def select(
     problem: Problem, pool: CandidatePool, *, may_swap: bool = True
-) -> tuple[Int[np.ndarray, " k"], Certificate | None]:
+) -> tuple[Int[np.ndarray, " k"], Agreement | None]:
     """Choose r directions of the pool, or as many as are independent.
 
     Args:
@@ -36,36 +37,36 @@ def select(
         may_swap: whether to take the second step, which judges every swap.
 
     Returns:
-        places in the pool and the certificate of the choice; no certificate while fewer than r are independent.
+        places in the pool and the agreement of the choice, None while fewer than r are independent.
     """
     chosen = sparsest_independent(pool)
     if len(chosen) < pool.directions.shape[1]:
         return chosen, None
-    certificate = certify(problem, pool.directions[chosen])
-    return _swap(problem, pool, chosen, certificate) if may_swap else (chosen, certificate)
+    agreement = agree(problem, pool.directions[chosen])
+    return _swap(problem, pool, chosen, agreement) if may_swap else (chosen, agreement)
 
 
 def _swap(
-    problem: Problem, pool: CandidatePool, chosen: Int[np.ndarray, " r"], certificate: Certificate
-) -> tuple[Int[np.ndarray, " r"], Certificate]:
+    problem: Problem, pool: CandidatePool, chosen: Int[np.ndarray, " r"], agreement: Agreement
+) -> tuple[Int[np.ndarray, " r"], Agreement]:
     """Swap a chosen direction for another of the pool while that raises the matching score."""
     improved, trials = True, 0
-    while improved and not certificate.exact.all():
+    while improved and not agreement.precise.all():
         improved = False
-        for slot in np.argsort(certificate.matching, kind="stable"):
-            if certificate.exact[slot]:
+        for slot in np.argsort(agreement.matching, kind="stable"):
+            if agreement.precise[slot]:
                 continue
             for place in np.setdiff1d(np.arange(pool.size), chosen):
                 if (trials := trials + 1) > MAX_TRIALS:
-                    return chosen, certificate
+                    return chosen, agreement
                 trial = chosen.copy()
                 trial[slot] = place
                 if np.linalg.svd(pool.directions[trial], compute_uv=False)[-1] < MIN_INDEPENDENT:
                     continue
-                after = certify(problem, pool.directions[trial])
-                if after.matching_score > certificate.matching_score:
-                    chosen, certificate, improved = trial, after, True
+                after = agree(problem, pool.directions[trial])
+                if after.matching_score > agreement.matching_score:
+                    chosen, agreement, improved = trial, after, True
                     break
             if improved:
                 break
-    return chosen, certificate
+    return chosen, agreement

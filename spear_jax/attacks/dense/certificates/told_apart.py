@@ -5,12 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from spear_jax import numerics
+from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.certificates.verdict import Verdict
 from spear_jax.attacks.dense.problem import Problem
-
-# Neurons on which two samples of a batch must differ, where the client reported more samples than there are directions:
-# inputs that differ on hardly any neuron may well share all of them, and one direction is then their weighted mean.
-MIN_APART = 16
 
 
 def told_apart(problem: Problem, verdict: Verdict, num_examples: int | None) -> Verdict:
@@ -27,5 +24,5 @@ def told_apart(problem: Problem, verdict: Verdict, num_examples: int | None) -> 
     differ = fires.T @ (1 - fires) + (1 - fires).T @ fires
     np.fill_diagonal(differ, np.inf if problem.rank > 1 else 0)
     is_apart = np.zeros(problem.rank, bool)
-    is_apart[: len(verdict.directions)] = (differ >= MIN_APART).all(axis=1)
+    is_apart[: len(verdict.directions)] = (differ >= limits.MIN_APART).all(axis=1)
     return verdict._replace(exact=verdict.exact & is_apart, approximate=verdict.approximate & is_apart)

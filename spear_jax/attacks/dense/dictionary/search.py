@@ -25,19 +25,18 @@ from spear_jax.attacks.dense.dictionary.rounds import one_round, rest_round
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.directions.polish import polish
 from spear_jax.attacks.dense.directions.recover import dual_vectors
-from spear_jax.attacks.dense.outcome import Outcome, Progress, Run, SearchState, initial_state, settled
+from spear_jax.attacks.dense.outcome import Agreement, Outcome, Progress, Run, SearchState, initial_state, settled
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.remainder import Remainder, deflate
 from spear_jax.devices import compile_seconds, select_devices
 from spear_jax.status import Status
-from spear_jax.types import Certificate
 
 # Where there are so many rows per direction the first rounds find most: so many that find none say that there is none.
 MANY_ROWS, FRUITLESS_ROUNDS = 6, 8
 
 
 def find_together(problem: Problem, run: Run, state: SearchState | None = None) -> Outcome:
-    """Rounds until the choice certifies whole, or the rounds or the time run out.
+    """Rounds until every pattern agrees, or the rounds or the time run out.
 
     Args:
         problem: of the layer; its response is the tie.
@@ -48,30 +47,30 @@ def find_together(problem: Problem, run: Run, state: SearchState | None = None) 
     state = initial_state(rank, config)._replace(method="dictionary") if state is None else state
     devices = select_devices(config.num_devices)
     started, compiled = time.perf_counter(), compile_seconds()
-    chosen, certificate = select(problem, state.pool)
-    while (status := _ended(problem, run, state, certificate, started)) is None:
+    chosen, agreement = select(problem, state.pool)
+    while (status := _ended(problem, run, state, agreement, started)) is None:
         round_ = Round(problem, config, state.next_round, jax.random.fold_in(run.key, state.next_round))
         directions = state.pool.directions[chosen]
-        is_known = _is_known(problem, directions, certificate)
+        is_known = _is_known(problem, directions, agreement)
         if is_known.sum() == rank:
             status = Status.PARTIAL  # every direction follows from its zeros, but their patterns do not agree
             break
-        grown = _grown(round_, state.pool, directions, is_known, certificate)
+        grown = _grown(round_, state.pool, directions, is_known, agreement)
         is_same = np.array_equal(grown.directions, state.pool.directions)
         if not is_same:
-            grown, chosen, certificate = _choose(problem, grown)
+            grown, chosen, agreement = _choose(problem, grown)
         state = state._replace(pool=grown, next_round=state.next_round + 1)
         if run.on_round is not None:
             elapsed = time.perf_counter() - started
             run.on_round(Progress(state, len(chosen), rank, float("nan"), elapsed, 0))
         if is_same and is_known.sum() == rank - 1 and not round_.is_skewed:
             # Its dual vector is known and nothing in the round was random: another one would be the same.
-            status = Status.ROUND_BUDGET if certificate is None else Status.PARTIAL
+            status = Status.ROUND_BUDGET if agreement is None else Status.PARTIAL
             break
     return Outcome(
         state=state,
         directions=state.pool.directions[chosen],
-        certificate=certificate,
+        agreement=agreement,
         status=status,
         compile_seconds=compile_seconds() - compiled,
         search_seconds=time.perf_counter() - started - (compile_seconds() - compiled),
@@ -84,39 +83,39 @@ def _grown(
     before: pool.CandidatePool,
     directions: Float[np.ndarray, "k r"],
     is_known: Bool[np.ndarray, " k"],
-    certificate: Certificate | None,
+    agreement: Agreement | None,
 ) -> pool.CandidatePool:
     """The pool after one round over what is missing, or in what the known samples of a full set leave."""
     problem = round_.problem
-    if round_.is_skewed and not problem.is_mended and certificate is not None:
+    if round_.is_skewed and not problem.is_mended and agreement is not None:
         # What was found since may be what is mixed into those that do not agree.
         grown = accept(round_, before, directions[~is_known], screen=False)
         if not np.array_equal(grown.directions, before.directions):
             return grown
-    rest = None if certificate is None else _without(problem, directions, is_known)
+    rest = None if agreement is None else _without(problem, directions, is_known)
     return one_round(round_, before, directions[is_known]) if rest is None else rest_round(round_, before, rest)
 
 
 def _choose(
     problem: Problem, grown: pool.CandidatePool
-) -> tuple[pool.CandidatePool, Int[np.ndarray, " k"], Certificate | None]:
-    """The choice of a pool and its certificate; where that is not whole, the pool gains what the model mends."""
-    chosen, certificate = select(problem, grown, may_swap=not problem.is_mended)
-    if not problem.is_mended or certificate is None or settled(certificate) is not None:
-        return grown, chosen, certificate
-    mended = network.mend(problem, grown.directions[chosen], certificate)[0]
+) -> tuple[pool.CandidatePool, Int[np.ndarray, " k"], Agreement | None]:
+    """The choice of a pool and its agreement; where that is not whole, the pool gains what the model mends."""
+    chosen, agreement = select(problem, grown, may_swap=not problem.is_mended)
+    if not problem.is_mended or agreement is None or settled(agreement) is not None:
+        return grown, chosen, agreement
+    mended = network.mend(problem, grown.directions[chosen], agreement)[0]
     mended = polish(problem.factorization, mended)
     grown = pool.merge(grown, mended, pool.zero_count(problem.factorization, mended), np.ones(len(mended), np.int64))
     return grown, *select(problem, grown)
 
 
 def _ended(
-    problem: Problem, run: Run, state: SearchState, certificate: Certificate | None, started: float
+    problem: Problem, run: Run, state: SearchState, agreement: Agreement | None, started: float
 ) -> Status | None:
     """How the search ended, None while there is more to find and something left to spend."""
-    if (ended := settled(certificate)) is not None:
+    if (ended := settled(agreement)) is not None:
         return ended
-    if certificate is not None and certificate.matching.min() == 1:
+    if agreement is not None and agreement.matching.min() == 1:
         return Status.PARTIAL  # every pattern agrees, but the noise leaves the inputs open
     has_many_rows = len(problem.left) >= MANY_ROWS * problem.rank
     if state.next_round >= FRUITLESS_ROUNDS and state.pool.size == 0 and has_many_rows:
@@ -127,12 +126,12 @@ def _ended(
 
 
 def _is_known(
-    problem: Problem, directions: Float[np.ndarray, "k r"], certificate: Certificate | None
+    problem: Problem, directions: Float[np.ndarray, "k r"], agreement: Agreement | None
 ) -> Bool[np.ndarray, " k"]:
     """The directions to build on: a full set that does not certify holds mixtures, whose patterns do not agree."""
-    if certificate is None:
+    if agreement is None:
         return np.ones(len(directions), bool)
-    is_known = certificate.exact | certificate.approximate | (certificate.matching == 1)
+    is_known = agreement.confirmed | (agreement.matching == 1)
     if problem.drift:
         is_known[~is_known] = is_determined(problem.factorization, directions[~is_known])
     return is_known

@@ -17,7 +17,7 @@ import numpy as np
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates.select import select
 from spear_jax.attacks.dense.directions import pool
-from spear_jax.attacks.dense.outcome import Outcome, Progress, Run, SearchState, initial_state, settled
+from spear_jax.attacks.dense.outcome import Agreement, Outcome, Progress, Run, SearchState, initial_state, settled
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.sampling.plan import SamplingPlan, expected_remaining
 from spear_jax.attacks.dense.sampling.samplers import Drawn, Sampler, flat_sampler, walk_sampler
@@ -25,7 +25,7 @@ from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import SpearError
 from spear_jax.status import Status
-from spear_jax.types import Certificate, Factorization
+from spear_jax.types import Factorization
 
 # All directions found, not all certified, and this many times the expected candidates drawn: more will not mend it.
 OVERRUN_LIMIT = 1024
@@ -34,7 +34,7 @@ MAX_RANK = 48
 
 
 def sample(problem: Problem, plan: SamplingPlan, run: Run, state: SearchState | None = None) -> Outcome:
-    """Draw rounds of candidates until the choice certifies whole, or a budget runs out.
+    """Draw rounds of candidates until every pattern agrees, or a budget runs out.
 
     Args:
         problem: of the layer.
@@ -47,12 +47,12 @@ def sample(problem: Problem, plan: SamplingPlan, run: Run, state: SearchState | 
     """
     config, rank = run.config, problem.rank
     state = initial_state(rank, config) if state is None else state
-    chosen, certificate = select(problem, state.pool)
-    status = settled(certificate)
+    chosen, agreement = select(problem, state.pool)
+    status = settled(agreement)
     if status is None:
         status = _no_search(rank, plan, state, config)
     if status is not None:
-        return Outcome(state, state.pool.directions[chosen], certificate, status)
+        return Outcome(state, state.pool.directions[chosen], agreement, status)
     sampler = _compile(problem, plan, run)
     started, solving, drawn_before = time.perf_counter(), 0.0, state.candidates
     rounds = _rounds(sampler, rank, plan, state, config)
@@ -61,17 +61,17 @@ def sample(problem: Problem, plan: SamplingPlan, run: Run, state: SearchState | 
         solve_started = time.perf_counter()
         grown, state = _absorb(problem.factorization, plan, state, round_)
         if grown:
-            chosen, certificate = select(problem, state.pool)
+            chosen, agreement = select(problem, state.pool)
         solving += time.perf_counter() - solve_started
         if run.on_round is not None:
             remaining = expected_remaining(rank, len(chosen), plan, state.candidates, config)
             elapsed, candidates = time.perf_counter() - started, state.candidates - drawn_before
             run.on_round(Progress(state, len(chosen), rank, remaining, elapsed, candidates))
-        status = _ending(plan, state, certificate, run, started)
+        status = _ending(plan, state, agreement, run, started)
     return Outcome(
         state=state,
         directions=state.pool.directions[chosen],
-        certificate=certificate,
+        agreement=agreement,
         status=status,
         compile_seconds=sampler.compile_seconds,
         search_seconds=time.perf_counter() - started - solving,
@@ -90,10 +90,10 @@ def _no_search(rank: int, plan: SamplingPlan, state: SearchState, config: Recons
 
 
 def _ending(
-    plan: SamplingPlan, state: SearchState, certificate: Certificate | None, run: Run, started: float
+    plan: SamplingPlan, state: SearchState, agreement: Agreement | None, run: Run, started: float
 ) -> Status | None:
     """How the search ended with this round, None where another follows."""
-    if (ended := settled(certificate)) is not None:
+    if (ended := settled(agreement)) is not None:
         return ended
     config = run.config
     if run.is_late(started):
@@ -103,7 +103,7 @@ def _ending(
     is_overrun = plan.independent(state.candidates, config) > OVERRUN_LIMIT * plan.expected
     if is_overrun and state.pool.size == 0:
         return Status.NOT_SPARSE
-    return Status.PARTIAL if certificate is not None and is_overrun else None
+    return Status.PARTIAL if agreement is not None and is_overrun else None
 
 
 def _compile(problem: Problem, plan: SamplingPlan, run: Run) -> Sampler:

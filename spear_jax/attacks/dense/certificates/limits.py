@@ -1,0 +1,58 @@
+"""Every number that a verdict hangs on, with its reason.
+
+What counts as zero is the noise model's (`numerics`); what "exact" and "approximate" mean to whoever reads a
+certificate stands beside it (`types`), and is named here too.
+"""
+
+from spear_jax.types import ERROR_MARGIN as ERROR_MARGIN
+from spear_jax.types import MAX_APPROXIMATE_ERROR as MAX_APPROXIMATE_ERROR
+from spear_jax.types import MAX_ERROR as MAX_ERROR
+
+# Patterns (`pattern`).
+# Share of the live entries of a sample whose pattern the noise must leave decided for a certificate to mean anything.
+MIN_DECIDED = 0.9
+# The same for what is called approximate: fewer are decided, all of them must agree.
+MIN_LOOSELY_DECIDED = 0.2
+# A wrong sample agrees with a live entry by chance half of the time: with fewer entries than these, luck certifies.
+MIN_ENTRIES = 32
+# A true column has non-zero entries below the zero tolerance by chance; more than this tail probability is no chance.
+CHANCE = 1e-4
+# Leverage of a row among the zero rows of a direction: at 1 the direction rests on that row alone. True directions
+# reached 0.65 (b = 20, m = 200), mixtures of two or more columns have 1 or leave a further direction open.
+MAX_LEVERAGE = 0.95
+# Singular values of zero rows, relative to the largest, that count for their rank.
+MIN_SINGULAR = 1e-6
+# Share of neurons that may have gone farther than `movement` says: one in 200 at most was seen. A mixture of two
+# columns contradicts a quarter, unless the neurons of one are nearly all among the other's.
+MAX_RETURNED = 0.02
+# Agreement of two patterns that have nothing to do with one another is as good at most this often.
+MAX_COINCIDENCE = 1e-9
+
+# Error bars (`error_bars`).
+# Squared singular value below which the zero rows of a direction hold it against no rival: far above rounding.
+MIN_HELD, LOOSELY_HELD = 1e-10, 0.05
+# Steps of the power iteration behind the error of a direction; an estimate within a factor of two is enough.
+POWER_STEPS = 50
+
+# The network (`network`).
+# Margin of the network certificate over noise and rounding of one unit; a wrong sample is 1 away.
+NETWORK_MARGIN = 64.0
+# A distance this many times the tolerance is a plain no: large logits alone bring right samples to ten times.
+REFUSED = 100.0
+# A pre-activation within so many client roundings of zero, relative to what is summed up, may have fired or not.
+OPEN = 8.0
+# Random errors that the network must notice before its word counts alone.
+TAINTS = 2
+
+# The next layer's gradient (`next_layer`).
+# Equations beyond the unknowns that the fit must have left over to say anything.
+MIN_SURPLUS = 16
+# The null vector must be alone: the next singular value is so many times its own.
+MIN_SEPARATION = 1e3
+# Every other sample must show on the rows where one is off: least singular value there, in units of the noise floor.
+SHOWN = 2.0
+
+# Means of several samples (`told_apart`).
+# Neurons on which two samples of a batch must differ, where the client reported more samples than there are directions:
+# inputs that differ on hardly any neuron may well share all of them, and one direction is then their weighted mean.
+MIN_APART = 16

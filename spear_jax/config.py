@@ -48,7 +48,7 @@ class DictionaryConfig:
         starts: random starts of a subspace round at most, a batch dimension.
         subspace_schedules: of the subspace rounds, in turn.
         max_rounds: rounds of both kinds before the search gives up.
-        regime: ``"centred"``, ``"skewed"`` (the EM sees neurons of low offset only, `row_model`), or ``"auto"``, which
+        regime: ``"centred"``, ``"skewed"`` (the EM sees neurons of low offset only, `low_rows`), or ``"auto"``, which
             looks at the gradient.
         row_fractions: share of the live rows that the EM of a skewed round sees, in turn.
         skewed_schedules: of the full rounds of a skewed batch, in turn.

@@ -4,8 +4,16 @@ The package is imported inside tests and fixtures of each file after this one ra
 (``--jaxtyping-packages``) comes first.
 """
 
-import jax
+import os
 
+# Small matrices on two threads of a core that is shared cost many times what they do on one. The variable is for
+# whatever loads BLAS after this, workers and the tests' own processes too; the limit for what a plugin loaded before.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import jax
+import threadpoolctl
+
+threadpoolctl.threadpool_limits(1, user_api="blas")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
 import spear_jax as sj
 
@@ -21,6 +22,7 @@ def average(updates, weights):
     return sj.Update(updates[0].global_tensors, gradients, {"kind": "gradient"})
 
 
+@pytest.mark.slow
 def test_the_average_of_two_clients_weighted_by_their_samples_is_inverted_as_one_batch():
     sizes = (5, 3)
     batch = sj.demo_batch(batch_size=8, image_size=10, seed=0)

@@ -225,7 +225,7 @@ def test_the_demo_runs_from_photos_to_a_page(tmp_path, json_flag):
         assert said.out.splitlines()[-1].endswith(f"open {tmp_path / 'index.html'} or {tmp_path / 'contact.png'}")
 
 
-@pytest.mark.parametrize(("width", "ways"), [(20, 4), (40, 5)])
+@pytest.mark.parametrize(("width", "ways"), [(20, 4), pytest.param(40, 5, marks=pytest.mark.slow)])
 def test_the_benchmark_compares_the_ways_there_are(tmp_path, width, ways):
     options = ("--width", width, "--rank", 3, "--chunk-size", 64, "--repeats", 1, "--out", tmp_path / "b.json")
     said = run("bench", "sampling", *options, "--json")

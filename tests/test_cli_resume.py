@@ -43,6 +43,7 @@ def unfinished(update):
     return folder
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_bytes_of_a_run_that_never_was(tmp_path):
     update = planted_update(tmp_path / "u.safetensors", 11, 100, seed=2)
     whole = run("reconstruct", update, "--out", tmp_path / "whole", *ONE, *SLOW, "--json")
@@ -69,6 +70,7 @@ def test_killed_and_resumed_gives_the_bytes_of_a_run_that_never_was(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_dictionary_method_killed_after_its_first_round_gives_the_same_bytes(tmp_path):
     update = planted_update(tmp_path / "u.safetensors", 32, 100, 200, seed=1)
     method = ("--method", "dictionary", "--num-devices", 1)

@@ -58,6 +58,7 @@ def with_biases(params, rng):
     return {name: layer | {"bias": rng.normal(size=layer["bias"].shape) / 4} for name, layer in params.items()}
 
 
+@pytest.mark.slow
 def test_observed_gradient_is_the_sum_of_the_samples_outer_products(network, batch):
     import jax
 
@@ -80,6 +81,7 @@ def test_observed_gradient_is_the_sum_of_the_samples_outer_products(network, bat
     assert not np.allclose(update.observation.weight_grad, shuffled, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(network, batch):
     import jax
 
@@ -213,6 +215,7 @@ def outcome(network, tmp_path_factory):
     return json.loads(json.dumps(line))
 
 
+@pytest.mark.slow
 def test_a_trial_certifies_the_features_of_a_batch(outcome):
     assert outcome["recovered"] == outcome["certified"] == outcome["samples"] == 3
     assert outcome["false_certificates"] == 0
@@ -246,6 +249,7 @@ def test_quick_settings_are_some_of_all():
     assert len(set(every)) == len(every)
 
 
+@pytest.mark.slow
 def test_a_feature_layer_with_the_wrong_kernel_certifies_nothing(network, batch):
     import jax
 

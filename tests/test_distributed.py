@@ -35,6 +35,7 @@ def test_devices_and_mapper_of_one_process_leave_every_byte(problem, tmp_path, o
     assert bytes_of(tmp_path) == bytes_of(reference)
 
 
+@pytest.mark.slow
 def test_processes_of_their_own_leave_every_byte_too(problem, tmp_path):
     update, reference = problem
     counts = (1, 2, 8)
@@ -51,7 +52,9 @@ def test_another_seed_gives_other_bytes(problem, tmp_path):
     assert bytes_of(tmp_path) != bytes_of(reference)
 
 
-@pytest.mark.parametrize("way", ["flat", "walk", "dictionary"])
+@pytest.mark.parametrize(
+    "way", ["flat", *(pytest.param(way, marks=pytest.mark.slow) for way in ("walk", "dictionary"))]
+)
 def test_two_processes_joined_over_the_network_give_the_bytes_of_one(problem, tmp_path, way):
     update, reference = problem
     options: tuple = ()

@@ -107,6 +107,7 @@ def test_mixtures_are_not_determined_by_their_zeros():
     assert not pattern.is_determined(factorization, directions).any()
 
 
+@pytest.mark.slow
 def test_a_step_that_is_no_multiple_of_the_gradient_is_not_certified():
     for optimizer in ("adam", "sign"):
         with jax.numpy_dtype_promotion("standard"):  # optax counts Adam's steps in int32

@@ -56,6 +56,7 @@ def test_a_batch_of_eight_comes_back():
     assert error_of(result, problem.inputs) < 1e-10
 
 
+@pytest.mark.slow
 def test_devices_and_mapper_do_not_change_a_bit():
     problem = planted_problem(3, 100, 50, seed=2)
     reference = attack(problem)

@@ -78,6 +78,7 @@ def test_a_quick_run_is_a_part_of_the_full_one():
     assert json.loads(json.dumps(full)) == full
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no /proc/self/status")
 def test_memory_of_a_process_is_its_own_and_not_its_parents():
     child = (
@@ -91,6 +92,7 @@ def test_memory_of_a_process_is_its_own_and_not_its_parents():
     assert inherited > 2**30  # what the other way to ask would have said
 
 
+@pytest.mark.slow
 def test_a_trial_runs_in_a_process_of_its_own():
     setting = {"kind": "flat", "use": "fit", "b": 4, "m": 64, "n": 48, "seed": 0}
     outcome = scaling_study.trial(setting, None)

@@ -81,6 +81,7 @@ def test_working_ahead_changes_nothing(monkeypatch, sampler):
     assert ahead.state.next_round == 3
 
 
+@pytest.mark.slow
 def test_a_walk_resumed_sharded_and_spread_ends_like_one_that_never_stopped():
     problem = planted(batch_size=6)
     config = dataclasses.replace(CONFIG, sampler="walk", round_size=2**18, max_candidates=2**21, chunk_size=None)

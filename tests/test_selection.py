@@ -86,6 +86,7 @@ def test_a_quick_run_is_a_part_of_the_full_one():
     assert json.loads(json.dumps(full)) == full
 
 
+@pytest.mark.slow
 def test_a_pool_grown_from_two_classes_needs_the_second_stage(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)

@@ -130,7 +130,7 @@ def test_sampling_goes_on_with_what_the_rounds_leave_where_it_takes_seconds():
     assert (far.status, far.stats.candidates) == (Status.ROUND_BUDGET, 0)
 
 
-@pytest.mark.parametrize("offset", [0.0, 2.0])
+@pytest.mark.parametrize("offset", [0.0, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_samples_whose_gradients_span_five_decades_are_all_found(offset):
     problem = planted_problem(16, 300, 200, seed=0, spread=5.0, offset=offset)
     result = reconstruct(problem.observation, jax.random.key(0), ReconstructConfig(method="dictionary"))
@@ -140,6 +140,7 @@ def test_samples_whose_gradients_span_five_decades_are_all_found(offset):
     np.testing.assert_allclose(result.inputs, problem.inputs[order], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_shuffled_weights_certify_nothing_of_a_skewed_batch():
     options = DictionaryConfig(max_rounds=2)
     for seed in range(3):

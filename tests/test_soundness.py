@@ -41,7 +41,7 @@ def helpers_of(batch):
     yield {"model": shuffled}
 
 
-@pytest.mark.parametrize("noise", [1e-2, 1e-1])
+@pytest.mark.parametrize("noise", [1e-2, pytest.param(1e-1, marks=pytest.mark.slow)])
 def test_noise_that_closes_the_gap(noise):
     for seed in range(1):
         batch = simulate(4, 200, seed=seed)
@@ -53,14 +53,21 @@ def test_noise_that_closes_the_gap(noise):
         assert [false_certificates(batch, **helpers) for helpers in helpers_of(batch)] == [0] * 3
 
 
-@pytest.mark.parametrize("rank", [2, 3, 5])
+@pytest.mark.parametrize("rank", [2, *(pytest.param(rank, marks=pytest.mark.slow) for rank in (3, 5))])
 def test_a_rank_that_is_not_the_batch_s(rank):
     batch = simulate(4, 100, seed=1)
     config = dataclasses.replace(CONFIG, rank=rank)
     assert [false_certificates(batch, config, **helpers) for helpers in helpers_of(batch)] == [0] * 3
 
 
-@pytest.mark.parametrize("kind", ["zero image", "near duplicate", "contrast pair", "collinear"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "zero image",
+        "collinear",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("near duplicate", "contrast pair")),
+    ],
+)
 def test_samples_that_share_what_tells_them_apart(kind):
     for seed in range(2):
         inputs = np.random.default_rng(seed).normal(size=(5, 100))
@@ -98,7 +105,9 @@ def test_a_network_that_would_not_notice_does_not_vouch(depth, classes, share):
     assert wrong == 0
 
 
-@pytest.mark.parametrize(("size", "method"), [((12, 120), "dictionary"), ((4, 60), "sampling")])
+@pytest.mark.parametrize(
+    ("size", "method"), [pytest.param((12, 120), "dictionary", marks=pytest.mark.slow), ((4, 60), "sampling")]
+)
 def test_an_activation_other_than_relu_is_named(size, method):
     """GELU's derivative is zero nowhere; the same batch under ReLU comes back."""
     problem = planted_problem(*size, 200, seed=0)

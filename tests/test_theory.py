@@ -48,6 +48,7 @@ def test_wide_layers_cost_what_the_idealised_model_says(b, expected):
     assert planning.planned_candidates(b, 400) > cost.wide_layer(b)
 
 
+@pytest.mark.slow
 def test_searches_of_planted_layers_end_where_their_own_zero_counts_say(monkeypatch):
     monkeypatch.setattr(cost, "real_layer", lambda path, b, width, seed: planted_layer(seed))
     setting = {"batch_size": 8, "width": 96, "sampler": "flat"}
@@ -138,6 +139,7 @@ def test_a_quick_run_is_a_part_of_the_full_one_and_settings_are_json():
     assert all("seed" in setting for setting in full)
 
 
+@pytest.mark.slow
 def test_trials_give_lines_that_findings_and_plots_are_made_of(photos, tmp_path):
     settings = [
         {"part": "cost", "batch_size": 5, "width": 200, "sampler": "flat", "seed": 700},

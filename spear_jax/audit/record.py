@@ -39,7 +39,7 @@ class Reconstruction(NamedTuple):
         matching: (r,).
         approximate: (r,) bool; False throughout in a folder written before there was such a certificate.
         error: (r,) expected relative error of each input, infinite where unknown, as throughout in such a folder.
-        labels: (r,) int labels by the network certificate, `network.NO_LABEL` where it did not confirm; None without.
+        labels: (r,) int labels by the network certificate, `NO_LABEL` where it did not confirm; None without.
         record: the JSON record.
     """
 

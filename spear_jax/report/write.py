@@ -50,7 +50,7 @@ def write_report(
         matching: (r,) share of agreeing live entries, per reconstruction.
         approximate: (r,) reconstructions confirmed with a larger expected error than exact allows.
         error: (r,) expected error of each, relative to its norm; shown where exact or approximate, and finite.
-        labels: (r,) labels that the layers above confirm, `network.NO_LABEL` where they do not.
+        labels: (r,) labels that the layers above confirm, `NO_LABEL` where they do not.
         trials: of defences against this update.
         normalization: takes inputs back to pixels in [0, 1]. Without one, images are stretched to their own range
             and not compared with originals.

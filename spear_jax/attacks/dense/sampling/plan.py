@@ -1,6 +1,6 @@
 """What a sampling search will do, decided before it starts: which rows, which sampler, how large a round, which filter.
 
-Rank, live rows and noise alone decide; the cost of each choice is that of `planning`.
+Rank, live rows and noise alone decide; the cost of each choice is that of `cost`.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class _Lanes(NamedTuple):
 def flat_sampler(
     left: Float[np.ndarray, "m r"], key: jax.Array, tolerance: float, round_size: int, config: ReconstructConfig
 ) -> Sampler:
-    """Independent submatrices, each with its own elimination (`sampling`).
+    """Independent submatrices, each with its own elimination (`flat`).
 
     Args:
         left: (m, r) float64 rows of unit norm to draw from.
@@ -114,7 +114,7 @@ def flat_sampler(
 def walk_sampler(
     left: Float[np.ndarray, "m r"], key: jax.Array, threshold: int, round_size: int, config: ReconstructConfig
 ) -> Sampler:
-    """Pivot walks of many chains (`pivot_walk`).
+    """Pivot walks of many chains (`walk`).
 
     Args:
         left: (m, r) float64 rows of unit norm to draw from.

@@ -105,7 +105,7 @@ def hit_subsets(
 
     Args:
         left: (m, r) float64, the rows that were walked on.
-        places: (STEPS, 2) of `pivot_walk.exchange_places`.
+        places: (STEPS, 2) of `walk.exchange_places`.
         offset, rows, is_exchanged: of `WalkHits`, those in use.
 
     Returns:

@@ -223,6 +223,7 @@ def test_a_trial_certifies_the_features_of_a_batch(outcome):
     assert outcome["images"]["noise 0.1"]["target_cosine"][0] == pytest.approx(1 / np.sqrt(1.01), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_line_tells_and_draws_all(outcome, tmp_path):
     from experiments import convolutional
     from experiments.conv import images

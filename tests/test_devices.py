@@ -60,7 +60,7 @@ def test_another_key_and_another_round_give_other_hits():
     assert not np.array_equal(run({}, number=1).rows, reference.rows)
 
 
-@pytest.mark.parametrize("batch_size", [3, 4])
+@pytest.mark.parametrize("batch_size", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_directions_and_zero_counts_do_not_depend_on_the_chunk_size(batch_size):
     """Zero counts exactly and directions within rounding, except where the submatrix is singular and any will do."""
     factorization = factorize(planted_problem(batch_size, 100, 50, seed=batch_size).observation.weight_grad)

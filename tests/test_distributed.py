@@ -26,7 +26,11 @@ def problem(tmp_path_factory):
     return update, folder / "one"
 
 
-@pytest.mark.parametrize("options", [("--num-devices", 8), ("--num-devices", 2, "--mapper", "pmap")], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(("--num-devices", 8), marks=pytest.mark.slow), ("--num-devices", 2, "--mapper", "pmap")],
+    ids=str,
+)
 def test_devices_and_mapper_of_one_process_leave_every_byte(problem, tmp_path, options):
     update, reference = problem
     said = run("reconstruct", update, "--out", tmp_path, *options, "--json")

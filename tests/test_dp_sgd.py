@@ -46,7 +46,8 @@ def samples_of(batch):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "atol", "chunk_size"), [("float64", 1e-14, 3), ("float64", 1e-14, 100), ("float32", 1e-6, 1)]
+    ("dtype", "atol", "chunk_size"),
+    [pytest.param("float64", 1e-14, 3, marks=pytest.mark.slow), ("float64", 1e-14, 100), ("float32", 1e-6, 1)],
 )
 def test_dp_sgd_without_noise_and_clipping_is_the_plain_gradient(client, dtype, atol, chunk_size):
     expected, _ = simulate_update(*client, dtype=dtype)

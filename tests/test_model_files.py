@@ -230,7 +230,13 @@ def test_the_search_for_faults_can_find_one(tmp_path):
     assert not module.examine(tmp_path / "file", lambda path: ModelFile({}, None)).is_fault
 
 
-@pytest.mark.parametrize(("rate", "exact", "bound"), [("0.1", 16, 5e-5), ("0.01", 15, 5e-4), ("0.001", 0, 5e-3)])
+@pytest.mark.parametrize(
+    ("rate", "exact", "bound"),
+    [
+        ("0.1", 16, 5e-5),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("0.01", 15, 5e-4), ("0.001", 0, 5e-3))),
+    ],
+)
 @pytest.mark.parametrize("container", [".pt", ".npz", ".safetensors"])
 def test_one_step_of_pytorch_gives_its_batch_back_from_any_container(tmp_path, rate, exact, bound, container):
     """16 of 16 from float32 weights: exact at a large learning rate, with an error bar where rounding counts more."""

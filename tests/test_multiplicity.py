@@ -127,6 +127,7 @@ def test_a_batch_in_which_all_is_there_twice_looks_like_half_of_it(any_result):
     np.testing.assert_array_equal(whole.counts, 2 * half.counts)
 
 
+@pytest.mark.slow
 def test_what_the_network_certificate_refuses_is_told_apart_by_its_counts():
     batch, counts = repeated(10, seed=4)
     assert (counts > 0).sum(axis=1).max() > 1  # some copies differ in their labels

@@ -152,6 +152,7 @@ def test_errors_of_what_is_taken_out_are_noise_of_the_rest():
     assert seen(None)[0] < 0.7
 
 
+@pytest.mark.slow
 def test_a_batch_that_stays_partial_alone_comes_back_through_the_layer_above():
     batch = simulate(32, 104, in_features=200, seed=0)
     config = ReconstructConfig(method="dictionary", dictionary=DictionaryConfig(max_rounds=3))

@@ -100,7 +100,7 @@ def walk_hits(left, *, chains=256, seed=0, threshold=2, capacity=4096):
     return in_use, walk_round.hit_subsets(left, np.asarray(walk.exchange_places(key, left.shape[1])), *in_use)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_hits_show_true_directions_at_the_planned_rate(seed):
     """Distinct finds per chain, within a factor of two of what the planner counts on."""
     rank, chains = 12, 256

@@ -28,7 +28,7 @@ def attack(problem, config=ONE, seed=0, **options):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_batch_comes_back_and_is_certified(batch_size, dtype, tolerance):
     right = []
     for seed in range(2):
@@ -49,6 +49,7 @@ def test_the_harder_batches_come_back(options):
     assert error_of(result, problem.inputs) < (1e-4 if "noise" in options else 1e-8)
 
 
+@pytest.mark.slow
 def test_a_batch_of_eight_comes_back():
     problem = planted_problem(8, 150, 60, seed=10)
     result = attack(problem)

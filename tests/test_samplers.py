@@ -18,15 +18,15 @@ from spear_jax.testing import planted_problem
 
 RANK, CHAINS = 9, 512
 ROUND = CHAINS * samplers.candidates_per_chain(RANK)
-VARIANTS = [
+QUICK = [{"num_devices": 1, "chunk_size": 32}, {"num_devices": 8}]
+SLOW = [
     {"num_devices": 1, "chunk_size": 1},
-    {"num_devices": 1, "chunk_size": 32},
     {"num_devices": 1, "chunk_size": 256},
     {"num_devices": 2},
     {"num_devices": 3, "chunk_size": 64},
-    {"num_devices": 8},
     {"num_devices": 2, "mapper": "pmap"},
 ]
+VARIANTS = [*QUICK, *(pytest.param(variant, marks=pytest.mark.slow) for variant in SLOW)]
 only_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="asks for eight CPU devices and equal bits")
 
 

@@ -64,7 +64,7 @@ def test_devices_and_mapper_leave_the_state_alone():
         assert_same_state(run(problem, dataclasses.replace(CONFIG, **options)).state, reference.state)
 
 
-@pytest.mark.parametrize("sampler", ["flat", "walk"])
+@pytest.mark.parametrize("sampler", ["flat", pytest.param("walk", marks=pytest.mark.slow)])
 def test_working_ahead_changes_nothing(monkeypatch, sampler):
     """Accelerators draw a round while the host looks at the last; forced here, and the last one is thrown away."""
     problem = planted(batch_size=6)

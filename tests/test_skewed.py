@@ -115,6 +115,7 @@ def test_a_skewed_batch_comes_back_whole(seed):
     np.testing.assert_allclose(result.inputs, batch.inputs[order], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sampling_goes_on_with_what_the_rounds_leave_where_it_takes_seconds():
     config = ReconstructConfig(dictionary=DictionaryConfig(max_rounds=0, regime="skewed"))
     found = reconstruct(planted_problem(5, 100, 80, seed=2).observation, jax.random.key(0), config)

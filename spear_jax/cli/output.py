@@ -103,7 +103,7 @@ class SearchReporter:
 
     @staticmethod
     def _line(progress: SearchProgress) -> str:
-        if progress.state.method == "dictionary":
+        if not progress.state.candidates:  # a method that draws none
             return f"round {progress.state.next_round}, {progress.found} of {progress.rank} directions"
         rate = progress.candidates / max(progress.seconds, 1e-9)
         needed = f"about {progress.expected_remaining:.3g} still needed"

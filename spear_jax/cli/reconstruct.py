@@ -13,7 +13,7 @@ from spear_jax.audit.folder import ONE_PROCESS, find_updates
 from spear_jax.audit.path import audit_update, is_whole
 from spear_jax.cli import options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean
-from spear_jax.config import ReconstructConfig
+from spear_jax.config import METHODS, ReconstructConfig
 from spear_jax.devices import initialize_distributed
 from spear_jax.errors import SpearError
 from spear_jax.report.values import copies
@@ -39,7 +39,7 @@ def reconstruct(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("recon"),
     layer: options.Layer = None,
     layout: options.Layout = None,
-    method: Annotated[str, typer.Option(help="auto, dictionary or sampling.")] = "auto",
+    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "auto",
     seed: options.Seed = 0,
     rank: Annotated[int | None, typer.Option(help="Directions to look for; read off the gradient by default.")] = None,
     max_candidates: Annotated[int, typer.Option(help="Candidate budget.")] = ReconstructConfig.max_candidates,

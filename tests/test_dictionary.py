@@ -11,9 +11,12 @@ from spear_jax.attacks.dense import strategy
 from spear_jax.attacks.dense.dictionary import basis, full_round, subspace_round
 from spear_jax.attacks.dense.dictionary.em import polar
 from spear_jax.attacks.dense.dictionary.round import Round
+from spear_jax.attacks.dense.dictionary.rounds import rest_round
+from spear_jax.attacks.dense.directions.recover import disaggregation
 from spear_jax.attacks.dense.outcome import initial_state
 from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.attacks.dense.problem import pose
+from spear_jax.attacks.dense.remainder import deflate
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 from spear_jax.factorization import factorize
 from spear_jax.status import Status
@@ -171,3 +174,17 @@ def test_wrong_weights_certify_nothing(seed):
     result = reconstruct(observation, jax.random.key(0), config)
     assert not result.certificate.exact.any()
     assert result.status in (Status.ROUND_BUDGET, Status.PARTIAL)
+
+
+@pytest.mark.parametrize("missing", [1, 3, 6])
+def test_a_round_in_what_known_samples_leave_finds_the_others(solved, missing):
+    """The last direction is free, three are drawn, six are found by an EM in six dimensions."""
+    factorization, evidence, truth = solved
+    mixing = disaggregation(factorization, evidence.bias_grad, truth)
+    rest = deflate(evidence, truth[missing:], np.linalg.inv(mixing)[missing:])
+    start = initial_state(B, CONFIG).pool
+    grown = rest_round(Round(evidence, CONFIG, 0, jax.random.key(0)), start, rest)
+    assert rest.problem.rank == missing
+    assert (likeness(truth[:missing], grown.directions[: grown.size]) > 1 - 1e-9).all()
+    # The sparsest are they: of three drawn ones mixtures come along, with fewer zeros.
+    assert (likeness(grown.directions[:missing], truth[:missing]) > 1 - 1e-9).all()

@@ -10,7 +10,7 @@ on half of the rows; and now and then for inputs in [0, 1], whose zeros are nest
 more than a column of it.
 
 Each trial grows one pool by the sampling search's own rounds, without ending it, and chooses from it with one stage and
-with two (`directions.select`) at several multiples of the candidates that the batch's own zero counts make necessary.
+with two (`certificates.select`) at several multiples of the candidates that the batch's own zero counts make necessary.
 Tags: S read at the source, D derived for this project, NF not found. 64 x 64 ImageNet photos, default PyTorch
 initialisation, float64. Hardware: two CPU cores. Time: about half an hour, a quick run a minute.
 

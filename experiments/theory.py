@@ -5,7 +5,7 @@ Three claims, each a curve of `sampling.cost` with points from real batches besi
 - cost (Lemma 5.2 and Fig. 4 [S] for m = 200 and 2000; formula and values [NF]): submatrices that are drawn until every
   direction was among them. Expected: 2^(b-1) H_b for wide layers [D], and the finite-width medians of
   `experiments.planning.cost.MEDIANS` [D]. Up to b = 16 they are drawn one by one by the flat sampler, from b = 14 on by
-  pivot walks, whose candidates are counted as the independent ones that they are worth (`planning.walk_efficiency`,
+  pivot walks, whose candidates are counted as the independent ones that they are worth (`cost.walk_efficiency`,
   measured on planted problems): there the points test the growth with b, and 14 and 16, drawn both ways, that worth.
 - failure (Fig. 3 [S]; formulas and sizes [NF]): a column whose zero rows have rank below b - 1 is shown by no
   submatrix. Expected: at most b P(Bin(m, 1/2) < b - 1) plus b times the false rejection [D].

@@ -35,7 +35,7 @@ def select_devices(num_devices: int | None) -> tuple[Device, ...]:
     """The first ``num_devices`` devices over all hosts, or all of them.
 
     Raises:
-        ValueError: more were asked for than there are.
+        SpearError: more were asked for than there are.
     """
     devices = jax.devices()
     if num_devices is not None and num_devices > len(devices):
@@ -207,7 +207,7 @@ def initialize_distributed(
     With no argument the cluster is detected (SLURM, Open MPI, Cloud TPU); see `jax.distributed.initialize`.
 
     Raises:
-        ValueError: only some of coordinator, num_processes and process_id were given, or no cluster was found.
+        SpearError: only some of coordinator, num_processes and process_id were given, or no cluster was found.
     """
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):

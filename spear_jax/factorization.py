@@ -42,7 +42,7 @@ def factorize(weight_grad: Array, *, rank: int | None = None, rounding: float = 
         the factorisation; `Factorization.is_full` where no trailing singular value shows the noise.
 
     Raises:
-        ValueError: the rank asked for exceeds min(m, n), or nothing lies above the noise.
+        SpearError: the rank asked for exceeds min(m, n), or nothing lies above the noise.
     """
     m, n = weight_grad.shape
     limit = min(m, n)

@@ -27,7 +27,7 @@ class Normalization:
         std: positive, as many as ``mean``.
 
     Raises:
-        ValueError: lengths that differ or are zero, values that are not finite, a deviation that is not positive.
+        SpearError: lengths that differ or are zero, values that are not finite, a deviation that is not positive.
     """
 
     mean: tuple[float, ...]
@@ -54,7 +54,7 @@ class Normalization:
             (b, H, W, C) in the dtype of ``pixels``.
 
         Raises:
-            ValueError: C does not match the number of statistics.
+            SpearError: C does not match the number of statistics.
         """
         mean, std = self._statistics(pixels)
         return (pixels - mean) / std
@@ -73,20 +73,21 @@ class Normalization:
         """Reads what `to_json` wrote.
 
         Raises:
-            ValueError: the text is something else.
+            SpearError: the text is something else.
         """
         try:
             record = json.loads(text)
-            return cls(tuple(float(value) for value in record["mean"]), tuple(float(value) for value in record["std"]))
-        except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
+            mean, std = (tuple(float(value) for value in record[name]) for name in ("mean", "std"))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise SpearError(f'normalization {text!r} is not a JSON object {{"mean": [...], "std": [...]}}.') from error
+        return cls(mean, std)
 
     @classmethod
     def parse(cls, text: str) -> Normalization:
         """Reads a preset name, ``mean,std`` for all channels, or ``m1,m2,m3,s1,s2,s3`` for three.
 
         Raises:
-            ValueError: none of these.
+            SpearError: none of these.
         """
         if text.strip().lower() in _PRESETS:
             return cls(*_PRESETS[text.strip().lower()])

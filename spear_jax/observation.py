@@ -32,7 +32,7 @@ class LayerObservation:
             weights round in units of their own size, which the learning rate magnifies. 0 for a gradient.
 
     Raises:
-        ValueError: one sentence per mistake: a missing or non-floating array, shapes that disagree (a transposed
+        SpearError: one sentence per mistake: a missing or non-floating array, shapes that disagree (a transposed
             kernel is named as such), NaN or infinity with their count and first position, an all-zero gradient, a
             drift or rounding that is negative or not finite.
     """

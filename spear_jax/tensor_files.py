@@ -202,6 +202,8 @@ def make_folder(folder: str | os.PathLike[str]) -> None:
     Raises:
         SpearError: it is a file, or lies where nothing can be made.
     """
+    if not os.fspath(folder):
+        raise SpearError("the name of the folder to write to is empty; give one.")
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -123,3 +123,50 @@ def test_the_hash_of_an_observation_is_that_of_states_saved_before():
     )
     found = resume.identity(observation, jax.random.key(0), CONFIG)["observation"]
     assert found == "37be80e60834a91a4dba14bf37c2566269d5c46286de03e79daaa3bde05bdaf4"
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Calls that would have joined other processes."""
+    from spear_jax.cli import reconstruct
+
+    calls = []
+    monkeypatch.setattr(reconstruct, "initialize_distributed", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(reconstruct, "keep_stdout_clean", lambda: None)
+    return calls
+
+
+JOIN = ("--coordinator", "h:1", "--num-processes", 1, "--process-id", 0)
+
+
+def test_processes_join_with_the_layout_that_was_given(tmp_path, joined):
+    path = planted_update(tmp_path / "u.safetensors", 3, 60)
+    tensors, metadata = read_tensors(path)
+    write_tensors(path, tensors, metadata | {"layout": "in_out"})
+    assert run("reconstruct", path, "--out", tmp_path / "a", *ONE, *JOIN).code == 2
+    assert joined == []
+    said = run("reconstruct", path, "--out", tmp_path / "b", *ONE, *JOIN, "--layout", "out_in")
+    assert (said.code, len(joined)) == (0, 1)
+
+
+@pytest.mark.parametrize("options", [("--resume", "--fresh"), ("--shard", "5/2"), ("--method", "x")])
+def test_what_is_wrong_with_options_is_said_before_processes_join(tmp_path, joined, options):
+    path = planted_update(tmp_path / "u.safetensors", 3, 60)
+    assert run("reconstruct", path, "--out", tmp_path / "a", *JOIN, *options).code == 2
+    assert joined == []
+
+
+def test_a_look_without_diagnosis_names_the_same_rank_and_skips_what_is_slow():
+    """Of a batch larger than the inputs that are ever lit, as the border of digits never is."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(150, 200)) * (np.arange(200) < 120)
+    grad_z = rng.normal(size=(300, 150)) * (rng.random((300, 150)) < 0.5)
+    sent = {"a.weight": rng.normal(size=(300, 200)), "a.bias": rng.normal(size=300)}
+    back = {"a.weight": grad_z @ inputs, "a.bias": grad_z.sum(axis=1)}
+    sent |= {"b.weight": rng.normal(size=(5, 300)), "b.bias": np.zeros(5)}
+    back |= {"b.weight": rng.normal(size=(5, 300)), "b.bias": np.ones(5)}
+    update = Update(sent, back, {"kind": "gradient"})
+    whole, quick = (sj.exposure(update, update.layers[0], is_diagnosed=flag) for flag in (True, False))
+    assert "at least 120 samples" in whole["verdict"]
+    assert quick["verdict"] == whole["verdict"]
+    assert quick.keys() == whole.keys() - {"single_rows"}

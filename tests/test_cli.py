@@ -296,6 +296,23 @@ def lines_of_a_minute(clock, monkeypatch, step):
     return err.getvalue().splitlines()
 
 
+def test_a_bar_makes_room_for_a_line_and_begins_anew_only_where_a_search_follows():
+    from rich.console import Console
+
+    from spear_jax.cli.output import SearchReporter
+
+    reporter = SearchReporter()
+    reporter._console = Console(file=io.StringIO(), force_terminal=True)
+    with reporter:
+        reporter(progress())
+        with reporter.paused():
+            assert reporter._bar is None
+        assert reporter._bar is not None
+        with reporter.paused(goes_on=False):
+            assert reporter._bar is None
+        assert reporter._bar is None
+
+
 @pytest.mark.parametrize(("step", "count"), [(0.5, 6), (4.0, 5), (30.0, 2)])
 def test_progress_is_one_plain_line_every_ten_seconds_at_most(clock, monkeypatch, step, count):
     lines = lines_of_a_minute(clock, monkeypatch, step)

@@ -84,6 +84,7 @@ WRONG = {
     "negative seed": (("simulate", "--seed", "-1"), "--seed"),
     "negative rate": (("simulate", "--learning-rate", "-1"), "--learning-rate"),
     "half precision": (("simulate", "--dtype", "float16"), "dtype is float16; expected float32 or float64"),
+    "no such precision": (("simulate", "--dtype", "x"), "dtype is x; expected float32 or float64"),
     "no such initialization": (("simulate", "--initialization", "x"), "expected one of pytorch, flax, normal"),
     "no such normalization": (("simulate", "--normalize", "x"), "'x' is not understood; expected none"),
     "update of another kind": (("simulate", "--out", "u.bin"), "--out is .*u.bin; expected the extension .safetensors"),

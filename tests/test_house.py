@@ -42,6 +42,10 @@ def test_only_the_certificates_say_exact():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.keyword) and node.arg in ("exact", "approximate"):
                 said.setdefault(path.relative_to(ATTACKS).as_posix(), []).append(ast.unparse(node.value))
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        made = {node.func.id for node in calls if isinstance(node.func, ast.Name)} & {"Verdict", "Certificate"}
+        home = {"dense/certificates/verdict.py": {"Verdict"}, "dense/result.py": {"Certificate"}}
+        assert made == home.get(path.relative_to(ATTACKS).as_posix(), set())
     elsewhere = {file: values for file, values in said.items() if "/certificates/" not in file}
     assert elsewhere == {"dense/result.py": ["verdict.exact", "verdict.approximate"]}
     assert len(said) > 3  # the search sees what the certificates set

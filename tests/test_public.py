@@ -19,7 +19,7 @@ PATHS = {
     "spear_jax.config": ("ReconstructConfig", "DictionaryConfig", "Schedule"),
     "spear_jax.testing": ("Planted", "planted_problem"),
     "spear_jax.defences": ("DEFENCES", "Defence", "by_name"),
-    "spear_jax.integrations": ("received_update",),
+    "spear_jax.integrations": ("check_metadata", "listening", "make_folder", "received_update", "record"),
     "spear_jax.integrations.flower": ("RecordingStrategy", "show_update_mod"),
 }
 OPTIONS = {

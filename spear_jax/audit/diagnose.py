@@ -83,17 +83,16 @@ def diagnose(update: Update, layer: DenseLayer, *, factorization: Factorization 
         return (Finding("masked", _MASKED),)
     if update.kind != "gradient" and _has_bounded_steps(live, factorization):
         return (Finding("optimizer", _OPTIMIZER.format(kurtosis=_kurtosis(live))),)
-    return full_rank(factorization, min(live.shape))
+    return full_rank(factorization, observation.weight_grad)
 
 
-def full_rank(factorization: Factorization, reach: int) -> tuple[Finding, ...]:
-    """The finding of a gradient that hides nothing in its column space, none for any other.
-
-    Args:
-        factorization: of the weight gradient.
-        reach: the largest rank that its rows and columns can show.
-    """
-    return (Finding("full_rank", _FULL_RANK.format(rank=reach)),) if factorization.is_full else ()
+def full_rank(factorization: Factorization, weight_grad: Array) -> tuple[Finding, ...]:
+    """The finding of a gradient that hides nothing in its column space, none for any other."""
+    if not factorization.is_full:
+        return ()
+    nonzero = np.asarray(weight_grad) != 0
+    reach = min(int(nonzero.any(axis=axis).sum()) for axis in (0, 1))
+    return (Finding("full_rank", _FULL_RANK.format(rank=reach)),)
 
 
 _ROUNDING = (

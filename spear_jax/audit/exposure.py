@@ -28,8 +28,9 @@ def exposure(update: Update, layer: DenseLayer, *, is_diagnosed: bool = True) ->
     Args:
         update: any kind.
         layer: one of its dense layers.
-        is_diagnosed: whether to look for what is in the way too (`diagnose`), which takes seconds for a large layer;
-            without it only a full rank is named.
+        is_diagnosed: whether to look for what is in the way too (`diagnose`) and to count neurons of a single sample,
+            which takes seconds and the square of its width in memory for a large layer; without it only a full rank
+            is named.
 
     Returns:
         a dictionary that JSON can hold: ``name``, ``shape``, ``findings``, ``invertible`` and ``verdict``, a sentence;
@@ -55,14 +56,14 @@ def exposure(update: Update, layer: DenseLayer, *, is_diagnosed: bool = True) ->
         "regime": "skewed" if is_skewed(problem) else "centred",
         "mean_share": problem.mean_share,
         "dead_rows": layer.out_features - len(problem.live_rows),
-        "single_rows": single_rows(problem),
         "method": plan.method,
         "reason": plan.reason,
     }
     if is_diagnosed:
+        facts["single_rows"] = single_rows(problem)
         findings = diagnose(update, layer, factorization=factorization)
     else:
-        findings = full_rank(factorization, min(facts["shape"]))
+        findings = full_rank(factorization, observation.weight_grad)
     facts["findings"] = [finding._asdict() for finding in findings]
     hindrance = _hindrance(update, layer, findings, factorization, plan.sampling.expected)
     count = update.metadata.get("num_examples")

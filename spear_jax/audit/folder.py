@@ -31,6 +31,7 @@ ONE_PROCESS = (
     "or give one update."
 )
 
+OnStart = Callable[[list[str]], None]
 OnUpdate = Callable[[dict[str, Any]], None]
 
 
@@ -39,6 +40,7 @@ def audit_folder(
     out: Path,
     options: Options,
     *,
+    on_start: OnStart | None = None,
     on_round: OnRound | None = None,
     on_update: OnUpdate | None = None,
 ) -> dict[str, Any]:
@@ -49,6 +51,7 @@ def audit_folder(
         out: folder to write; each update gets ``out/<its path without suffix>``, and all of them ``out/summary.json``,
             which is whole after each.
         options: for every update; the batch size is the one that each reports.
+        on_start: called with the names of all updates, in their order, before the first.
         on_round: called after each round of each search.
         on_update: called with the entry of the summary (`ENTRY`) of each update as it is done.
 
@@ -71,11 +74,14 @@ def audit_folder(
     make_folder(out)
     if (out / SUMMARY).exists():  # then the page is of that summary, no longer true
         (out / "index.html").unlink(missing_ok=True)
+    names = {file: file.relative_to(folder).as_posix() for file in places}
+    if on_start is not None:
+        on_start(list(names.values()))
     entries: list[dict[str, Any]] = []
     summary = _summary(folder, entries, len(places))
     record.write_json(out / SUMMARY, summary)
     for file, into in places.items():
-        place = {"update": file.relative_to(folder).as_posix(), "folder": into.relative_to(out).as_posix()}
+        place = {"update": names[file], "folder": into.relative_to(out).as_posix()}
         entries.append(place | _audited(file, into, options, on_round))
         summary = _summary(folder, entries, len(places))
         record.write_json(out / SUMMARY, summary)

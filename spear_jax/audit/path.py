@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from spear_jax.audit.folder import OnUpdate, audit_folder, config_for
+from spear_jax.audit.folder import OnStart, OnUpdate, audit_folder, config_for
 from spear_jax.audit.one import OnRound, Options, Source, audit_one
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import SpearError
@@ -24,6 +24,7 @@ def audit_update(
     seed: int = 0,
     resume: bool = False,
     fresh: bool = False,
+    on_start: OnStart | None = None,
     on_round: OnRound | None = None,
     on_update: OnUpdate | None = None,
 ) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def audit_update(
         seed: of the search's key; the same seed and config give the same result on any number of devices.
         resume: go on from the state in ``out``, if there is one; of a folder, keep what is finished.
         fresh: discard an unfinished search in ``out``.
+        on_start: of a folder: called with the names of all updates, in their order, before the first.
         on_round: called with a `Progress` after each round of a search, on the first process.
         on_update: of a folder: called with each update's entry of the summary as it is done.
 
@@ -64,7 +66,7 @@ def audit_update(
     path, out = Path(path), Path(out)
     options = Options(config, layer, layout, seed, resume, fresh)
     if path.is_dir():
-        return audit_folder(path, out, options, on_round=on_round, on_update=on_update)
+        return audit_folder(path, out, options, on_start=on_start, on_round=on_round, on_update=on_update)
     update = load_update(path, layout=layout)
     options = options._replace(config=config_for(update, config))
     return audit_one(Source(update, path), out, options, on_round=on_round)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from spear_jax.audit import record, resume
-from spear_jax.audit.one import Options, Source, audit_one
+from spear_jax.audit.one import OnRound, Options, Source, audit_one
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import CheckpointError
 from spear_jax.update.bundle import load_update
@@ -19,13 +19,16 @@ from spear_jax.update.bundle import load_update
 CHOSEN = ("method", "rank", "num_examples", "sampler", "round_size")
 
 
-def merge_shards(shards: Sequence[Path], out: Path, *, update_file: Path | None = None) -> dict[str, Any]:
+def merge_shards(
+    shards: Sequence[Path], out: Path, *, update_file: Path | None = None, on_round: OnRound | None = None
+) -> dict[str, Any]:
     """Pool the directions that shards found, select, reconstruct and certify; nothing new is drawn.
 
     Args:
         shards: folders that ``spear-jax reconstruct --shard i/N`` wrote.
         out: folder to write.
         update_file: the update bundle, where it moved since the shards ran.
+        on_round: called after each round, of which the dictionary method may have some left.
 
     Returns:
         The record, as written.
@@ -50,4 +53,6 @@ def merge_shards(shards: Sequence[Path], out: Path, *, update_file: Path | None 
     state = resume.merge_states([shard / record.STATE for shard in shards], belongs_to)
     # A spent budget: what the shards found is judged, nothing new is drawn.
     spent = dataclasses.replace(config, max_candidates=max(state.candidates, 1))
-    return audit_one(Source(update, path), out, Options(spent, layer, seed=first["seed"]), start=state)
+    return audit_one(
+        Source(update, path), out, Options(spent, layer, seed=first["seed"]), start=state, on_round=on_round
+    )

@@ -49,7 +49,7 @@ def sweep(
     Raises:
         UpdateError: the update has no layer that can be inverted, or a defence cannot be applied to it.
         SweepError: ``done`` belongs to another update, seed or budget.
-        ValueError: a budget that is not positive.
+        SpearError: a budget that is not positive.
     """
     config = ReconstructConfig(max_seconds=max_seconds)
     layer = update.layer().name

@@ -10,7 +10,7 @@ import typer
 from spear_jax.audit.path import is_whole
 from spear_jax.audit.shards import merge_shards
 from spear_jax.cli import options
-from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
+from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit
 from spear_jax.cli.reconstruct import tell
 
 
@@ -34,6 +34,7 @@ def merge(
 
     Pools the directions that they found, selects, reconstructs and certifies; nothing new is drawn.
     """
-    content = merge_shards(shards, out, update_file=update_file)
+    with SearchReporter() as reporter:
+        content = merge_shards(shards, out, update_file=update_file, on_round=reporter)
     emit(content, as_json, lambda: tell(content, out))
     raise typer.Exit(EXIT_COMPLETE if is_whole(content) else EXIT_INCOMPLETE)

@@ -70,13 +70,15 @@ class SearchReporter:
         self._stop()
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Without the bar, for what is printed meanwhile; it begins anew for the next search."""
+    def paused(self, *, goes_on: bool = True) -> Iterator[None]:
+        """Without the bar, for what is printed meanwhile; it begins anew where another search follows."""
         self._stop()
         yield
-        self._start()
+        if goes_on:
+            self._start()
 
     def _start(self) -> None:
+        self._last = time.monotonic()
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -91,6 +93,7 @@ class SearchReporter:
     def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
     def __call__(self, progress: SearchProgress) -> None:
         """Report one round."""

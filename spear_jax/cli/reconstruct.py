@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from spear_jax.audit.folder import ONE_PROCESS, find_updates
+from spear_jax.audit.folder import ONE_PROCESS
 from spear_jax.audit.path import audit_update, is_whole
 from spear_jax.cli import options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean
@@ -65,6 +65,8 @@ def reconstruct(
 
     Every sample is certified, or not, without ground truth. Of a folder, every update by itself, with a summary.
     """
+    if resume and fresh:
+        raise SpearError("--resume and --fresh exclude each other; give --resume to go on, --fresh to start again.")
     is_joined = distributed or any(value is not None for value in (coordinator, num_processes, process_id))
     ids = None if local_device_ids is None else _parse_ids(local_device_ids)
     if ids is not None and not is_joined:
@@ -75,27 +77,20 @@ def reconstruct(
         shard=_parse_shard(shard),
     )  # fmt: skip
     if is_joined:
-        _join(update_file, coordinator, num_processes, process_id, ids)
+        if update_file.is_dir():
+            raise SpearError(ONE_PROCESS.format(update_file))
+        load_update(update_file, layout=layout)  # what is wrong with it is said before processes wait for each other
+        initialize_distributed(coordinator, num_processes, process_id, ids)
+        keep_stdout_clean()
     with SearchReporter() as reporter:
-        show = (lambda _: None) if as_json or not update_file.is_dir() else FolderTable(update_file, out, reporter)
+        lines = FolderTable(reporter, is_silent=as_json)
         content = audit_update(
             update_file, out, config=config, layer=layer, layout=layout, seed=seed, resume=resume, fresh=fresh,
-            on_round=reporter, on_update=show,
+            on_start=lines.start, on_round=reporter, on_update=lines.add,
         )  # fmt: skip
     if jax.process_index() == 0:
         emit(content, as_json, lambda: tell(content, out))
     raise typer.Exit(EXIT_COMPLETE if is_whole(content) else EXIT_INCOMPLETE)
-
-
-def _join(
-    update_file: Path, coordinator: str | None, num_processes: int | None, process_id: int | None, ids: list[int] | None
-) -> None:
-    """Join the other processes; what one of them refuses is refused before they wait for each other."""
-    if update_file.is_dir():
-        raise SpearError(ONE_PROCESS.format(update_file))
-    load_update(update_file)
-    initialize_distributed(coordinator, num_processes, process_id, ids)
-    keep_stdout_clean()
 
 
 class FolderTable:
@@ -103,29 +98,37 @@ class FolderTable:
 
     HEADER = ("update", "batch rank", "certified", "approximate", "status", "seconds")
 
-    def __init__(self, folder: Path, out: Path, reporter: SearchReporter) -> None:
-        names = [file.relative_to(folder).as_posix() for file in find_updates(folder, out)]
+    def __init__(self, reporter: SearchReporter, *, is_silent: bool) -> None:
+        self._reporter, self._is_silent = reporter, is_silent
+        self._widths: tuple[int, ...] = ()
+        self._left = 0
+
+    def start(self, names: list[str]) -> None:
+        """Print the header over the lines of so many updates."""
         status = max(len(status.name) for status in Status)
         self._widths = (max(map(len, [*names, self.HEADER[0]])), *map(len, self.HEADER[1:4]), status)
-        self._reporter = reporter
-        self._has_header = False
-
-    def __call__(self, entry: dict[str, Any]) -> None:
-        """Print the line of one update, with its sentence where it could not be read or inverted."""
+        self._left = len(names)
         with self._reporter.paused():
-            if not self._has_header:
-                typer.echo(self._line(self.HEADER))
-                self._has_header = True
+            self._say(self._line(self.HEADER))
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Print the line of one update, with its sentence where it could not be read or inverted."""
+        self._left -= 1
+        with self._reporter.paused(goes_on=self._left > 0):
             if entry["status"] is None:
-                typer.echo(self._line((entry["update"], *["-"] * 5)))
-                typer.echo(f"  {entry['sentence']}")
+                self._say(self._line((entry["update"], *["-"] * 5)))
+                self._say(f"  {entry['sentence']}")
                 return
             counts = (str(entry[name]) for name in ("batch_size", "certified", "approximate"))
-            typer.echo(self._line((entry["update"], *counts, entry["status"], f"{entry['seconds']:.1f}")))
+            self._say(self._line((entry["update"], *counts, entry["status"], f"{entry['seconds']:.1f}")))
 
     def _line(self, cells: tuple[str, ...]) -> str:
         padded = (cell.ljust(width) for cell, width in zip(cells, self._widths, strict=False))
         return "  ".join((*padded, cells[-1]))
+
+    def _say(self, line: str) -> None:
+        if not self._is_silent:
+            typer.echo(line)
 
 
 def tell(content: dict[str, Any], out: Path) -> None:

@@ -50,7 +50,7 @@ def dp_sgd_update(
         gradient, so with a large C and no noise it is that of `simulate_update`.
 
     Raises:
-        ValueError: numbers out of range; what `simulate_update` refuses.
+        SpearError: numbers out of range; what `simulate_update` refuses.
     """
     _require("clip_norm", clip_norm, 0 < clip_norm < math.inf, "a positive number")
     _require("noise_multiplier", noise_multiplier, 0 <= noise_multiplier < math.inf, "a number >= 0")
@@ -98,7 +98,7 @@ def dp_epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta:
         delta: in (0, 1), commonly well below one over the size of the data set.
 
     Raises:
-        ValueError: numbers out of range.
+        SpearError: numbers out of range.
         ImportError: dp-accounting is not installed; the message says how to install it.
 
     References:

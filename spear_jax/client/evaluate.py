@@ -132,7 +132,7 @@ def evaluate(
         those of ``true_inputs`` (peak: their range, or 1 where they are all equal).
 
     Raises:
-        ValueError: shapes that disagree, a truth that is not finite, images without a normalization.
+        SpearError: shapes that disagree, a truth that is not finite, images without a normalization.
     """
     found = np.asarray(reconstructed, dtype=np.float64)
     truth = np.asarray(true_inputs, dtype=np.float64)

@@ -33,7 +33,7 @@ def simulate_update(model: MLP, params: Params, batch: Batch, *, dtype: str = "f
         The update, which holds nothing private, and the truth: inputs and ``dL/dZ`` of every layer.
 
     Raises:
-        ValueError: float64 without x64, inputs of another length than the model takes, labels it has no logit for.
+        SpearError: float64 without x64, inputs of another length than the model takes, labels it has no logit for.
     """
     require_dtype(dtype)
     check_batch(model, params, batch)
@@ -114,7 +114,7 @@ def check_batch(model: MLP, params: Params, batch: Batch) -> None:
     """Checks that the model takes this batch.
 
     Raises:
-        ValueError: inputs of another length than the model takes, labels it has no logit for.
+        SpearError: inputs of another length than the model takes, labels it has no logit for.
     """
     in_features, length = params[layer_name(0)]["kernel"].shape[0], batch.inputs.shape[1]
     if in_features != length:

@@ -101,7 +101,7 @@ def simulate_round(
         The update, with learning rate and number of steps in its metadata, and the truth: inputs of the first layer.
 
     Raises:
-        ValueError: as `client.simulate_update`, or an unknown kind.
+        SpearError: as `client.simulate_update`, or an unknown kind.
     """
     require_dtype(dtype)
     check_batch(model, params, batch)

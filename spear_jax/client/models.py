@@ -80,7 +80,7 @@ def init_params(model: MLP, key: jax.Array, in_features: int) -> Params:
         in_features: n, length of one input.
 
     Raises:
-        ValueError: unknown initialization, a size below one, or float64 without x64.
+        SpearError: unknown initialization, a size below one, or float64 without x64.
     """
     if model.initialization not in INITIALIZATIONS:
         raise SpearError(f"initialization is {model.initialization!r}; expected one of {', '.join(INITIALIZATIONS)}.")
@@ -100,9 +100,12 @@ def require_dtype(dtype: Any) -> None:
     """Checks that this process can compute in ``dtype``.
 
     Raises:
-        ValueError: neither float32 nor float64, or float64 while JAX runs without x64.
+        SpearError: neither float32 nor float64, or float64 while JAX runs without x64.
     """
-    name = np.dtype(dtype).name
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
     if name not in ("float32", "float64"):
         raise SpearError(f"dtype is {name}; expected float32 or float64.")
     if name == "float64" and jnp.result_type(float) != jnp.float64:
@@ -144,7 +147,7 @@ def train(
         The trained parameters, and the loss of each step's mini-batch before the step.
 
     Raises:
-        ValueError: a batch larger than the data.
+        SpearError: a batch larger than the data.
     """
     if not 1 <= batch_size <= len(inputs):
         raise SpearError(f"batch_size is {batch_size}; expected 1 to {len(inputs)}, the number of inputs.")

@@ -3,4 +3,8 @@
 Each framework has a module of its own: `spear_jax.integrations.flower` and `spear_jax.integrations.nvflare`.
 """
 
+from spear_jax.integrations.recording import check_metadata as check_metadata
+from spear_jax.integrations.recording import listening as listening
+from spear_jax.integrations.recording import make_folder as make_folder
 from spear_jax.integrations.recording import received_update as received_update
+from spear_jax.integrations.recording import record as record

@@ -81,7 +81,7 @@ def make_folder(folder: str | os.PathLike[str]) -> None:
     try:
         tensor_files.make_folder(folder)
     except SpearError as error:
-        raise UpdateError(f"cannot make the folder {folder}: {error}") from error
+        raise UpdateError(f"cannot make the folder to record to: {error}") from error
 
 
 def check_metadata(metadata: Mapping[str, object]) -> dict[str, str]:

@@ -98,7 +98,7 @@ def contact_sheet(rows: Sequence[SampleRow], title: str = "", side: int | None =
         side: least display size in pixels of the longer image side; by default 96 to 192, by the number of samples.
 
     Raises:
-        ValueError: there is no row, or none with a picture.
+        SpearError: there is no row, or none with a picture.
     """
     shapes = {image.shape for row in rows for image in (row.original, row.reconstruction) if image is not None}
     if len(shapes) != 1:

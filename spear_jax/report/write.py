@@ -63,7 +63,7 @@ def write_report(
         Paths of the page and of the contact sheet, None for inputs that are no images.
 
     Raises:
-        ValueError: arrays whose lengths disagree, or originals without an evaluation to say which is which.
+        SpearError: arrays whose lengths disagree, or originals without an evaluation to say which is which.
     """
     nobody = np.zeros(len(inputs), bool)
     certificate = _Certificates(

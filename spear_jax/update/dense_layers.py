@@ -65,7 +65,7 @@ def find_layers(
         The dense layers, first to last, and ``(name, reason)`` for every tensor of two or more dimensions that is none.
 
     Raises:
-        ValueError: ``layout`` is no layout, or contradicts the length of a bias.
+        SpearError: ``layout`` is no layout, or contradicts the length of a bias.
     """
     if layout is not None and layout not in LAYOUTS:
         raise SpearError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}.")

@@ -36,7 +36,7 @@ def parse_shape(text: str) -> tuple[int, int, int]:
     """(H, W, C) from its JSON list.
 
     Raises:
-        ValueError: the text is something else.
+        SpearError: the text is something else.
     """
     try:
         shape = json.loads(text)

@@ -72,7 +72,7 @@ def check_network(network: Network, out_features: int) -> Layers:
         out_features: m, neurons of the observed layer.
 
     Raises:
-        ValueError: no layer, or shapes that do not chain.
+        SpearError: no layer, or shapes that do not chain.
     """
     layers = [(np.asarray(weight, np.float64), np.asarray(bias, np.float64)) for weight, bias in network]
     if not layers:
@@ -98,7 +98,7 @@ def check_gradient(next_weight_grad: Array, out_features: int) -> np.ndarray:
     """The gradient of the layer above as an array.
 
     Raises:
-        ValueError: of another shape, not floating, not finite.
+        SpearError: of another shape, not floating, not finite.
     """
     gradient = np.asarray(next_weight_grad)
     if gradient.ndim != 2 or gradient.shape[1] != out_features or not np.issubdtype(gradient.dtype, np.floating):

@@ -80,7 +80,7 @@ def count_copies(
         the counts. Without every input, or without any B that fits, nothing is certain.
 
     Raises:
-        ValueError: an observation over several steps, a network that does not fit, a batch size below one.
+        SpearError: an observation over several steps, a network that does not fit, a batch size below one.
     """
     if observation.drift:
         raise SpearError("the observation sums several local steps; copies can be counted in one step's gradient only.")

@@ -83,7 +83,7 @@ def _count_values(data: mmap.mmap, start: int, stop: int) -> int:
     The count ends soon after ``_MAX_VALUES``.
 
     Raises:
-        ValueError: the bytes end before the value, or go on after it.
+        SpearError: the bytes end before the value, or go on after it.
     """
     values, pending = 0, 1
     while pending and start < stop and pending <= stop - start and values <= _MAX_VALUES:

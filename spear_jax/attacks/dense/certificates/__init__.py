@@ -1,7 +1,7 @@
 """What can be said of a reconstruction without the truth: `certify` is the one place that calls a sample exact.
 
-Neighbours may use `certify` and `certified_alone`, and what search needs of the patterns: `pattern.is_determined`,
-`select.select` and `network.mend`.
+Neighbours may use `certify` and `certified_alone`; what search needs of the patterns, `pattern.is_determined`,
+`select.select` and `network.mend`; the type `verdict.Verdict`; and the numbers of `limits`.
 """
 
 from __future__ import annotations

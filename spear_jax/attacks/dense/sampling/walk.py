@@ -9,7 +9,7 @@ agree. So with each quotient cut down to 16 bits, a candidate costs one integer 
 elimination would cost thousands of operations. The host recomputes what agrees often enough in float64 from its rows.
 
 Each candidate is a uniformly random subset (among well-conditioned bases), but those of a chain are not independent:
-`planning.walk_efficiency` says what one is worth in independent draws. Chain c takes its rows from a shuffle numbered
+`cost.walk_efficiency` says what one is worth in independent draws. Chain c takes its rows from a shuffle numbered
 by c, and all chains exchange at the same random places, so the candidates depend on (key, chain) alone.
 
 The layout is for the compiler: chains in the minor dimension, and everything small that a pass over the tableau needs

@@ -16,8 +16,9 @@ from experiments.claims import Finding, Line, Setting
 from experiments.planning.real_layer import RealLayer, real_layer
 from spear_jax import numerics
 from spear_jax.attacks.dense.directions.null_vectors import null_vectors_float64
+from spear_jax.attacks.dense.directions.pool import SPARE_ZEROS
 from spear_jax.attacks.dense.sampling import cost, samplers
-from spear_jax.attacks.dense.sampling.plan import SPARE_ZEROS, WALK_THRESHOLDS
+from spear_jax.attacks.dense.sampling.plan import WALK_THRESHOLDS
 from spear_jax.config import ReconstructConfig
 
 # Seeds by width: the client's model is what takes the time where it is wide.

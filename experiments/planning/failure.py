@@ -13,8 +13,8 @@ from scipy import stats
 import spear_jax as sj
 from experiments import claims
 from experiments.claims import Finding, Line, Setting
+from spear_jax.attacks.dense.directions.pool import SPARE_ZEROS
 from spear_jax.attacks.dense.sampling import cost
-from spear_jax.attacks.dense.sampling.plan import SPARE_ZEROS
 
 SEED, TRIALS = 700, 1000
 SIZES, SHARES, TOLD = (5, 10, 20, 40), (2.0, 2.5, 3.0, 3.5, 4.0), (3.0, 4.0)

@@ -18,7 +18,6 @@ from spear_jax.attacks.dense.directions.polish import polish
 from spear_jax.attacks.dense.outcome import Outcome, Run, Samples, is_done
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.remainder import deflate
-from spear_jax.attacks.dense.sampling.plan import SPARE_ZEROS
 from spear_jax.status import Status
 from spear_jax.types import MAX_ERROR
 
@@ -66,7 +65,7 @@ def _pass(problem: Problem, outcome: Outcome, alone: Samples, run: Run) -> Outco
     # An error beyond what is called exact bounds nothing.
     error = np.where(alone.error[known] <= MAX_ERROR, alone.error[known], 0.0)
     rest = deflate(problem, alone.directions[known], alone.dual[known], error)
-    if rest.problem.live_mask.sum() < rest.problem.rank + SPARE_ZEROS:
+    if rest.problem.live_mask.sum() < rest.problem.rank + pool.SPARE_ZEROS:
         return outcome  # what was taken out drowns the rest
     inner = find_together(rest.problem, run)
     found = polish(problem.factorization, np.concatenate([inner.directions @ rest.lift.T, alone.directions[known]]))

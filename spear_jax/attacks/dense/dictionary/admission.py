@@ -14,9 +14,8 @@ from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.directions.polish import LITTLE_PATIENCE, PATIENCE, polish
 from spear_jax.attacks.dense.problem import Problem
 
-# Zeros beyond the r - 1 of a generic null vector that make a direction; entries below this share of the largest count
-# in the test before the polish.
-SPARE_ZEROS = 5
+# In the test before the polish entries below this share of the largest count as zeros, and this share of the live rows
+# is enough of them.
 LOOSE_ZERO, LOOSE_SHARE = 1e-2, 0.25
 
 
@@ -42,11 +41,11 @@ def accept(
         rows = unit_rows(problem.left[live])
         entries = np.abs(rows @ proposed.T)
         loose = np.sum(entries < LOOSE_ZERO * entries.max(axis=0), axis=0)
-        proposed = proposed[loose >= min(rank + SPARE_ZEROS - 1, LOOSE_SHARE * live.sum())]
+        proposed = proposed[loose >= min(rank + pool.SPARE_ZEROS - 1, LOOSE_SHARE * live.sum())]
     patience = LITTLE_PATIENCE if screen and round_.is_skewed else PATIENCE
     polished = polish(factorization, proposed[pool.first_of_each(proposed)], patience)
     zeros = pool.zero_count(factorization, polished)
-    kept = zeros >= rank - 1 + SPARE_ZEROS
+    kept = zeros >= rank - 1 + pool.SPARE_ZEROS
     if round_.is_skewed:
         found = polished[kept]
         return _merge_skewed(problem, known, found if problem.is_mended else _with_parts(problem, known, found))

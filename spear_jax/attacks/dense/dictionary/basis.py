@@ -11,11 +11,9 @@ from jaxtyping import Float
 
 from spear_jax.attacks.dense.dictionary.em import Pace, Tie
 from spear_jax.attacks.dense.dictionary.low_rows import low_rows
+from spear_jax.attacks.dense.directions.polish import COLUMN_BUCKET
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.config import Schedule
-
-# Columns are padded to a multiple of this.
-COLUMN_BUCKET = 16
 
 
 class Basis(NamedTuple):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from spear_jax.attacks.dense.dictionary.admission import SPARE_ZEROS, accept
+from spear_jax.attacks.dense.dictionary.admission import accept
 from spear_jax.attacks.dense.dictionary.basis import unit_rows
 from spear_jax.attacks.dense.dictionary.full_round import full_round
 from spear_jax.attacks.dense.dictionary.round import Round
@@ -71,5 +71,5 @@ def _drawn(problem: Problem, key: jax.Array) -> Float[np.ndarray, "k r"]:
     """Sparse directions of a very small problem: null vectors of rows drawn at random, as SPEAR has it."""
     live, rank = problem.live_rows, problem.rank
     draws = jax.random.randint(key, (DRAWS, rank - 1), 0, len(live))
-    found = pool.verify(problem.factorization, live[np.asarray(draws)], rank - 1 + SPARE_ZEROS)
+    found = pool.verify(problem.factorization, live[np.asarray(draws)], rank - 1 + pool.SPARE_ZEROS)
     return found.directions[np.argsort(-found.zero_count, kind="stable")[: 2 * rank]]

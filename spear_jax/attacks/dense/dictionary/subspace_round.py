@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from spear_jax.attacks.dense.dictionary.basis import COLUMN_BUCKET, Basis, make_tie, pace_of, pad_columns
+from spear_jax.attacks.dense.dictionary.basis import Basis, make_tie, pace_of, pad_columns
 from spear_jax.attacks.dense.dictionary.em import RHO_GRID, Tie, log_likelihood, tied_em, unit_rms
 from spear_jax.attacks.dense.dictionary.release import Refit, release_alone
+from spear_jax.attacks.dense.directions.polish import COLUMN_BUCKET
 from spear_jax.config import ReconstructConfig, Schedule
 from spear_jax.devices import deal_out, select_devices
 

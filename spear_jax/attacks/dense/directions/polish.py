@@ -31,6 +31,7 @@ LITTLE_PATIENCE = 2
 REDUCTION = 1e-2
 # It ends when this share of the columns is there: the others have more widths to come, among themselves.
 MAX_STEPS, MOST = 80, 0.9
+# Columns are padded to a multiple of this, so that few shapes are compiled.
 COLUMN_BUCKET = 16
 
 

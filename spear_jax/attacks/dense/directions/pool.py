@@ -16,6 +16,9 @@ from spear_jax.attacks.dense.directions.null_vectors import null_vectors_float64
 from spear_jax.attacks.dense.directions.polish import polish
 from spear_jax.types import CandidatePool, Factorization
 
+# Zeros beyond those of any null vector, its own rank - 1 rows, that make a direction: the float32 zero test lets that
+# many through by chance less than once in 1e6 candidates at 1000 rows.
+SPARE_ZEROS = 5
 # A hit's null vector lies this close to the polished direction that explains it.
 LOOSE_ANGLE = 1e-2
 SAME = float(np.cos(numerics.SAME_DIRECTION_ANGLE))

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from spear_jax import numerics
+from spear_jax.attacks.dense.directions.pool import SPARE_ZEROS
 from spear_jax.attacks.dense.sampling import cost
 from spear_jax.attacks.dense.sampling.samplers import candidates_per_chain
 from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS, MAX_SHARE
@@ -30,9 +31,6 @@ WALK_EXPECTED, WALK_NOISE = 2**16, 1e-3
 # Tested rows that must agree in a hit. Three of eight let fewer true and far fewer false ones through than two: worth
 # it where so many candidates are drawn that the host could not keep up with the false ones.
 WALK_THRESHOLDS, MANY_CANDIDATES = (2, 3), 1e11
-# Zeros beyond those of any null vector, its own rank - 1 rows: the float32 zero test lets that many through by chance
-# less than once in 1e6 candidates at 1000 rows.
-SPARE_ZEROS = 5
 # A search that overruns its expectation to twice, four times, ... takes the columns to have this share of the zeros
 # assumed so far: neurons of deep layers fire for most samples, and such columns fall short of the first threshold.
 OVERRUN_SHARE = 0.8

@@ -176,6 +176,7 @@ def test_a_table_comes_back_by_column(tmp_path):
     assert not (tmp_path / "recon/contact.png").exists()
 
 
+@pytest.mark.slow
 def test_folders_of_classes_are_data(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for name in ("cat/a.png", "cat/b.png", "dog/c.png"):

@@ -148,6 +148,7 @@ def test_an_update_is_no_truth(model, batch, tmp_path):
         Truth.load(tmp_path / "missing.safetensors")
 
 
+@pytest.mark.slow
 def test_float64_without_x64_is_refused_with_the_remedy(model, batch):
     with jax.enable_x64(False):
         params = init_params(model, jax.random.key(1), 48)

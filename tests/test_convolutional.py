@@ -95,6 +95,7 @@ def test_training_lowers_the_loss(network, batch):
     assert vgg.loss(model, trained, images, labels) < 0.5 * losses[0]
 
 
+@pytest.mark.slow
 def test_torchvision_file_gives_the_features_that_pytorch_would(network, batch, tmp_path):
     from safetensors.numpy import save_file
 

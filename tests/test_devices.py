@@ -18,16 +18,16 @@ pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="asks for
 
 ROUND = 2048
 THRESHOLD = 36
-VARIANTS = [
+QUICK = [{"num_devices": 3, "chunk_size": 64}, {"num_devices": 2, "mapper": "pmap"}]
+SLOW = [
     {"num_devices": 1, "chunk_size": 64},
     {"num_devices": 1, "chunk_size": 256},
     {"num_devices": 2},
-    {"num_devices": 3, "chunk_size": 64},
     {"num_devices": 8},
     {"num_devices": 8, "chunk_size": 64},
-    {"num_devices": 2, "mapper": "pmap"},
     {"num_devices": 8, "mapper": "pmap", "chunk_size": 256},
 ]
+VARIANTS = [*QUICK, *(pytest.param(variant, marks=pytest.mark.slow) for variant in SLOW)]
 
 
 @cache
@@ -60,7 +60,8 @@ def test_another_key_and_another_round_give_other_hits():
     assert not np.array_equal(run({}, number=1).rows, reference.rows)
 
 
-@pytest.mark.parametrize("batch_size", [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [3, 4])
 def test_directions_and_zero_counts_do_not_depend_on_the_chunk_size(batch_size):
     """Zero counts exactly and directions within rounding, except where the submatrix is singular and any will do."""
     factorization = factorize(planted_problem(batch_size, 100, 50, seed=batch_size).observation.weight_grad)

@@ -87,6 +87,7 @@ def test_honest_sgd_has_no_finding(batch, dtype):
                 assert names(update) == [], (seed, rate, size)
 
 
+@pytest.mark.slow
 def test_honest_local_steps_have_no_finding():
     for seed in range(3):
         assert names(client(sj.LocalTraining(0.01, 5, 4), seed=seed)) == []

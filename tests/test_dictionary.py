@@ -125,6 +125,7 @@ def test_same_key_same_bits_and_a_resumed_run_ends_alike():
     np.testing.assert_array_equal(whole.directions, resumed.directions)
 
 
+@pytest.mark.slow
 def test_the_number_of_devices_does_not_change_a_bit():
     # Few enough rows that the search needs its batch of starts.
     problem = planted_problem(32, 128, 200, seed=1)

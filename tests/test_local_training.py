@@ -34,6 +34,7 @@ def summed_grad_z(update, truth):
     return np.linalg.lstsq(truth.layer_inputs["dense_0"].T, gradient.T, rcond=None)[0].T
 
 
+@pytest.mark.slow
 def test_one_step_over_the_whole_batch_is_the_gradient():
     model, params, batch = client()
     gradient = sj.simulate_update(model, params, batch)[0].observation()
@@ -59,7 +60,11 @@ def test_steps_are_counted_and_keys_shuffle():
 
 @pytest.mark.parametrize(
     "training",
-    [LocalTraining(epochs=5), LocalTraining(epochs=2, mini_batch=4), LocalTraining(0.01, epochs=5, mini_batch=2)],
+    [
+        LocalTraining(epochs=2, mini_batch=4),
+        pytest.param(LocalTraining(epochs=5), marks=pytest.mark.slow),
+        pytest.param(LocalTraining(0.01, epochs=5, mini_batch=2), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_a_federated_round_gives_the_batch_back_certified(training):
@@ -116,6 +121,7 @@ def test_a_step_that_is_no_multiple_of_the_gradient_is_not_certified():
         assert not result.certificate.exact.any()
 
 
+@pytest.mark.slow
 def test_several_steps_that_claim_to_be_one_are_not_certified_wrongly():
     model, params, batch = client()
     update, truth = round_of(LocalTraining(0.1, 5, 2))

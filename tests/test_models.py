@@ -63,6 +63,7 @@ def test_cross_entropy_is_the_mean_negative_log_probability():
     assert float(cross_entropy(logits, np.array([1, 1]))) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_training_separates_two_clusters():
     generator = np.random.default_rng(3)
     labels = np.arange(80) % 2

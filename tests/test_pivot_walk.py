@@ -144,6 +144,7 @@ def test_candidates_come_from_all_subsets_alike():
     assert np.quantile(per_pair, [0.01, 0.99]) == pytest.approx([0.6, 1.5], abs=0.3)
 
 
+@pytest.mark.slow
 def test_a_dense_random_matrix_gives_no_submatrix():
     """Quotients agree by chance now and then; float64 lets none through."""
     left = np.random.default_rng(0).normal(size=(120, 9))

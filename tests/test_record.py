@@ -102,6 +102,7 @@ def test_a_folder_from_before_there_were_errors_still_loads_and_makes_a_page(sol
     assert "expected error 0" not in (tmp_path / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_copies_are_counted_where_the_client_reported_more_samples_than_the_gradient_shows(tmp_path):
     from command_line import run
 

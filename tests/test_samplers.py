@@ -18,8 +18,9 @@ from spear_jax.testing import planted_problem
 
 RANK, CHAINS = 9, 512
 ROUND = CHAINS * samplers.candidates_per_chain(RANK)
-QUICK = [{"num_devices": 1, "chunk_size": 32}, {"num_devices": 8}]
+QUICK = [{"num_devices": 8}]
 SLOW = [
+    {"num_devices": 1, "chunk_size": 32},
     {"num_devices": 1, "chunk_size": 1},
     {"num_devices": 1, "chunk_size": 256},
     {"num_devices": 2},
@@ -78,6 +79,7 @@ def test_another_round_gives_other_submatrices_and_a_short_one_the_first():
     np.testing.assert_array_equal(part.rows[:shorter], whole.rows[:shorter])
 
 
+@pytest.mark.slow
 def test_hits_beyond_the_buffer_are_dropped_and_counted():
     few = sampler(hits_capacity=16).draw(0, ROUND, 0)()
     whole = sampler().draw(0, ROUND, 0)()
@@ -86,6 +88,7 @@ def test_hits_beyond_the_buffer_are_dropped_and_counted():
     np.testing.assert_array_equal(few.rows, whole.rows[: len(few.rows)])
 
 
+@pytest.mark.slow
 def test_rounds_and_keys_share_one_compilation(monkeypatch):
     traces = []
     original = pivot_walk.walk

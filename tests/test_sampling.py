@@ -114,7 +114,7 @@ def test_an_exactly_singular_submatrix_never_counts_as_a_hit():
 
 @pytest.mark.parametrize(
     ("batch_size", "out_features"),
-    [pytest.param(8, 200, marks=pytest.mark.slow), pytest.param(20, 200, marks=pytest.mark.slow), (20, 1000)],
+    [(8, 200), pytest.param(20, 200, marks=pytest.mark.slow), pytest.param(20, 1000, marks=pytest.mark.slow)],
 )
 def test_rounding_hides_hardly_any_hit(batch_size, out_features):
     """Submatrices of one column's zero rows, that float64 finds regular, show its zeros in float32 as well."""

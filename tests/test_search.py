@@ -56,6 +56,7 @@ def test_a_search_resumed_from_any_state_ends_like_one_that_never_stopped():
         assert_same_state(run(problem, whole, state=state, judge=never).state, reference.state)
 
 
+@pytest.mark.slow
 def test_devices_and_mapper_leave_the_state_alone():
     problem = planted()
     reference = run(problem)

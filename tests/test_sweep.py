@@ -39,6 +39,7 @@ def plain(strength, leaked=0, approximate=0, defence="d", parameter="p"):
     return Trial(defence, parameter, strength, leaked, approximate, None, 3)
 
 
+@pytest.mark.slow
 def test_a_grid_ends_after_two_strengths_that_left_nothing(update):
     tried = []
     trials = sweep(update, defences=[noise((0.0, 1.0, 2.0, 3.0, 4.0), tried)])

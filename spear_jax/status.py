@@ -1,4 +1,4 @@
-"""How a reconstruction ended: one enumeration whose values are the sentences a person reads."""
+"""How a reconstruction ended, what its scale rests on, why it contradicts the model: in sentences a person reads."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ class Status(enum.Enum):
     PARTIAL = (
         "Some samples were reconstructed but not certified: search longer (a larger candidate or time budget, "
         "another seed), or read the certificate to see which samples can be relied on."
+    )
+    MERGED = (
+        "Every direction that the gradient shows was found, but the client reported more samples: an input may be the "
+        "weighted mean of several that fire alike, and only the layers above could count them."
+    )
+    CONTRADICTED = (
+        "Every direction was found, and each follows from its zeros, but what they say contradicts the model: "
+        "searching longer will not change that."
     )
     CANDIDATE_BUDGET = (
         "The candidate budget ran out before every direction was found: raise max_candidates (--max-candidates) "
@@ -50,3 +58,43 @@ class Status(enum.Enum):
     def is_complete(self) -> bool:
         """Whether every sample that the gradient shows was certified."""
         return self in (Status.EXACT, Status.EXACT_VISIBLE)
+
+
+class Scale(enum.Enum):
+    """What the scale of the inputs rests on; ``.value`` is a sentence."""
+
+    BIAS_GRADIENT = (
+        "The scale of the inputs rests on the bias gradient alone: if the client scaled kernel and bias gradients "
+        "apart, all inputs are off by one common factor"
+    )
+    NETWORK = "The layers above confirm the scale of the inputs"
+    NEXT_LAYER = "The gradient of the next layer confirms the scale of the inputs"
+
+
+class Reason(enum.Enum):
+    """Why a reconstruction contradicts the model; ``.value`` is a sentence, ``.name`` goes into JSON."""
+
+    MASK = (
+        "A mask behind the ReLU explains it, as dropout makes: neurons pass nothing on although the weights have them "
+        "active, and none the other way round."
+    )
+    ANOTHER_LOSS = (
+        "Another loss explains it: each gradient passes through the model's own layers, but no label's softmax "
+        "cross-entropy gives it (label smoothing, class weights, a regression or binary loss does)."
+    )
+    SCALE = (
+        "Kernel and bias gradients that were scaled apart explain it (clipping or learning rates by tensor): the "
+        "inputs are right up to one common factor."
+    )
+    LOCAL_STEPS = (
+        "Several local steps explain it: the neurons that disagree are those that the change of the weights moved "
+        "past zero; bundle again with --local-steps N and --lr."
+    )
+    BATCH_NORM = (
+        "A normalisation between layer and ReLU explains it, as BatchNorm makes: every neuron has a threshold of its "
+        "own, which is not zero."
+    )
+    BASE_WEIGHTS = (
+        "Other base weights explain it: neurons near zero disagree in both directions, those far from it agree; give "
+        "the weights that this client started from, not those of another round."
+    )

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spear_jax.status import Status
+from spear_jax.status import Reason, Scale, Status
 
 Array = jax.Array | np.ndarray
 T = TypeVar("T")
@@ -99,7 +99,16 @@ class Certificate:
         matching_score: the mean of ``matching``; the paper's lambda (Sec. 4.2), here over live rows.
         weight_residual: ``|weight_grad - D X^T| / |weight_grad|``.
         bias_residual: ``|bias_grad - D 1| / |bias_grad|``.
-        labels: (r,) labels found by the network certificate, or None.
+        labels: (r,) labels found by the network certificate, `NO_LABEL` where several fit or none; None without one.
+        possible_labels: (r, c) labels that fit, or None.
+        mean_of: (r,) samples of one label that each input is the weighted mean of: 1 for a single sample, 0 where that
+            is not known, as without the layers above. Equal inputs count too.
+        scale: what the scale of the inputs rests on.
+        factor: by which all inputs were multiplied because the layers above see it; 1 where they agree with the bias
+            gradient, NaN where each sample has its own.
+        factor_range: common factors of the inputs that the patterns alone would allow, where nothing else confirms the
+            scale; (1, 1) where it is confirmed.
+        reason: what explains that the directions contradict the model or its loss, None without.
     """
 
     exact: Bool[np.ndarray, " r"]
@@ -110,6 +119,12 @@ class Certificate:
     weight_residual: float
     bias_residual: float
     labels: Int[np.ndarray, " r"] | None
+    possible_labels: Bool[np.ndarray, "r c"] | None
+    mean_of: Int[np.ndarray, " r"]
+    scale: Scale
+    factor: float
+    factor_range: tuple[float, float]
+    reason: Reason | None
 
 
 @pytree_dataclass

@@ -20,8 +20,8 @@ class Simulated(NamedTuple):
 
 
 def simulate(
-    batch_size, width, *, in_features=100, depth=3, classes=20, seed=0, dtype="float64", inputs=None, zero_bias=False,
-    open_by=None, spread=0.0,
+    batch_size, width, *, in_features=100, depth=3, classes=20, seed=0, dtype="float64", inputs=None, labels=None,
+    zero_bias=False, open_by=None, spread=0.0,
 ):  # fmt: skip
     """Mean cross-entropy of a ReLU network of ``depth`` hidden layers, Gaussian inputs, PyTorch's initialisation.
 
@@ -37,8 +37,9 @@ def simulate(
     layers = [(weight.astype(dtype).astype(float), bias.astype(dtype).astype(float)) for weight, bias in layers]
     if zero_bias:
         layers = [(weight, 0 * bias) for weight, bias in layers]
-    drawn, labels = rng.normal(size=(batch_size, in_features)), rng.integers(0, classes, batch_size)
+    drawn, drawn_labels = rng.normal(size=(batch_size, in_features)), rng.integers(0, classes, batch_size)
     inputs = drawn if inputs is None else inputs
+    labels = drawn_labels if labels is None else np.asarray(labels)
     hidden, masks = [inputs], []
     for index, (weight, bias) in enumerate(layers):
         if open_by is not None and index == 1:

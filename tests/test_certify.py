@@ -218,9 +218,10 @@ def test_a_direction_mixed_with_one_whose_neurons_are_nearly_all_its_own_is_left
         true = unit((left.T @ grad_z).T)
         mixed = true.copy()
         mixed[0] = unit((left.T @ (grad_z[:, 0] + 0.1 * grad_z[:, 1]))[None])[0]
-        assert np.isfinite(error_bars.direction_error(factorization, true)).all()
+        off = np.ones((200, 20), bool)  # by the weights, which say nothing here
+        assert np.isfinite(error_bars.direction_error(factorization, true, off)).all()
         assert pattern.is_determined(factorization, true).all()
-        error = error_bars.direction_error(factorization, mixed)
+        error = error_bars.direction_error(factorization, mixed, off)
         assert np.isinf(error[0])
         assert np.isfinite(error[1:]).all()
         determined = pattern.is_determined(factorization, mixed)

@@ -7,6 +7,8 @@ from networks import simulate, with_above
 
 from spear_jax.attacks.dense.above import check_network
 from spear_jax.attacks.dense.certificates import network, pattern
+from spear_jax.attacks.dense.certificates.reply import judge
+from spear_jax.attacks.dense.directions.recover import dual_vectors
 from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.attacks.dense.problem import pose
 from spear_jax.factorization import factorize
@@ -14,6 +16,11 @@ from spear_jax.status import Status
 from spear_jax.types import NO_LABEL
 
 B, M = 6, 80
+
+
+def reply_to(problem, directions):
+    """The network's reply to the samples that directions give."""
+    return judge(problem, dual_vectors(problem.factorization, problem.bias_grad, directions))
 
 
 @pytest.fixture(scope="module", params=["float64", "float32"])
@@ -28,7 +35,7 @@ def solved(request):
 
 def test_true_directions_give_every_label(solved):
     batch, evidence, directions = solved
-    verdicts = network.judge(with_above(evidence, batch.network), directions)
+    verdicts = reply_to(with_above(evidence, batch.network), directions)
     assert verdicts.confirmed.all()
     np.testing.assert_array_equal(verdicts.labels, batch.labels)
     assert (np.abs(np.sum(verdicts.directions * directions, axis=1)) > 1 - 1e-8).all()
@@ -52,9 +59,14 @@ def test_another_network_certifies_nothing(solved, seed):
     batch, evidence, directions = solved
     layers = batch.network
     shuffled = [(np.random.default_rng(seed).permutation(layers[0][0].T).T, layers[0][1]), *layers[1:]]
-    verdicts = network.judge(with_above(evidence, shuffled), directions)
+    verdicts = reply_to(with_above(evidence, shuffled), directions)
     assert not verdicts.confirmed.any()
-    assert (verdicts.labels == NO_LABEL).all()
+    assert not verdicts.fits.any()
+    before = pattern.by_pattern(directions, pattern.agree(evidence, directions))
+    after = network.by_network(with_above(evidence, shuffled), before)
+    assert not after.exact.any()
+    assert after.is_contradicted
+    assert (after.labels == NO_LABEL).all()
 
 
 @pytest.mark.parametrize("share", [1e-2, 1e-3])
@@ -70,7 +82,7 @@ def test_an_input_tainted_by_another_does_not_pass(share):
             share * np.linalg.norm(directions[:, 1]) / np.linalg.norm(directions[:, 0]) * directions[:, 0]
         )
         directions = (directions / np.linalg.norm(directions, axis=0)).T
-        verdicts = network.judge(with_above(evidence, batch.network), directions)
+        verdicts = reply_to(with_above(evidence, batch.network), directions)
         passed += int(verdicts.confirmed[0])
         assert pattern.by_pattern(directions, pattern.agree(evidence, directions)).exact.sum() == 0
     assert passed == 0
@@ -85,7 +97,7 @@ def test_a_sample_with_an_open_neuron_above_is_not_refused(open_by, is_refused):
     directions = np.asarray(factorization.left).T @ batch.grad_z
     directions = (directions / np.linalg.norm(directions, axis=0)).T
     layers = batch.network
-    verdicts = network.judge(with_above(evidence, layers), directions)
+    verdicts = reply_to(with_above(evidence, layers), directions)
     assert not verdicts.confirmed[0]
     assert verdicts.is_refused[0] == is_refused
     assert verdicts.confirmed[1:].all()

@@ -80,7 +80,7 @@ def test_a_common_factor_of_the_gradients_leaves_the_inputs():
     assert error_of(result, problem.inputs) < 1e-9
 
 
-def test_duplicated_inputs_are_exact_as_far_as_the_gradient_shows():
+def test_duplicated_inputs_come_back_but_without_the_model_nobody_can_say_that_they_were_equal():
     problem = planted_problem(4, 100, 50, seed=5)
     inputs = problem.inputs.copy()
     inputs[3] = inputs[0]
@@ -88,9 +88,21 @@ def test_duplicated_inputs_are_exact_as_far_as_the_gradient_shows():
     grad_z = np.random.default_rng(0).normal(size=z.shape) * (z > 0)
     observation = dataclasses.replace(problem.observation, weight_grad=grad_z @ inputs, bias_grad=grad_z.sum(axis=1))
     result = reconstruct(observation, jax.random.key(0), dataclasses.replace(ONE, num_examples=4))
-    assert result.status is Status.EXACT_VISIBLE
+    assert result.status is Status.MERGED
+    assert not (result.certificate.exact | result.certificate.approximate).any()
     assert result.batch_size == 3
     assert error_of(result, inputs[:3]) < 1e-10
+
+
+def test_duplicated_inputs_are_exact_where_the_model_counts_them():
+    inputs = np.random.default_rng(5).normal(size=(4, 50))
+    inputs[3] = inputs[0]
+    batch = simulate(4, 100, in_features=50, seed=1, inputs=inputs, labels=[3, 1, 4, 3])
+    config = dataclasses.replace(ONE, num_examples=4)
+    result = reconstruct(batch.observation, jax.random.key(0), config, model=batch.network)
+    assert result.status is Status.EXACT_VISIBLE
+    assert sorted(result.certificate.mean_of) == [1, 1, 2]
+    assert error_of(result, inputs[:3]) < 1e-8
 
 
 def test_means_of_samples_that_fire_the_same_neurons_are_not_certified_where_more_were_reported():

@@ -97,7 +97,7 @@ def test_a_network_that_would_not_notice_does_not_vouch(depth, classes, share):
         layers = batch.network
         before = pattern.by_pattern(directions, pattern.agree(evidence, directions))
         after = network.by_network(with_above(evidence, layers), before)
-        mixing = disaggregation(factorization, evidence.bias_grad, after.directions)
+        mixing = disaggregation(factorization, evidence.bias_grad / after.common_factor, after.directions)
         inputs = np.linalg.solve(mixing, factorization.right)
         error = np.linalg.norm(inputs[0] - batch.inputs[0]) / np.linalg.norm(batch.inputs[0])
         wrong += int(after.exact[0] and error > 2 * MAX_ERROR)

@@ -13,9 +13,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from spear_jax.attacks.dense.certificates.contradiction import took_steps
+from spear_jax.attacks.dense.problem import pose
 from spear_jax.factorization import column_blocks, factorize
 from spear_jax.numerics import MIN_GAP, to_float64
-from spear_jax.types import Array, Factorization
+from spear_jax.status import Reason, Status
+from spear_jax.types import Array, Factorization, Result
 from spear_jax.update.bundle import Update
 from spear_jax.update.dense_layers import DenseLayer
 
@@ -71,10 +74,10 @@ def diagnose(update: Update, layer: DenseLayer, *, factorization: Factorization 
     """
     observation = update.observation(layer.name)
     factorization = factorization or factorize(observation.weight_grad, rounding=observation.rounding)
-    if update.kind != "gradient" and "weight_decay" not in update.metadata:
+    if "weight_decay" not in update.metadata:
         shrinkage = _shrinkage(observation.weight, observation.weight_grad, factorization)
-        if shrinkage is not None and shrinkage * _learning_rate(update) < 1:
-            return (_weight_decay(update, shrinkage * _learning_rate(update)),)
+        if shrinkage is not None and (update.kind == "gradient" or shrinkage * _learning_rate(update) < 1):
+            return (_weight_decay(update, shrinkage),)
     live = _live(observation.weight_grad)
     is_covered = factorization.is_full or factorization.gap < MIN_GAP
     if is_covered and update.kind != "gradient" and _is_rounded(update, layer, live):
@@ -84,6 +87,23 @@ def diagnose(update: Update, layer: DenseLayer, *, factorization: Factorization 
     if update.kind != "gradient" and _has_bounded_steps(live, factorization):
         return (Finding("optimizer", _OPTIMIZER.format(kurtosis=_kurtosis(live))),)
     return full_rank(factorization, observation.weight_grad)
+
+
+def why_not(update: Update, layer: DenseLayer, result: Result) -> tuple[Finding, ...]:
+    """Why a reconstruction is not whole, as far as the update itself shows; none where it is, or where nothing does."""
+    certificate = result.certificate
+    if (certificate.exact | certificate.approximate).any():
+        return ()
+    reason = certificate.reason
+    if result.status is Status.CONTRADICTED and reason in (None, Reason.BASE_WEIGHTS, Reason.BATCH_NORM):
+        observation = update.observation(layer.name)
+        if update.kind != "gradient" and not observation.drift:
+            problem = pose(observation, factorize(observation.weight_grad, rounding=observation.rounding))
+            if took_steps(problem, result.directions, _learning_rate(update)):
+                return (Finding("local_steps", Reason.LOCAL_STEPS.value),)
+    if reason is not None:
+        return (Finding(reason.name.lower(), reason.value),)
+    return tuple(finding for finding in diagnose(update, layer) if finding.name == "weight_decay")
 
 
 def full_rank(factorization: Factorization, weight_grad: Array) -> tuple[Finding, ...]:
@@ -116,6 +136,13 @@ def _learning_rate(update: Update) -> float:
 
 
 def _weight_decay(update: Update, shrinkage: float) -> Finding:
+    if update.kind == "gradient":
+        return Finding(
+            "weight_decay",
+            f"the gradient holds {shrinkage:.4g} times the weights, as an L2 penalty in the loss (weight decay) adds: "
+            f"bundle again with --weight-decay {shrinkage:.4g}",
+        )
+    shrinkage = shrinkage * _learning_rate(update)
     per_step = -math.expm1(math.log1p(-shrinkage) / update.local_steps)
     if "lr" in update.metadata:
         options = f"--weight-decay {per_step / _learning_rate(update):.4g}"

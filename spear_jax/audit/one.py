@@ -13,6 +13,7 @@ from spear_jax.attacks.dense.copies import count_copies
 from spear_jax.attacks.dense.outcome import Progress, SearchState
 from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.audit import record, resume
+from spear_jax.audit.diagnose import why_not
 from spear_jax.audit.record import Audited
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import CheckpointError
@@ -83,7 +84,7 @@ def audit_one(
     make_folder(out)
     result = reconstruct(observation, key, config, **above, state=start, on_round=saved)
     audited = Audited(update, layer, source.path, config, options.seed)
-    content = record.make_record(result, audited, _copies(result, audited))
+    content = record.make_record(result, audited, _copies(result, audited), why_not(update, layer, result))
     if jax.process_index() == 0:
         # What was made of an earlier reconstruction in this folder is no longer true of it.
         for stale in record.DERIVED:
@@ -130,14 +131,25 @@ def _copies(result: Result, audited: Audited) -> list[int | None] | None:
     """How often each input was in the batch, None where that is not certain; only asked where the client reported more.
 
     A batch of as many samples as directions has no copies, and in a large model counting them takes long. The client's
-    loss is taken as the mean over the samples that it reported.
+    loss is a mean over the samples that it reported, or their sum: whichever counts that many.
     """
     update, layer, num_examples = audited.update, audited.layer.name, audited.config.num_examples
     network, is_whole = update.network(layer), bool(np.isfinite(result.inputs).all())
-    may_hide = num_examples is not None and num_examples > result.batch_size
-    if network is None or update.local_steps > 1 or not (may_hide and is_whole):
+    if network is None or update.local_steps > 1 or num_examples is None or not is_whole:
         return None
-    copies = count_copies(update.observation(layer), network, result, batch_size=num_examples)
-    return [
-        int(counts.sum()) if known else None for counts, known in zip(copies.counts, copies.is_certain, strict=True)
-    ]
+    if num_examples <= result.batch_size:
+        return None
+    counted = result.certificate.mean_of
+    if counted.all() and _adds_up(counted, num_examples):
+        return counted.tolist()
+    for divisor in (num_examples, 1, None):
+        copies = count_copies(update.observation(layer), network, result, batch_size=divisor)
+        counts = np.where(copies.is_certain, copies.counts.sum(axis=1), 0)
+        if copies.is_certain.any() and _adds_up(counts, num_examples):
+            return [int(count) or None for count in counts]
+    return [None for _ in range(result.batch_size)]
+
+
+def _adds_up(counts: np.ndarray, total: int) -> bool:
+    """Whether counts, 0 where one is not known, can be those of so many samples: unknown ones count at least one."""
+    return counts.sum() == total if counts.all() else counts.sum() + np.sum(counts == 0) <= total

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from spear_jax.audit.diagnose import Finding
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import RecordError, SpearError, TensorFileError
 from spear_jax.normalization import Normalization
+from spear_jax.status import Scale, Status
 from spear_jax.tensor_files import atomic_path, read_tensors, write_tensors
 from spear_jax.types import Certificate, Result
 from spear_jax.update.bundle import Update
@@ -83,13 +86,16 @@ class Audited(NamedTuple):
     seed: int
 
 
-def make_record(result: Result, audited: Audited, copies: list[int | None] | None = None) -> dict[str, Any]:
+def make_record(
+    result: Result, audited: Audited, copies: list[int | None] | None = None, why: Sequence[Finding] = ()
+) -> dict[str, Any]:
     """One JSON-ready record of a reconstruction: outcome, cost, configuration, versions.
 
     Args:
         result: of the reconstruction.
         audited: what it is of.
         copies: (r,) how often each input was in the batch, None where that is not certain, or was not asked.
+        why: what explains that not every sample is certified.
     """
     update, layer, path, config, seed = audited
     certificate, stats = result.certificate, result.stats
@@ -104,6 +110,8 @@ def make_record(result: Result, audited: Audited, copies: list[int | None] | Non
         "certified": int(certificate.exact.sum()),
         "approximate": int(certificate.approximate.sum()),
         "copies": copies,
+        "notes": notes(result),
+        "findings": [finding._asdict() for finding in why],
         "layer": layer.name,
         "shape": [layer.out_features, layer.in_features],
         "noise_floor": finite(result.noise_floor),
@@ -114,6 +122,11 @@ def make_record(result: Result, audited: Audited, copies: list[int | None] | Non
             "bias_residual": finite(certificate.bias_residual),
             **_error_summary(certificate),
             "labels": None if certificate.labels is None else certificate.labels.tolist(),
+            "mean_of": certificate.mean_of.tolist(),
+            "scale": certificate.scale.name,
+            "factor": finite(certificate.factor),
+            "factor_range": [finite(factor) for factor in certificate.factor_range],
+            "reason": None if certificate.reason is None else certificate.reason.name,
         },
         "stats": {name: finite(getattr(stats, name)) for name in stats.__dataclass_fields__},
         "config": config.to_json(),
@@ -126,6 +139,39 @@ def make_record(result: Result, audited: Audited, copies: list[int | None] | Non
         "image_shape": None if update.image_shape is None or not is_first else list(update.image_shape),
         "versions": versions(),
     }
+
+
+def notes(result: Result) -> list[str]:
+    """What the certificate says of the batch as a whole, in sentences: scale, means, labels, contradictions."""
+    certificate, found = result.certificate, []
+    vouched = certificate.exact | certificate.approximate
+    if certificate.reason is not None:
+        found.append(certificate.reason.value)
+    if math.isnan(certificate.factor):
+        found.append(
+            "The bias gradient gives no scale that the model accepts (it is rounded, noisy or of other samples): each "
+            "sample has the scale at which the layers above confirm it."
+        )
+    elif certificate.factor != 1:
+        found.append(
+            f"Kernel and bias gradients were scaled apart: the layers above see every input {certificate.factor:.4g} "
+            "times as large as the bias gradient has it, and are believed."
+        )
+    elif certificate.scale is Scale.BIAS_GRADIENT and (vouched.any() or result.status is Status.CONTRADICTED):
+        lowest, highest = certificate.factor_range
+        open_ = f"{lowest:.3g} to {highest:.3g}" if lowest > 0 or math.isfinite(highest) else "any"
+        found.append(f"{certificate.scale.value} (the patterns allow {open_}).")
+    several = certificate.mean_of[certificate.mean_of > 1]
+    if len(several):
+        found.append(
+            f"{len(several)} inputs are means of several samples of one label, equal or too close for the update to "
+            f"tell apart ({', '.join(map(str, several))} samples); their error bars hold the distance."
+        )
+    if certificate.possible_labels is not None:
+        open_labels = int(np.sum(certificate.possible_labels.sum(axis=1) > 1))
+        if open_labels:
+            found.append(f"Of {open_labels} samples several labels fit, so none is named.")
+    return found
 
 
 def _error_summary(certificate: Certificate) -> dict[str, float | None]:

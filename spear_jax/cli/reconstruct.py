@@ -148,6 +148,8 @@ def tell(content: dict[str, Any], out: Path) -> None:
     if certificate["error_max"] is not None:
         typer.echo(f"Largest expected error of these samples: {certificate['error_max']:.2g} of an input's norm.")
     typer.echo(content["message"])
+    for sentence in (*content["notes"], *(finding["sentence"] for finding in content["findings"])):
+        typer.echo(sentence)
     if stats["candidates"]:
         effort = f"{stats['candidates']:.3g} candidates drawn (expected {_number(stats['expected_candidates'])})"
     else:

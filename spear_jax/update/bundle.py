@@ -166,7 +166,9 @@ class Update:
         """
         index = self.layers.index(self.layer(layer_name))
         matrices_left_out = any(self.global_tensors[name].ndim == 2 for name, _ in self.skipped)
-        if index + 1 == len(self.layers) or matrices_left_out or not dense_layers.is_chain(self.layers[index:]):
+        if index + 1 == len(self.layers) or self.layers[-1].out_features < 2:
+            return None
+        if matrices_left_out or not dense_layers.is_chain(self.layers[index:]):
             return None
         return [self._tensors(layer, self.global_tensors) for layer in self.layers[index + 1 :]]
 
@@ -206,7 +208,8 @@ class Update:
     def _gradients(self, layer: DenseLayer) -> dict[str, np.ndarray]:
         names = (layer.kernel_name, layer.bias_name)
         if self.kind == "gradient":
-            return {name: self.client_tensors[name] for name in names}
+            penalty = float(self.metadata.get("weight_decay", "0"))
+            return {name: _without(penalty, self.global_tensors[name], self.client_tensors[name]) for name in names}
         if self.local_steps > 1 and layer != self.layers[0]:
             raise UpdateError(
                 f"the client took {self.local_steps} local steps, in which the inputs of {layer.name} changed, so its "
@@ -227,6 +230,11 @@ class Update:
         if "lr" not in self.metadata:
             raise UpdateError("weight_decay is given but lr is not; weight decay can be removed with both.")
         return decayed_share(self._lr, float(self.metadata["weight_decay"]), self.local_steps)
+
+
+def _without(penalty: float, weight: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """The gradient without that of an L2 penalty of the weights."""
+    return gradient if not penalty else gradient - gradient.dtype.type(penalty) * weight.astype(gradient.dtype)
 
 
 def load_update(path: str | os.PathLike[str], *, layout: str | None = None) -> Update:

@@ -28,6 +28,8 @@ class Agreement(NamedTuple):
             sample's must be.
         matching: (r,) share of live entries where ``Z > 0`` agrees with ``D != 0``.
         error: (r,) expected error of the input relative to its norm; infinite where nothing bounds it.
+        shape_error: (r,) the same up to the scale of each input.
+        dropped: (r,) share of the active neurons that a mask behind the ReLU silenced; 0 where none is needed.
         bias_residual: ``|bias_grad - D 1| / |bias_grad|``.
     """
 
@@ -35,7 +37,14 @@ class Agreement(NamedTuple):
     precise: Bool[np.ndarray, " r"]
     matching: Float[np.ndarray, " r"]
     error: Float[np.ndarray, " r"]
+    shape_error: Float[np.ndarray, " r"]
+    dropped: Float[np.ndarray, " r"]
     bias_residual: float
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether the patterns agree but for a mask behind the ReLU."""
+        return bool(self.dropped.any())
 
     @property
     def matching_score(self) -> float:

@@ -53,7 +53,7 @@ def recover(observation: LayerObservation, problem: Problem, verdict: Verdict) -
     factorization = problem.factorization
     recovered = _nothing(factorization)
     if verdict.agreement is not None:
-        mixing = disaggregation(factorization, problem.bias_grad, verdict.directions)
+        mixing = disaggregation(factorization, problem.bias_grad / verdict.common_factor, verdict.directions)
         inputs = recover_inputs(factorization, mixing)
         recovered = Recovered(inputs, weight_residual(observation, factorization, mixing, inputs))
     alone = np.flatnonzero(np.isfinite(verdict.dual).all(axis=1))
@@ -89,6 +89,12 @@ def make_result(
         weight_residual=recovered.weight_residual,
         bias_residual=float("nan") if verdict.agreement is None else verdict.agreement.bias_residual,
         labels=verdict.labels,
+        possible_labels=verdict.possible_labels,
+        mean_of=verdict.mean_of,
+        scale=verdict.scale,
+        factor=1.0 if verdict.factor is None else verdict.factor,
+        factor_range=verdict.factor_range,
+        reason=verdict.reason,
     )
     return Result(
         inputs=recovered.inputs if numerics.has_x64() else recovered.inputs.astype(np.float32),
@@ -105,15 +111,17 @@ def make_result(
 
 def final_status(status: Status, verdict: Verdict, config: ReconstructConfig) -> Status:
     """How the reconstruction ended, from how the search did and what is certified."""
+    hides_some = config.num_examples is not None and len(verdict.exact) < config.num_examples
     if verdict.exact.all():
-        status = Status.EXACT
-    elif verdict.is_whole:
+        return Status.EXACT_VISIBLE if hides_some else Status.EXACT
+    if verdict.is_whole:
         return Status.APPROXIMATE
-    elif status.is_complete:
-        return Status.PARTIAL  # every pattern agrees, but the network refuses a sample
-    if status is Status.EXACT and config.num_examples is not None and len(verdict.exact) < config.num_examples:
-        return Status.EXACT_VISIBLE
-    return Status.PARTIAL if not status.is_complete and verdict.exact.any() else status
+    if verdict.is_contradicted:
+        return Status.CONTRADICTED
+    is_complete = status.is_complete or status is Status.APPROXIMATE
+    if is_complete and hides_some and not (verdict.mean_of > 0).any():
+        return Status.MERGED
+    return Status.PARTIAL if is_complete or verdict.exact.any() else status
 
 
 def refused(factorization: Factorization, config: ReconstructConfig, clock: Clock) -> Result:

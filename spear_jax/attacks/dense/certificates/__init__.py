@@ -6,11 +6,12 @@ Neighbours may use `certify` and `certified_alone`; what search needs of the pat
 
 from __future__ import annotations
 
-from spear_jax.attacks.dense.certificates.alone import by_samples_alone
+from spear_jax.attacks.dense.certificates.alone import by_next_layer, by_samples_alone
 from spear_jax.attacks.dense.certificates.alone import certified_alone as certified_alone
+from spear_jax.attacks.dense.certificates.contradiction import explained
+from spear_jax.attacks.dense.certificates.means import by_number
 from spear_jax.attacks.dense.certificates.network import by_network
 from spear_jax.attacks.dense.certificates.pattern import by_pattern
-from spear_jax.attacks.dense.certificates.told_apart import told_apart
 from spear_jax.attacks.dense.certificates.verdict import Verdict
 from spear_jax.attacks.dense.outcome import Outcome
 from spear_jax.attacks.dense.problem import Problem
@@ -25,6 +26,8 @@ def certify(problem: Problem, outcome: Outcome, num_examples: int | None = None)
         num_examples: batch size as the client reports it, None where it does not.
     """
     verdict = by_pattern(outcome.directions, outcome.agreement)  # all samples, or none
-    verdict = by_network(problem, verdict)  # one by one, with labels; mends directions
+    verdict = by_network(problem, verdict, num_examples)  # one by one, with labels; mends directions and scales
+    verdict = by_next_layer(problem, verdict)  # the scale, where no network saw it
     verdict = by_samples_alone(verdict, outcome.alone)  # one by one, also while directions are missing
-    return told_apart(problem, verdict, num_examples)  # strikes what may be a mean of several
+    verdict = by_number(verdict, num_examples)  # strikes what may be a mean of several
+    return explained(problem, verdict)  # why found directions contradict the model, where they do

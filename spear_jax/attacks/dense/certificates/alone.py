@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from spear_jax.attacks.dense.certificates import network
-from spear_jax.attacks.dense.certificates.next_layer import samples_alone
+from spear_jax.attacks.dense.certificates.next_layer import next_layer_factor, samples_alone
+from spear_jax.attacks.dense.certificates.pattern import agree, by_pattern
+from spear_jax.attacks.dense.certificates.scale import UNSEEN
 from spear_jax.attacks.dense.certificates.verdict import Verdict
+from spear_jax.attacks.dense.directions.recover import dual_vectors
 from spear_jax.attacks.dense.outcome import Outcome, Samples
 from spear_jax.attacks.dense.problem import Problem
+from spear_jax.status import Scale
 
 
 def certified_alone(problem: Problem, outcome: Outcome) -> Samples:
@@ -28,6 +34,26 @@ def either(first: Samples, second: Samples) -> Samples:
         first.confirmed | second.confirmed,
         np.where(take[:, 0], second.matching, first.matching),
         np.where(take[:, 0], second.error, first.error),
+    )
+
+
+def by_next_layer(problem: Problem, verdict: Verdict) -> Verdict:
+    """The verdict at the scale that the next layer's gradient sees, where no network has been asked for it."""
+    if problem.is_mended or problem.above is None or verdict.agreement is None:
+        return verdict
+    dual = dual_vectors(problem.factorization, problem.bias_grad, verdict.directions)
+    factor = UNSEEN if dual is None else next_layer_factor(problem, verdict.directions, dual)
+    if not factor.is_seen:
+        return verdict
+    if not factor.is_not(1.0):
+        return verdict._replace(scale=Scale.NEXT_LAYER)
+    scaled = dataclasses.replace(problem, bias_grad=problem.bias_grad / factor.value)
+    again = by_pattern(verdict.directions, agree(scaled, verdict.directions))
+    return again._replace(
+        error=np.hypot(again.error, factor.error),
+        scale=Scale.NEXT_LAYER,
+        factor=factor.value,
+        factor_error=factor.error,
     )
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates import limits
+from spear_jax.attacks.dense.problem import Problem
 from spear_jax.numerics import float64_namespace
 from spear_jax.types import Factorization
 
@@ -31,41 +32,46 @@ class Errors(NamedTuple):
 
 
 def expected_errors(
-    factorization: Factorization,
-    bias_grad: Float[np.ndarray, " m"],
+    problem: Problem,
     directions: Float[np.ndarray, "r r"],
     mixing: Float[np.ndarray, "r r"],
+    off: Bool[np.ndarray, "m r"],
 ) -> Errors:
     """Expected errors of Q.
 
     Args:
-        factorization: of the weight gradient.
-        bias_grad: (m,) float64.
+        problem: of the layer.
         directions: (r, r) unit directions, one a row.
         mixing: (r, r) Q, the directions scaled, one a column.
+        off: (m, r) rows on which the pre-activations have each sample off.
     """
     size = np.linalg.norm(mixing, axis=0)
-    return Errors(direction_error(factorization, directions) * size, scale_error(factorization, bias_grad, directions))
+    return Errors(direction_error(problem.factorization, directions, off) * size, scale_error(problem, directions))
 
 
-def input_error(
-    factorization: Factorization, inverse: Float[np.ndarray, "r r"], errors: Errors
-) -> Float[np.ndarray, " r"]:
+def input_error(problem: Problem, inverse: Float[np.ndarray, "r r"], errors: Errors) -> Float[np.ndarray, " r"]:
     """Expected relative error of each input, as `pre_activation_slack` has it for the pre-activations.
 
     Args:
-        factorization: of the weight gradient.
+        problem: of the layer.
         inverse: (r, r) ``Q^-1``.
         errors: of Q.
 
     Returns:
-        (r,); infinite for all inputs where the zeros leave a direction open.
+        (r,); infinite for all inputs where the zeros leave a direction open; never below what rounding an input to
+        the client's dtype does to it.
     """
-    size = np.linalg.norm(inverse * np.asarray(factorization.singular_values[: factorization.rank]), axis=1)
-    noise = factorization.noise_floor / numerics.ZERO_SIGMAS
+    size = np.linalg.norm(inverse * problem.spectrum, axis=1)
     with np.errstate(invalid="ignore"):
-        spoiled = noise + np.sqrt(np.sum((size * errors.mixing) ** 2))
-    return np.nan_to_num(np.linalg.norm(inverse, axis=1) / size * spoiled + errors.scale, nan=np.inf)
+        spoiled = row_noise(problem.factorization) + np.sqrt(np.sum((size * errors.mixing) ** 2))
+        error = np.linalg.norm(inverse, axis=1) / size * spoiled + errors.scale
+    return np.hypot(np.nan_to_num(error, nan=np.inf), limits.ROUNDED_INPUT * problem.client_eps)
+
+
+def row_noise(factorization: Factorization) -> float:
+    """Expected norm of the noise in ``u^T G`` for a unit vector u: what a row of ``right`` is off by."""
+    in_features = np.asarray(factorization.right).shape[1]
+    return max(factorization.noise_floor / numerics.ZERO_SIGMAS, factorization.noise_std * float(np.sqrt(in_features)))
 
 
 def pre_activation_slack(
@@ -120,32 +126,62 @@ def movement(
     return moved + np.sqrt(np.mean(moved[np.asarray(factorization.live_mask)] ** 2, axis=0))
 
 
-def scale_error(
-    factorization: Factorization, bias_grad: Float[np.ndarray, " m"], directions: Float[np.ndarray, "r r"]
-) -> Float[np.ndarray, " r"]:
-    """Expected relative error of each sample's scale, from the part of the bias gradient that no batch explains."""
-    left = np.asarray(factorization.left)
+def bias_noise(problem: Problem) -> float:
+    """Root mean square noise of the bias gradient, from the part of it that no batch explains.
+
+    Infinite where that part is more than noise: then the two gradients are not of the same samples, as where collinear
+    inputs merge in one of them, and what lies within the column space may be wrong by as much.
+    """
+    left, bias_grad = problem.left, problem.bias_grad
     rows, rank = left.shape
-    shares = left.T @ bias_grad
-    noise = np.linalg.norm(bias_grad - left @ shares) / np.sqrt(max(rows - rank, 1))
+    noise = float(np.linalg.norm(bias_grad - left @ (left.T @ bias_grad))) / np.sqrt(max(rows - rank, 1))
+    rounding = problem.client_eps * float(np.linalg.norm(bias_grad)) / np.sqrt(rows)
+    return noise if noise <= numerics.MIN_GAP * max(problem.factorization.noise_std, rounding) else np.inf
+
+
+def scale_error(problem: Problem, directions: Float[np.ndarray, "r r"]) -> Float[np.ndarray, " r"]:
+    """Expected relative error of each sample's scale, from the noise of the bias gradient."""
     inverse = np.linalg.inv(directions.T)
-    return noise * np.linalg.norm(inverse, axis=1) / np.maximum(np.abs(inverse @ shares), np.finfo(float).tiny)
+    shares = np.abs(inverse @ (problem.left.T @ problem.bias_grad))
+    return bias_noise(problem) * np.linalg.norm(inverse, axis=1) / np.maximum(shares, np.finfo(float).tiny)
 
 
-def direction_error(factorization: Factorization, directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
+def direction_error(
+    factorization: Factorization, directions: Float[np.ndarray, "k r"], off: Bool[np.ndarray, "m k"]
+) -> Float[np.ndarray, " k"]:
     """Expected angle between each direction and the true one: noise of its zero rows over their conditioning.
 
-    Infinite where the zero rows leave it open, as for two samples that fire alike: any mixture of theirs is as sparse.
+    Infinite where the zero rows leave it open, as for two samples that fire alike: any mixture of theirs is as sparse,
+    and some are sparser by one row, on which both samples fire and cancel. Such a row holds nothing: only rows count
+    on which the pre-activation has the sample off.
+
+    Args:
+        factorization: of the weight gradient.
+        directions: (k, r) unit directions.
+        off: (m, k) rows on which the pre-activations have each sample off.
     """
     left = np.asarray(factorization.left)
     zero = numerics.zero_mask(factorization, directions)
     noise = np.linalg.norm(left @ directions.T * zero, axis=0)
-    held = 1 - _strongest_rival(left, ~zero, directions)
+    holding = zero & off
+    spectrum = np.asarray(factorization.singular_values[: factorization.rank])
+    seeming = (2 * factorization.noise_floor / spectrum) ** 2  # what the rows of a rival show of noise alone
+    held = 1 - _strongest_rival(left, ~holding, directions) - seeming.max()
     for place in np.flatnonzero(held < limits.LOOSELY_HELD):
         # Power iteration has not converged where it matters most; dead rows are zero and add nothing.
-        held[place] = np.linalg.eigvalsh(left[zero[:, place]].T @ left[zero[:, place]])[1]
-    error = (noise + numerics.ROUNDING * numerics.EPS64) / np.sqrt(np.maximum(held, limits.MIN_HELD))
+        held[place] = _least_held(left[holding[:, place]], directions[place], seeming)
+    error = (noise + numerics.EPS64) / np.sqrt(np.maximum(held, limits.MIN_HELD))
     return np.where(held < limits.MIN_HELD, np.inf, error)
+
+
+def _least_held(
+    rows: Float[np.ndarray, "z r"], direction: Float[np.ndarray, " r"], seeming: Float[np.ndarray, " r"]
+) -> float:
+    """Least ``|rows v|^2`` among unit v orthogonal to a direction, less what noise alone would show of v."""
+    if len(direction) == 1:
+        return 1.0
+    others = np.linalg.qr(np.column_stack([direction, np.eye(len(direction))]))[0][:, 1:]
+    return float(np.linalg.eigvalsh(others.T @ (rows.T @ rows - np.diag(seeming)) @ others)[0])
 
 
 def _strongest_rival(

@@ -27,10 +27,14 @@ MIN_SINGULAR = 1e-6
 MAX_RETURNED = 0.02
 # Agreement of two patterns that have nothing to do with one another is as good at most this often.
 MAX_COINCIDENCE = 1e-9
+# Share of the active neurons of each sample that a mask silences where there is one.
+MIN_DROPPED = 0.02
 
 # Error bars (`error_bars`).
 # Squared singular value below which the zero rows of a direction hold it against no rival: far above rounding.
 MIN_HELD, LOOSELY_HELD = 1e-10, 0.05
+# Relative error of an input that was rounded to the client's dtype, in units of that dtype: a quarter is typical.
+ROUNDED_INPUT = 0.25
 # Steps of the power iteration behind the error of a direction; an estimate within a factor of two is enough.
 POWER_STEPS = 50
 
@@ -41,8 +45,6 @@ NETWORK_MARGIN = 64.0
 REFUSED = 100.0
 # A pre-activation within so many client roundings of zero, relative to what is summed up, may have fired or not.
 OPEN = 8.0
-# Random errors that the network must notice before its word counts alone.
-TAINTS = 2
 
 # The next layer's gradient (`next_layer`).
 # Equations beyond the unknowns that the fit must have left over to say anything.
@@ -50,9 +52,23 @@ MIN_SURPLUS = 16
 # The null vector must be alone: the next singular value is so many times its own.
 MIN_SEPARATION = 1e3
 # Every other sample must show on the rows where one is off: least singular value there, in units of the noise floor.
-SHOWN = 2.0
+SHOWN = 8.0
 
-# Means of several samples (`told_apart`).
-# Neurons on which two samples of a batch must differ, where the client reported more samples than there are directions:
-# inputs that differ on hardly any neuron may well share all of them, and one direction is then their weighted mean.
-MIN_APART = 16
+# Scale (`scale`).
+# A factor this many of its expected errors away from another is another one.
+DEVIATES = 8.0
+
+# Means of several samples (`means`).
+# Shares of the loss are whole multiples of one another within this, or nothing is counted.
+MAX_SHARE_ERROR = 0.1
+# Share of the confirmed samples whose counts must be whole for any count to mean something: where the client clips
+# sample by sample none is.
+MOST_SHARES = 0.5
+# Copies of one input that are counted.
+MOST_COPIES = 64
+
+# Contradictions (`contradiction`).
+# Share of the directions that must follow from their zeros for all to count as found.
+MOST_DETERMINED = 0.9
+# Share of the neurons that a threshold of their own must explain, and standard deviations beyond chance that are plain.
+MOST_SEPARABLE, PLAIN = 0.99, 6.0

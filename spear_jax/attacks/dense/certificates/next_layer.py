@@ -14,9 +14,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from spear_jax import numerics
-from spear_jax.attacks.dense.certificates import limits
+from spear_jax.attacks.dense.certificates import error_bars, limits
+from spear_jax.attacks.dense.certificates.scale import UNSEEN, Factor
 from spear_jax.attacks.dense.outcome import Samples, no_samples
 from spear_jax.attacks.dense.problem import Problem
+
+# Samples that are asked for the scale of all.
+ASKED = 8
 
 
 def samples_alone(problem: Problem, directions: Float[np.ndarray, "k r"]) -> Samples:
@@ -43,15 +47,41 @@ def samples_alone(problem: Problem, directions: Float[np.ndarray, "k r"]) -> Sam
     return nothing
 
 
-def _is_unique(problem: Problem, zero: Bool[np.ndarray, " m"]) -> bool:
-    """Whether every other sample shows on these rows, above the noise.
+def next_layer_factor(problem: Problem, directions: Float[np.ndarray, "r r"], dual: Float[np.ndarray, "r r"]) -> Factor:
+    """One factor by which the next layer's gradient would have all inputs multiplied; its biases tell x from c x.
 
-    Of two samples that fire the same neurons any affine mixture fits every equation, so nothing else would refuse it.
+    Args:
+        problem: of the layer.
+        directions: (r, r) unit directions.
+        dual: (r, r) p_i that the bias gradient gives, one a row.
+    """
+    if not problem.bias.any():
+        return UNSEEN
+    known = samples_alone(problem, directions[:ASKED])
+    told = known.confirmed
+    if not told.any():
+        return UNSEEN
+    size = lambda vectors: np.linalg.norm(vectors * problem.spectrum, axis=1)
+    values, weight = size(known.dual[told]) / size(dual[:ASKED][told]), known.error[told] ** -2.0
+    factor = Factor(float(weight @ values / weight.sum()), float(weight.sum() ** -0.5))
+    is_common = np.abs(values / factor.value - 1) <= limits.DEVIATES * known.error[told]
+    return factor if is_common.all() else UNSEEN
+
+
+def _is_unique(problem: Problem, zero: Bool[np.ndarray, " m"]) -> bool:
+    """Whether every other sample shows on these rows, above the noise, and not by a single row.
+
+    Of two samples that fire the same neurons any affine mixture fits every equation, so nothing else would refuse it;
+    one that was made to vanish on one row more has that row alone to show the other.
     """
     rank = problem.rank
     if rank == 1:
         return True
     gradient = problem.left[zero] * problem.spectrum
+    if len(gradient) < rank - 1:
+        return False
+    basis = np.linalg.svd(gradient, full_matrices=False)[0][:, : rank - 1]
+    gradient = gradient[(basis**2).sum(axis=1) < limits.MAX_LEVERAGE]
     if len(gradient) < rank - 1:
         return False
     return bool(np.linalg.svd(gradient, compute_uv=False)[rank - 2] > limits.SHOWN * problem.factorization.noise_floor)
@@ -94,6 +124,9 @@ def _fit(
     agrees = np.where(pre_activation > slack, ~zero, np.where(pre_activation < -slack, zero, True)) & live
     decided = (np.abs(pre_activation) > slack) & live
     error = float(np.linalg.norm(spread[:-1]) / np.linalg.norm(solution[:-1]) + spread[-1] / abs(solution[-1]))
+    if not problem.bias.any():
+        error += error_bars.bias_noise(problem) * float(np.linalg.norm(solution[:-1] / spectrum))
+    error = float(np.hypot(error, limits.ROUNDED_INPUT * problem.client_eps))
     exact = bool(agrees[live].all() and solution[-1] > 0 and error < limits.MAX_ERROR / limits.ERROR_MARGIN)
     exact &= bool(decided.sum() >= max(limits.MIN_DECIDED * live.sum(), limits.MIN_ENTRIES))
     return solution[:-1] / spectrum, exact, float(agrees.sum() / max(live.sum(), 1)), error

@@ -50,11 +50,14 @@ def agree(problem: Problem, directions: Float[np.ndarray, "r r"]) -> Agreement:
         matching, confirmed = _over_several_steps(patterns, is_bounded, factorization, directions)
     else:
         matching, confirmed = _in_one_step(patterns, is_bounded)
+    dropped = np.zeros(problem.rank)
+    if not problem.drift and not confirmed.all():
+        dropped, confirmed = _behind_a_mask(patterns, confirmed, is_bounded, factorization, directions)
     precise = confirmed & (sides.error < limits.MAX_ERROR / limits.ERROR_MARGIN)
     if not problem.drift:
         precise &= patterns.num_decided >= limits.MIN_DECIDED * patterns.num_live
     residual = np.linalg.norm(problem.bias_grad - sides.grad_z.sum(axis=1)) / np.linalg.norm(problem.bias_grad)
-    return Agreement(confirmed, precise, matching, sides.error, float(residual))
+    return Agreement(confirmed, precise, matching, sides.error, sides.shape_error, dropped, float(residual))
 
 
 class _Sides(NamedTuple):
@@ -66,6 +69,7 @@ class _Sides(NamedTuple):
         pre_activation: (m, r) ``Z = W X + bias``.
         slack: (m, r) bound on the error of Z, with how far it moved over several steps.
         error: (r,) expected relative error of the inputs.
+        shape_error: (r,) the same up to the scale of each.
     """
 
     grad_z: Float[np.ndarray, "m r"]
@@ -73,22 +77,25 @@ class _Sides(NamedTuple):
     pre_activation: Float[np.ndarray, "m r"]
     slack: Float[np.ndarray, "m r"]
     error: Float[np.ndarray, " r"]
+    shape_error: Float[np.ndarray, " r"]
 
 
 def _two_sides(problem: Problem, directions: Float[np.ndarray, "r r"], mixing: Float[np.ndarray, "r r"]) -> _Sides:
     factorization = problem.factorization
     inverse = np.linalg.inv(mixing)
-    errors = error_bars.expected_errors(factorization, problem.bias_grad, directions, mixing)
     centred = problem.response @ inverse.T
+    pre_activation = centred + problem.bias[:, None]
+    errors = error_bars.expected_errors(problem, directions, mixing, pre_activation <= 0)
     slack = error_bars.pre_activation_slack(factorization, problem.weight_norms, inverse, centred, errors)
     if problem.drift:
         slack = slack + error_bars.movement(factorization, problem.bias_grad, problem.drift, inverse)
     return _Sides(
         grad_z=np.asarray(factorization.left) @ mixing,
         tolerance=numerics.zero_tolerance(factorization, directions) * np.linalg.norm(mixing, axis=0),
-        pre_activation=centred + problem.bias[:, None],
+        pre_activation=pre_activation,
         slack=slack,
-        error=error_bars.input_error(factorization, inverse, errors),
+        error=error_bars.input_error(problem, inverse, errors),
+        shape_error=error_bars.input_error(problem, inverse, errors._replace(scale=np.zeros(len(directions)))),
     )
 
 
@@ -100,12 +107,14 @@ class _Patterns(NamedTuple):
         is_active: (l, r) entries of Z above zero.
         is_decided: (l, r) entries of Z whose sign the noise cannot turn.
         agrees: (l, r) entries where the two sides do not contradict each other.
+        is_missing: (l, r) entries where only D is zero, by chance or not.
     """
 
     is_on: Bool[np.ndarray, "l r"]
     is_active: Bool[np.ndarray, "l r"]
     is_decided: Bool[np.ndarray, "l r"]
     agrees: Bool[np.ndarray, "l r"]
+    is_missing: Bool[np.ndarray, "l r"]
 
     @property
     def num_live(self) -> int:
@@ -134,6 +143,7 @@ def _compare(sides: _Sides, live: Bool[np.ndarray, " m"]) -> _Patterns:
         is_active=pre_activation[live] > 0,
         is_decided=(is_surely_active | is_surely_inactive)[live],
         agrees=(agrees | by_chance)[live],
+        is_missing=missing[live],
     )
 
 
@@ -146,6 +156,31 @@ def _in_one_step(
     counted = np.where(enough, patterns.agrees, patterns.agrees & patterns.is_decided)
     matching = np.sum(counted, axis=0) / patterns.num_live
     return matching, (matching == 1) & enough & is_bounded
+
+
+def _behind_a_mask(
+    patterns: _Patterns,
+    confirmed: Bool[np.ndarray, " r"],
+    is_bounded: Bool[np.ndarray, " r"],
+    factorization: Factorization,
+    directions: Float[np.ndarray, "r r"],
+) -> tuple[Float[np.ndarray, " r"], Bool[np.ndarray, " r"]]:
+    """Share of the active neurons that a mask behind the ReLU, as dropout, silenced, and the samples confirmed with it.
+
+    A mask adds zeros that the weights do not explain; it makes no neuron pass on what was off. So no entry of D may be
+    there where Z is off, more than chance has them all where Z is on, and each direction must follow from its zeros.
+    """
+    is_on, is_active, is_missing = patterns.is_on, patterns.is_active, patterns.is_missing
+    share = is_active.mean(axis=0)
+    num_on = is_on.sum(axis=0)
+    passes = ~(~patterns.agrees & ~is_missing).any(axis=0) & (patterns.num_decided >= limits.MIN_ENTRIES)
+    luck = num_on * np.log(np.maximum(share, numerics.EPS64))
+    passes &= is_bounded & (luck < np.log(limits.CHANCE)) & (luck.sum() < np.log(limits.MAX_COINCIDENCE))
+    dropped = is_missing.sum(axis=0) / np.maximum(is_active.sum(axis=0), 1)
+    if not (passes | confirmed).all() or dropped.min() < limits.MIN_DROPPED:
+        return np.zeros(len(share)), confirmed
+    passes[passes] = is_determined(factorization, directions[passes])
+    return (dropped, passes) if passes.all() else (np.zeros(len(share)), confirmed)
 
 
 def _over_several_steps(
@@ -194,10 +229,28 @@ def is_determined(factorization: Factorization, directions: Float[np.ndarray, "k
     return verdicts
 
 
+def factor_range(problem: Problem, directions: Float[np.ndarray, "r r"]) -> tuple[float, float]:
+    """Between which common factors of the inputs every neuron that passes something on stays above zero.
+
+    What the patterns leave open of a scale that rests on the bias gradient alone: without biases all of it.
+    """
+    mixing = disaggregation(problem.factorization, problem.bias_grad, directions)
+    if not has_every_scale(mixing):
+        return 0.0, np.inf
+    centred, bias = problem.response @ np.linalg.inv(mixing).T, problem.bias[:, None]
+    is_on = ~numerics.zero_mask(problem.factorization, directions) & problem.live_mask[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        turn = -bias / centred  # the factor at which a pre-activation vanishes
+    lowest = np.max(np.where(is_on & (centred > 0) & (turn > 0) & (turn < 1), turn, 0.0), initial=0.0)
+    highest = np.min(np.where(is_on & (centred < 0) & (turn > 1), turn, np.inf), initial=np.inf)
+    return float(lowest), float(highest)
+
+
 def no_agreement(rank: int) -> Agreement:
     """An agreement in which nothing is confirmed and every error is infinite."""
     nobody = np.zeros(rank, bool)
-    return Agreement(nobody, nobody, np.zeros(rank), np.full(rank, np.inf), float("nan"))
+    unbounded = np.full(rank, np.inf)
+    return Agreement(nobody, nobody, np.zeros(rank), unbounded, unbounded, np.zeros(rank), float("nan"))
 
 
 def by_pattern(directions: Float[np.ndarray, "k r"], agreement: Agreement | None) -> Verdict:

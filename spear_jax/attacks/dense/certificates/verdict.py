@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spear_jax.attacks.dense.outcome import Agreement
+from spear_jax.status import Reason, Scale
 
 
 class Verdict(NamedTuple):
@@ -22,6 +23,15 @@ class Verdict(NamedTuple):
         matching: (r,) share of live entries that agree.
         error: (r,) expected error of the input relative to its norm; infinite where nothing bounds it.
         labels: (r,) labels by the network certificate, `NO_LABEL` without one; None where it was not asked.
+        possible_labels: (r, c) labels that fit; None where it was not asked.
+        mean_of: (r,) samples of one label that each is the weighted mean of, 0 where that is not known.
+        scale: what the scale of the inputs rests on.
+        factor: by which all inputs were multiplied because the layers above see it, None where they agree with the
+            bias gradient, NaN where each has its own.
+        factor_error: its expected error, relative.
+        factor_range: common factors that the patterns allow where nothing confirms the scale.
+        is_contradicted: whether the directions are found but the model refuses what they say.
+        reason: the one reason that explains a contradiction, None without.
     """
 
     directions: Float[np.ndarray, "k r"]
@@ -32,6 +42,19 @@ class Verdict(NamedTuple):
     matching: Float[np.ndarray, " r"]
     error: Float[np.ndarray, " r"]
     labels: Int[np.ndarray, " r"] | None
+    possible_labels: Bool[np.ndarray, "r c"] | None
+    mean_of: Int[np.ndarray, " r"]
+    scale: Scale = Scale.BIAS_GRADIENT
+    factor: float | None = None
+    factor_error: float = 0.0
+    factor_range: tuple[float, float] = (1.0, 1.0)
+    is_contradicted: bool = False
+    reason: Reason | None = None
+
+    @property
+    def common_factor(self) -> float:
+        """What the bias gradient is to be divided by."""
+        return 1.0 if self.factor is None or np.isnan(self.factor) else self.factor
 
     @property
     def is_whole(self) -> bool:
@@ -51,4 +74,6 @@ def no_verdict(directions: Float[np.ndarray, "k r"]) -> Verdict:
         matching=np.zeros(rank),
         error=np.full(rank, np.inf),
         labels=None,
+        possible_labels=None,
+        mean_of=np.zeros(rank, int),
     )

@@ -1,0 +1,113 @@
+"""How many samples each reconstructed one stands for, and its label: both are read off the size of its column.
+
+Samples that fire the same neurons, with gradients along one line, share a direction: what comes back is their weighted
+mean, and their column is the sum of theirs (docs/method.md, Sec. 8). Every sample of a mean loss has the same share in
+it, so the column of a single sample is one common multiple kappa of the network's ``D(y)``, that of n samples of one
+label n times as much. The sign tells labels apart whose gradients lie on one line, as with two classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from spear_jax.attacks.dense.certificates import limits
+from spear_jax.attacks.dense.certificates.reply import Reply
+from spear_jax.attacks.dense.certificates.verdict import Verdict
+from spear_jax.types import NO_LABEL
+
+# Times that the sample of the smallest share may have been in the batch.
+MAX_LEAST = 4
+# Shares, smallest first, that may be that of a single sample.
+MAX_UNITS = 32
+
+
+class Shares(NamedTuple):
+    """What the shares of the loss say of each sample.
+
+    Attributes:
+        mean_of: (r,) samples of one label that it is the mean of, 0 where that is not known.
+        labels: (r,) the label, `NO_LABEL` where several fit.
+        fits: (r, c) the labels that fit.
+        is_odd: (r,) whether no whole number of samples explains it, although the shares of most others are whole.
+    """
+
+    mean_of: Int[np.ndarray, " r"]
+    labels: Int[np.ndarray, " r"]
+    fits: Bool[np.ndarray, "r c"]
+    is_odd: Bool[np.ndarray, " r"]
+
+
+def by_number(verdict: Verdict, num_examples: int | None) -> Verdict:
+    """The verdict without samples that nobody counted, where the client reported more than there are directions.
+
+    A merged sample is one direction, as far from all others as any: only counts, which need the model, show that it
+    is the mean of several, whose distance its error bar holds.
+
+    Args:
+        verdict: so far.
+        num_examples: batch size as the client reports it, None where it does not.
+    """
+    if num_examples is None or num_examples <= len(verdict.exact):
+        return verdict
+    is_counted = verdict.mean_of > 0
+    return verdict._replace(exact=verdict.exact & is_counted, approximate=verdict.approximate & is_counted)
+
+
+def read_shares(reply: Reply, error: Float[np.ndarray, " r"], num_examples: int | None) -> Shares:
+    """Read counts and labels off the network's reply.
+
+    Args:
+        reply: to the samples.
+        error: (r,) expected relative errors of the inputs.
+        num_examples: batch size as the client reports it, None where it does not.
+    """
+    tolerance = np.minimum(limits.NETWORK_MARGIN * reply.noise + limits.ERROR_MARGIN * error, limits.MAX_SHARE_ERROR)
+    tried = [_counts(reply, tolerance, *unit) for unit in _units(reply, tolerance)]
+    best = max((int(np.any(counts > 0, axis=1).sum()) for counts in tried), default=0)
+    agreed = [counts for counts in tried if np.any(counts > 0, axis=1).sum() == best]
+    if num_examples is not None:
+        agreed = [counts for counts in agreed if counts.max(axis=1, initial=0).sum() <= num_examples] or []
+    known = int(reply.confirmed.sum())
+    if best < 2 or best < limits.MOST_SHARES * known or not agreed:
+        return _shares(reply.fits, np.zeros(len(error), int), np.zeros(len(error), bool))
+    # A unit and half of it explain the same shares: the largest unit counts fewest samples.
+    fewest = min(int(counts.max(axis=1).sum()) for counts in agreed)
+    agreed = [counts for counts in agreed if counts.max(axis=1).sum() == fewest]
+    fits = np.any([counts > 0 for counts in agreed], axis=0)
+    mean_of = agreed[0].max(axis=1)
+    same = np.all([counts.max(axis=1) == mean_of for counts in agreed], axis=0)
+    is_odd = reply.confirmed & ~fits.any(axis=1)
+    return _shares(np.where(is_odd[:, None], reply.fits, fits), np.where(same, mean_of, 0), is_odd)
+
+
+def _shares(fits: np.ndarray, mean_of: np.ndarray, is_odd: np.ndarray) -> Shares:
+    labels = np.where(fits.sum(axis=1) == 1, fits.argmax(axis=1), NO_LABEL)
+    return Shares(mean_of, labels, fits, is_odd)
+
+
+def _units(reply: Reply, tolerance: Float[np.ndarray, " r"]) -> list[tuple[float, float]]:
+    """What kappa may be, and its relative error: the share of a sample, or a part of it, for each of its labels."""
+    places, labels = np.nonzero(reply.fits & np.isfinite(reply.ratios) & (reply.ratios != 0))
+    shares = reply.ratios[places, labels]
+    order = np.argsort(np.abs(shares))[:MAX_UNITS]
+    return [
+        (float(shares[place]) / times, float(tolerance[places[place]]))
+        for place in order
+        for times in range(1, MAX_LEAST + 1)
+    ]
+
+
+def _counts(reply: Reply, tolerance: Float[np.ndarray, " r"], unit: float, unit_error: float) -> Int[np.ndarray, "r c"]:
+    """Samples of each label that explain each column alone, 0 where no whole number does."""
+    tolerance = tolerance + unit_error
+    with np.errstate(invalid="ignore", over="ignore"):
+        ratios = np.where(reply.fits, reply.ratios / unit, 0.0)
+    ratios = np.where(np.abs(ratios) < limits.MOST_COPIES, ratios, 0.0)
+    counts = np.rint(ratios)
+    is_whole = (counts >= 1) & (np.abs(ratios - counts) <= tolerance[:, None] * counts)
+    # Where the tolerance reaches the distance of two whole numbers nothing is counted.
+    is_whole &= tolerance[:, None] * counts < limits.MAX_SHARE_ERROR
+    return np.where(is_whole, counts, 0).astype(int)

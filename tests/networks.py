@@ -21,12 +21,13 @@ class Simulated(NamedTuple):
 
 def simulate(
     batch_size, width, *, in_features=100, depth=3, classes=20, seed=0, dtype="float64", inputs=None, labels=None,
-    zero_bias=False, open_by=None, spread=0.0,
+    zero_bias=False, open_by=None, spread=0.0, equal_rows=False,
 ):  # fmt: skip
     """Mean cross-entropy of a ReLU network of ``depth`` hidden layers, Gaussian inputs, PyTorch's initialisation.
 
     With ``open_by`` neuron 0 of the second layer is so far above zero for sample 0, yet it was off for the client. With
     ``spread`` the samples' gradients shrink evenly over so many decades, as in a network that has learned some of them.
+    With ``equal_rows`` the first two classes have the same output weights.
     """
     rng = np.random.default_rng(seed)
     sizes = [in_features, *[width] * depth, classes]
@@ -40,6 +41,9 @@ def simulate(
     drawn, drawn_labels = rng.normal(size=(batch_size, in_features)), rng.integers(0, classes, batch_size)
     inputs = drawn if inputs is None else inputs
     labels = drawn_labels if labels is None else np.asarray(labels)
+    if equal_rows:
+        for part in layers[-1]:
+            part[1] = part[0]
     hidden, masks = [inputs], []
     for index, (weight, bias) in enumerate(layers):
         if open_by is not None and index == 1:

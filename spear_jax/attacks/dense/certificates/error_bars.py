@@ -65,7 +65,7 @@ def input_error(problem: Problem, inverse: Float[np.ndarray, "r r"], errors: Err
     with np.errstate(invalid="ignore"):
         spoiled = row_noise(problem.factorization) + np.sqrt(np.sum((size * errors.mixing) ** 2))
         error = np.linalg.norm(inverse, axis=1) / size * spoiled + errors.scale
-    return np.hypot(np.nan_to_num(error, nan=np.inf), limits.ROUNDED_INPUT * problem.client_eps)
+    return np.hypot(np.where(np.isnan(error), np.inf, error), limits.ROUNDED_INPUT * problem.client_eps)
 
 
 def row_noise(factorization: Factorization) -> float:

@@ -26,6 +26,9 @@ from safetensors.numpy import save_file
 from spear_jax.errors import SpearError, TensorFileError
 
 _META = "meta/"
+_PICKLED = "is pickled (dtype object), which could run code; it is not read"
+# What NumPy and JAX have a dtype for; the others of safetensors (F8_E4M3, C64, F4) are no numbers to compute with.
+_SAFETENSORS_DTYPES = frozenset("BOOL U8 I8 U16 I16 F16 BF16 U32 I32 F32 U64 I64 F64".split())
 # Deflate cannot shrink anything by more than about 1032, so a larger claim is a lie.
 _MAX_DEFLATE_RATIO = 1100
 ZIP_ERRORS = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, RuntimeError)
@@ -120,8 +123,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_npz(path: str | os.PathLike[str], *, left_out: dict[str, str] | None = None) -> dict[str, np.ndarray]:
     """All arrays of an ``.npz`` file, with pickling refused and sizes checked before allocation.
+
+    Args:
+        path: the file.
+        left_out: takes the names of pickled arrays, with why they are not read, which raise an error without it.
 
     Raises:
         TensorFileError: not an npz file, truncated, object arrays, or a header that claims more than the file holds.
@@ -132,6 +139,10 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
             if sum(info.compress_size for info in members) > path.stat().st_size:
                 raise TensorFileError(f"{path.name}: its arrays claim more bytes than the file has: it is damaged.")
+            if left_out is not None:
+                pickled = [info for info in members if _npy_header(archive, info, path.name)[1].hasobject]
+                left_out |= {info.filename.removesuffix(".npy"): _PICKLED for info in pickled}
+                members = [info for info in members if info not in pickled]
             for info in members:
                 _check_npy_header(archive, info, path.name, path.stat().st_size)
             arrays = {}
@@ -146,8 +157,11 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return {name: _restore_bfloat16(array) for name, array in arrays.items()}
 
 
-def _read_npz_bundle(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    arrays = read_npz(path)
+def read_npz_tensors(
+    path: Path, *, left_out: dict[str, str] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """As `read_tensors`, of a file that is an npz whatever its extension; ``left_out`` as for `read_npz`."""
+    arrays = read_npz(path, left_out=left_out)
     metadata = {name.removeprefix(_META): array for name, array in arrays.items() if name.startswith(_META)}
     for key, array in metadata.items():
         if array.ndim or array.dtype.kind != "U":
@@ -156,24 +170,53 @@ def _read_npz_bundle(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
     return tensors, {key: str(array) for key, array in metadata.items()}
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_safetensors(
+    path: Path, *, left_out: dict[str, str] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """As `read_tensors`, of a file that is safetensors whatever its extension.
+
+    Args:
+        path: the file.
+        left_out: takes the names of tensors whose dtype is of no real numbers, or of fewer bits than can be computed
+            with, and why they are not read; such a tensor raises an error without it.
+
+    Raises:
+        TensorFileError: truncated or lying content, an exotic dtype.
+    """
     try:
         with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+            dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+            exotic = {name: dtype for name, dtype in dtypes.items() if dtype not in _SAFETENSORS_DTYPES}
+            if left_out is not None:
+                left_out |= {name: f"has dtype {dtype}; expected real numbers" for name, dtype in exotic.items()}
+            elif exotic:
+                name, dtype = next(iter(exotic.items()))
+                raise TensorFileError(f"{path.name}: {name} has dtype {dtype}; save it as F32, or leave it out.")
+            wanted = [name for name in dtypes if name not in exotic]
+            return {name: file.get_tensor(name) for name in wanted}, dict(file.metadata() or {})
+    except TensorFileError:
+        raise
     except (SafetensorError, *READ_ERRORS) as error:
         raise TensorFileError(
             f"{path.name} is not a readable safetensors file (truncated or damaged?): {error}."
         ) from error
 
 
-def _check_npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file_name: str, file_size: int) -> None:
+def _npy_header(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, file_name: str
+) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape and dtype that an array declares, and the bytes before its elements."""
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
             raise TensorFileError(f"{file_name}: {info.filename} is npy version {version}; expected 1.0 or 2.0.")
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = reader(file)
-        header_size = file.tell()
+        return shape, dtype, file.tell()
+
+
+def _check_npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file_name: str, file_size: int) -> None:
+    shape, dtype, header_size = _npy_header(archive, info, file_name)
     if dtype.hasobject:
         raise TensorFileError(
             f"{file_name}: {info.filename} is pickled (dtype object), which could run code and is refused; "
@@ -193,7 +236,7 @@ def _restore_bfloat16(array: np.ndarray) -> np.ndarray:
     return array.view(bfloat16) if array.dtype == np.dtype("V2") else array
 
 
-_READERS = {".safetensors": _read_safetensors, ".npz": _read_npz_bundle}
+_READERS = {".safetensors": read_safetensors, ".npz": read_npz_tensors}
 
 
 def make_folder(folder: str | os.PathLike[str]) -> None:

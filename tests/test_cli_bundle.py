@@ -31,6 +31,11 @@ def folder(tmp_path_factory):
     np.savez(folder / "gradient.npz", **{name: (before[name] - after[name]) / np.float32(0.1) for name in before})
     np.savez(folder / "delta.npz", **{name: after[name] - before[name] for name in before})
     np.savez(folder / "wrapped.npz", **{f"module.{name}": array for name, array in after.items()})
+    np.savez(
+        folder / "two.npz",
+        **{f"{client}/{name}": array + client_id for client_id, client in ((1, "a"), (2, "b"))
+           for name, array in after.items()},
+    )  # fmt: skip
     np.savez(folder / "list.npz", *before.values())
     np.savez(folder / "list_after.npz", *after.values())
     return folder
@@ -59,6 +64,7 @@ def test_two_pytorch_files_give_back_the_private_batch(tmp_path):
         (BEFORE, ("--after", "delta.npz", "--kind", "delta", "--lr", 0.1)),
         (BEFORE, ("--after", "wrapped.npz", "--lr", 0.1)),
         ("list.npz", ("--after", "list_after.npz", "--lr", 0.1)),
+        (BEFORE, ("--after", FIXTURES / "pair.npz", "--lr", 0.1)),  # beside a copy of what was sent
     ],
 )
 def test_other_forms_of_the_round_give_the_same_gradient(folder, tmp_path, monkeypatch, before, arguments):
@@ -66,7 +72,7 @@ def test_other_forms_of_the_round_give_the_same_gradient(folder, tmp_path, monke
     said = run("bundle", "--before", before, *arguments, "--out", tmp_path / "update.npz", "--json")
     assert said.code == 0, said.err
     assert [layer["shape"] for layer in said.json["layers"]] == [[60, 24], [40, 60], [5, 40]]
-    assert (said.json["renamed"] != {}) == ("wrapped.npz" in arguments)
+    assert (said.json["renamed"] != {}) == (arguments[1] in ("wrapped.npz", FIXTURES / "pair.npz"))
     expected = read_npz(folder / "gradient.npz")["0.weight"]
     found = load_update(tmp_path / "update.npz").observation().weight_grad
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -89,7 +95,7 @@ WRONG = {
     "no kind": (("--before", BEFORE, "--after", AFTER, "--kind", "x"), "expected one of gradient, weights, delta"),
     "twice the same": (("--before", BEFORE, "--after", BEFORE), "no tensor changed"),
     "no file": (("--before", "gone.pt", "--after", AFTER), "gone.pt does not exist"),
-    "the truth": (("--before", BEFORE, "--after", FIXTURES / "pair.npz"), "which before lacks; after lacks 0.weight"),
+    "two clients": (("--before", BEFORE, "--after", "two.npz"), "0.weight may be a/0.weight or b/0.weight"),
     "another model": (("--before", BEFORE, "--after", FIXTURES / "tricky.pt"), "and 19 more, which before lacks"),
     "a script": (("--before", __file__, "--after", AFTER), "extension '.py'; expected"),
     "a folder": (("--before", FIXTURES, "--after", AFTER), "is no Orbax checkpoint"),
@@ -104,9 +110,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_call_ends_in_one_sentence_and_writes_nothing(tmp_path, monkeypatch, case):
+def test_a_wrong_call_ends_in_one_sentence_and_writes_nothing(folder, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     arguments, sentence = WRONG[case]
+    arguments = [folder / argument if argument == "two.npz" else argument for argument in arguments]
     said = run("bundle", *arguments, "--json")
     assert said.code == 2
     assert sentence in said.json["error"]

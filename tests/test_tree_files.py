@@ -17,9 +17,12 @@ from jax.numpy import bfloat16
 from spear_jax.errors import TensorFileError, UpdateError
 from spear_jax.update.readers import tree_files
 from spear_jax.update.readers.model_files import read_model
-from spear_jax.update.readers.tree_files import read_tree
 
 FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def read_tree(path):
+    return tree_files.read_tree(path).tensors
 
 
 class Net(nn.Module):

@@ -12,7 +12,7 @@ from spear_jax.cli.output import emit
 from spear_jax.errors import UpdateError
 from spear_jax.tensor_files import make_folder
 from spear_jax.update.bundle import save_update
-from spear_jax.update.make import make_update, match_names
+from spear_jax.update.make import LEFT_OUT, make_update, pair_files
 from spear_jax.update.readers.model_files import SUFFIXES, read_model
 
 
@@ -55,7 +55,8 @@ def bundle(
     )
     make_folder(out.parent)
     save_update(update, out)
-    names = match_names(sent.tensors, back.tensors, may_lack=True)
+    names = pair_files(sent, back, kind=update.kind)
+    untrained = [layer.name for layer in update.layers if layer not in update.trained]
     content: dict[str, Any] = {
         "update": str(out),
         "kind": update.kind,
@@ -63,6 +64,7 @@ def bundle(
         "tensors": len(update.client_tensors),
         "layers": [{"name": layer.name, "shape": [layer.out_features, layer.in_features]} for layer in update.layers],
         "skipped": [{"name": name, "reason": reason} for name, reason in update.skipped],
+        "untrained": untrained,
         "renamed": {name: known for name, known in names.items() if name != known},
     }
     emit(content, as_json, lambda: _tell(content))
@@ -87,5 +89,9 @@ def _tell(content: dict[str, Any]) -> None:
     typer.echo(f"{content['update']}: {content['kind']} of {content['tensors']} tensors; dense layers: {layers}.")
     for name, known in list(content["renamed"].items())[:1]:
         typer.echo(f"Names aligned: {name} is {known} of the model that was sent, and so on.")
+    if content["untrained"]:
+        typer.echo(f"Not trained: {', '.join(content['untrained'])} did not change or did not come back.")
+    if LEFT_OUT in content["metadata"]:
+        typer.echo(f"Left out: {content['metadata'][LEFT_OUT]}.")
     for skipped in content["skipped"]:
         typer.echo(f"{skipped['name']} cannot be inverted: {skipped['reason']}")

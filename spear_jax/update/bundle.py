@@ -1,8 +1,8 @@
 """Update bundles: what a server holds of one client's round, and the layer observations that follow from it.
 
 A bundle holds ``global/<name>``, the tensors the server sent out, and what came back: ``grad/<name>`` for a gradient,
-``client/<name>`` for new weights or a weight change. Its string metadata (``kind``) say which.
-Nothing private is in it.
+``client/<name>`` for new weights or a weight change. Its string metadata (``kind``) say which, and in ``tensor_order``
+(a JSON list of names) in which order the model's file held its tensors, where it had one. Nothing private is in it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from spear_jax.normalization import Normalization
 from spear_jax.observation import LayerObservation
 from spear_jax.update import dense_layers
 from spear_jax.update.dense_layers import DenseLayer
-from spear_jax.update.metadata import FORMAT_VERSION, metadata_problem, parse_shape
+from spear_jax.update.metadata import FORMAT_VERSION, ORDER_KEY, metadata_problem, parse_order, parse_shape
+from spear_jax.update.trained import check_counterparts, why_untrained
 from spear_jax.update.weight_change import decayed_share, gradient_sum, rounding_error, widen
 
 _PREFIX = {"gradient": "grad/", "weights": "client/", "delta": "client/"}
@@ -40,6 +41,7 @@ class Update:
             ``weight_decay`` (lambda of the term ``lambda w`` in every gradient), ``num_examples``, ``framework``,
             ``layout``, ``normalization`` (JSON), ``image_shape`` (JSON).
         layout: ``"out_in"`` or ``"in_out"`` to settle how square kernels are stored; overrides the metadata.
+        is_ordered: whether ``global_tensors`` stand in the order of the model's file, which a bundle keeps.
 
     Raises:
         UpdateError: unknown kind or version, metadata that are no numbers, tensors without counterpart, shapes that
@@ -50,13 +52,14 @@ class Update:
     client_tensors: Mapping[str, np.ndarray]
     metadata: Mapping[str, str]
     layout: str | None = None
+    is_ordered: bool = False
 
     def __post_init__(self) -> None:
         _check_metadata(self.metadata)
         if not self.global_tensors or not self.client_tensors:
             side = "global/" if not self.global_tensors else _PREFIX[self.kind]
             raise UpdateError(f"the update has no tensors named {side}<name>; kind={self.kind} needs them.")
-        _check_counterparts(self)
+        check_counterparts(self.layers, self.global_tensors, self.client_tensors, _PREFIX[self.kind])
 
     @property
     def kind(self) -> str:
@@ -101,8 +104,13 @@ class Update:
                 digest.update(array.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
+    @functools.cached_property
+    def trained(self) -> tuple[DenseLayer, ...]:
+        """The dense layers that came back with a change, first to last: what is frozen is none of them."""
+        return tuple(layer for layer in self.layers if self._why_untrained(layer) is None)
+
     def layer(self, name: str | None = None) -> DenseLayer:
-        """The dense layer of this name, or the only one that ends in it; the first by default.
+        """The dense layer of this name, or the only one that ends in it; by default the first that was trained.
 
         Raises:
             UpdateError: no such layer, or several.
@@ -111,7 +119,7 @@ class Update:
             reasons = "; ".join(f"{tensor}: {reason.rstrip('.')}" for tensor, reason in self.skipped)
             raise UpdateError(f"the update has no dense layer with a bias{f' ({reasons})' if reasons else ''}.")
         if name is None:
-            return self.layers[0]
+            return self.trained[0] if self.trained else self.layers[0]
         exact = [layer for layer in self.layers if layer.name == name]
         matches = exact or [layer for layer in self.layers if name and layer.name.endswith(name)]
         if len(matches) != 1:
@@ -128,14 +136,14 @@ class Update:
         other dtype changes.
 
         Args:
-            layer_name: name of a layer or an ending that only one has; the first layer by default.
+            layer_name: name of a layer or an ending that only one has; the first that was trained by default.
 
         Returns:
             Kernel and gradient as (out, in), whatever their layout.
 
         Raises:
-            UpdateError: no such layer, several local steps of a layer that is not the first, weight decay without a
-                learning rate, or numbers that cannot be used (NaN, all zero).
+            UpdateError: no such layer, one that did not come back, several local steps of a layer that is not the
+                first, weight decay without a learning rate, or numbers that cannot be used (NaN, all zero).
         """
         layer = self.layer(layer_name)
         weight, bias = self._tensors(layer, self.global_tensors)
@@ -149,7 +157,7 @@ class Update:
                     rounding=0.0 if self.kind == "gradient" else rounding_error(weight, self._lr),
                 )  # fmt: skip
         except ValueError as error:
-            raise UpdateError(f"layer {layer.name}: {error}") from error
+            raise UpdateError(f"layer {layer.name}: {error}{self._trained_instead(layer)}") from error
 
     def network(self, layer_name: str | None = None) -> list[tuple[np.ndarray, np.ndarray]] | None:
         """The dense layers above one layer, taken as joined by ReLU.
@@ -207,16 +215,27 @@ class Update:
 
     def _gradients(self, layer: DenseLayer) -> dict[str, np.ndarray]:
         names = (layer.kernel_name, layer.bias_name)
+        if layer.kernel_name not in self.client_tensors:
+            raise UpdateError(f"layer {layer.name} did not come back.{self._trained_instead(layer)}")
         if self.kind == "gradient":
             penalty = float(self.metadata.get("weight_decay", "0"))
             return {name: _without(penalty, self.global_tensors[name], self.client_tensors[name]) for name in names}
-        if self.local_steps > 1 and layer != self.layers[0]:
+        if self.local_steps > 1 and layer != self.layer():
             raise UpdateError(
                 f"the client took {self.local_steps} local steps, in which the inputs of {layer.name} changed, so its "
-                f"update is no product of one batch; only the first layer, {self.layers[0].name}, can be inverted."
+                f"update is no product of one batch; only the first layer, {self.layer().name}, can be inverted."
             )
         summed = functools.partial(gradient_sum, is_change=self.kind == "delta", lr=self._lr, decayed=self._decayed)
         return {name: summed(self.global_tensors[name], self.client_tensors[name]) for name in names}
+
+    def _why_untrained(self, layer: DenseLayer) -> str | None:
+        return why_untrained(layer, self.global_tensors, self.client_tensors, is_weights=self.kind == "weights")
+
+    def _trained_instead(self, layer: DenseLayer) -> str:
+        """What to say to who asked for a layer that was not trained."""
+        if self._why_untrained(layer) is None or not self.trained:
+            return ""
+        return f" The first layer that was trained is {self.trained[0].name}."
 
     @property
     def _lr(self) -> float:
@@ -258,7 +277,9 @@ def load_update(path: str | os.PathLike[str], *, layout: str | None = None) -> U
             metadata["kind"] = _infer_kind(tensors)
         _check_metadata(metadata)
         client_tensors = _under(_PREFIX[metadata["kind"]], tensors)
-        return Update(global_tensors, client_tensors, metadata, layout)
+        order = parse_order(metadata.pop(ORDER_KEY, "[]"))
+        in_order = {name: global_tensors[name] for name in order if name in global_tensors} | global_tensors
+        return Update(in_order, client_tensors, metadata, layout, is_ordered=bool(order))
     except tensor_files.TensorFileError as error:
         raise UpdateError(str(error)) from error
     except UpdateError as error:
@@ -274,8 +295,9 @@ def save_update(update: Update, path: str | os.PathLike[str]) -> None:
     prefix = _PREFIX[update.kind]
     tensors = {f"global/{name}": tensor for name, tensor in update.global_tensors.items()}
     tensors |= {f"{prefix}{name}": tensor for name, tensor in update.client_tensors.items()}
+    order = {ORDER_KEY: json.dumps(list(update.global_tensors))} if update.is_ordered else {}
     try:
-        tensor_files.write_tensors(path, tensors, {"format_version": FORMAT_VERSION} | dict(update.metadata))
+        tensor_files.write_tensors(path, tensors, {"format_version": FORMAT_VERSION} | dict(update.metadata) | order)
     except tensor_files.TensorFileError as error:
         raise UpdateError(str(error)) from error
 
@@ -297,17 +319,3 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
     problem = metadata_problem(metadata)
     if problem is not None:
         raise UpdateError(problem)
-
-
-def _check_counterparts(update: Update) -> None:
-    for name, tensor in update.client_tensors.items():
-        sent = update.global_tensors.get(name)
-        if sent is None:
-            raise UpdateError(f"{name} came back but global/{name} is missing; bundle the model the server sent too.")
-        if sent.shape != tensor.shape:
-            raise UpdateError(f"{name} was sent with shape {sent.shape} but came back with shape {tensor.shape}.")
-    # A buffer without gradient (a batch-norm mean) is no fault; half a dense layer is.
-    for layer in update.layers:
-        for name in (layer.kernel_name, layer.bias_name):
-            if name not in update.client_tensors:
-                raise UpdateError(f"global/{name} has no counterpart {_PREFIX[update.kind]}{name}; both are needed.")

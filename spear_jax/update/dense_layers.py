@@ -1,8 +1,8 @@
 """Which tensors of a model are dense layers: pairing kernels with biases, orientation and order.
 
-Only names and shapes are looked at. A dense layer is a 2-D ``<prefix>/kernel`` or ``<prefix>.weight`` with the 1-D
-``bias`` of the same prefix. Flax and Keras store kernels as (in, out) under the name ``kernel``, PyTorch as (out, in)
-under ``weight``; the length of the bias decides which it is, and the name only where the kernel is square.
+Only names and shapes are looked at. A dense layer is a 2-D kernel with the 1-D bias that its name asks for
+(`tensor_names`). Flax and Keras store kernels as (in, out), PyTorch as (out, in); the length of the bias decides which
+it is. Of a square kernel the other kernels of the model decide if all agree, then the framework, then its name.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from spear_jax.errors import SpearError
+from spear_jax.update.tensor_names import parse_kernel
 
 LAYOUTS = ("out_in", "in_out")
 # A transformer has hundreds of layers and no chain; the search for one must end soon.
 _MAX_REORDERED, _MAX_DEAD_ENDS = 256, 10_000
-_KERNEL = re.compile(r"(?:(?P<prefix>.*)(?P<separator>[/.]))?(?P<leaf>kernel|weight)")
 _FRAMEWORK_LAYOUT = {
     "pytorch": "out_in",
     "torch": "out_in",
@@ -27,7 +27,7 @@ _FRAMEWORK_LAYOUT = {
     "keras": "in_out",
     "tensorflow": "in_out",
 }
-_LEAF_LAYOUT = {"weight": "out_in", "kernel": "in_out"}
+OPEN_LAYOUT = "its kernel is square and nothing tells whether it is (out, in) or (in, out): give --layout."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +70,12 @@ def find_layers(
     if layout is not None and layout not in LAYOUTS:
         raise SpearError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}.")
     layers, skipped = [], []
+    usual = _agreed_layout(shapes) or _FRAMEWORK_LAYOUT.get((framework or "").lower())
     for name, shape in shapes.items():
         if len(shape) > 2:
             skipped.append((name, f"it has {len(shape)} dimensions: a convolution or another layer that is not dense."))
         elif len(shape) == 2:
-            found = _pair(name, shapes, layout, _FRAMEWORK_LAYOUT.get((framework or "").lower()))
+            found = _pair(name, shapes, layout, usual)
             if isinstance(found, DenseLayer):
                 layers.append(found)
             else:
@@ -93,30 +94,49 @@ def is_chain(layers: Sequence[DenseLayer]) -> bool:
     return all(lower.out_features == upper.in_features for lower, upper in zip(layers, layers[1:], strict=False))
 
 
-def _pair(
-    name: str, shapes: Mapping[str, tuple[int, ...]], told: str | None, framework_layout: str | None
-) -> DenseLayer | str:
+def _fitting(shape: tuple[int, ...], bias_shape: tuple[int, ...]) -> list[str]:
+    """The layouts of a kernel that fit the bias; both where the kernel is square."""
+    return [layout for layout, size in zip(LAYOUTS, shape, strict=True) if bias_shape == (size,)]
+
+
+def _bias_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Name of the 1-D bias beside a kernel, or None."""
+    parsed = parse_kernel(name)
+    return next((bias for bias in parsed.biases if len(shapes.get(bias, ())) == 1), None) if parsed else None
+
+
+def _agreed_layout(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The layout of all kernels that are not square, where they have one and agree."""
+    told = set()
+    for name, shape in shapes.items():
+        bias = _bias_of(name, shapes) if len(shape) == 2 else None
+        fitting = _fitting(shape, shapes[bias]) if bias is not None else []
+        told |= set(fitting) if len(fitting) == 1 else set()
+    return told.pop() if len(told) == 1 else None
+
+
+def _pair(name: str, shapes: Mapping[str, tuple[int, ...]], told: str | None, usual: str | None) -> DenseLayer | str:
     """The dense layer whose kernel is ``name``, or why it is none."""
-    match = _KERNEL.fullmatch(name)
-    if match is None:
+    parsed = parse_kernel(name)
+    if parsed is None:
         return "it is called neither kernel nor weight, so no bias can be paired with it."
-    prefix, separator, leaf = match["prefix"] or "", match["separator"] or "", match["leaf"]
-    bias_name = f"{prefix}{separator}bias"
-    bias_shape = shapes.get(bias_name)
-    if bias_shape is None or len(bias_shape) != 1:
-        return f"it has no 1-D {bias_name} beside it: a layer without bias cannot be inverted."
+    bias_name = _bias_of(name, shapes)
+    if bias_name is None:
+        return f"it has no 1-D {parsed.biases[0]} beside it: a layer without bias cannot be inverted."
     rows, columns = shapes[name]
-    fitting = [layout for layout, size in zip(LAYOUTS, (rows, columns), strict=True) if bias_shape == (size,)]
+    fitting = _fitting((rows, columns), shapes[bias_name])
     if not fitting:
-        return f"its shape {(rows, columns)} does not fit {bias_name} of length {bias_shape[0]}."
+        return f"its shape {(rows, columns)} does not fit {bias_name} of length {shapes[bias_name][0]}."
     if told is not None and told not in fitting:
         raise SpearError(
-            f"layout={told} contradicts {name} of shape {(rows, columns)} with a bias of length {bias_shape[0]}; "
-            f"it is {fitting[0]}, so leave the layout out."
+            f"layout={told} contradicts {name} of shape {(rows, columns)} with a bias of length "
+            f"{shapes[bias_name][0]}; it is {fitting[0]}, so leave the layout out."
         )
-    layout = fitting[0] if len(fitting) == 1 else told or framework_layout or _LEAF_LAYOUT[leaf]
+    layout = fitting[0] if len(fitting) == 1 else told or usual or parsed.layout
+    if layout is None:
+        return OPEN_LAYOUT
     out_features, in_features = (rows, columns) if layout == "out_in" else (columns, rows)
-    return DenseLayer(prefix or leaf, name, bias_name, in_features, out_features, layout)
+    return DenseLayer(parsed.layer, name, bias_name, in_features, out_features, layout)
 
 
 def _in_order(layers: list[DenseLayer]) -> tuple[DenseLayer, ...]:

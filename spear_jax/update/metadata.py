@@ -11,6 +11,7 @@ from spear_jax.normalization import Normalization
 from spear_jax.update.dense_layers import LAYOUTS
 
 FORMAT_VERSION = "1"
+ORDER_KEY = "tensor_order"
 KINDS = ("gradient", "weights", "delta")
 _LONGEST_COUNT = 18
 
@@ -45,6 +46,21 @@ def parse_shape(text: str) -> tuple[int, int, int]:
     if not isinstance(shape, list) or len(shape) != 3 or not all(type(size) is int and size >= 1 for size in shape):
         raise SpearError(f"{text!r} is not [height, width, channels]")
     return shape[0], shape[1], shape[2]
+
+
+def parse_order(text: str) -> list[str]:
+    """Names of tensors from their JSON list.
+
+    Raises:
+        SpearError: the text is something else.
+    """
+    try:
+        names = json.loads(text)
+    except RecursionError as error:
+        raise SpearError("nested too deeply") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SpearError(f"{text[:80]!r} is no list of names")
+    return names
 
 
 def _is_count(text: str) -> bool:
@@ -83,5 +99,6 @@ _CHECKS: dict[str, tuple[Callable[[str], bool], str]] = {
     "num_examples": (_is_count, "a positive integer"),
     "layout": (LAYOUTS.__contains__, f"one of {', '.join(LAYOUTS)}"),
     "normalization": (_parses(Normalization.from_json), 'JSON {"mean": [...], "std": [...]}'),
+    ORDER_KEY: (_parses(parse_order), "a JSON list of names"),
     "image_shape": (_parses(parse_shape), "JSON [height, width, channels]"),
 }

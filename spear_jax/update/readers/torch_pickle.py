@@ -1,80 +1,47 @@
-"""The pickle inside a PyTorch file, read by a machine that cannot run anything.
+"""Pickles read by a machine that cannot run anything.
 
 ``pickle`` itself imports and calls whatever a file names. Here ``pickletools`` only splits the pickle into its
-instructions, and the thirty that a state dict is made of are carried out on lists, dicts and strings. A global is
-nothing but a name; the four that may be called stand for functions of this file, and any other is refused by name.
-(PyTorch's own ``weights_only`` reader works alike.)
+instructions, and those that data are made of are carried out on lists, dicts and strings. A global is nothing but a
+name: the few in `pickled_calls` stand for functions of this package that describe a tensor, an object of any other
+class is passed over unmade (`Opaque`), and what no checkpoint of a model needs (``os.system``, ``eval``) is refused by
+name. (PyTorch's own ``weights_only`` reader works alike.)
 """
 
 from __future__ import annotations
 
-import dataclasses
+import mmap
 import pickletools
 from typing import Any
 
-import numpy as np
-from jax.numpy import bfloat16
-
 from spear_jax.errors import TensorFileError
+from spear_jax.update.readers import pickled_calls
+from spear_jax.update.readers.pickled_calls import SAVE_AGAIN, Global, StoredTensor
+from spear_jax.update.readers.pickled_numpy import PickledArray, PickledDtype, expect
+from spear_jax.update.readers.trees import Opaque, Unreadable
 
-SAVE_AGAIN = "load it with PyTorch where you trust it and save torch.save(model.state_dict(), path)"
-_STORAGES = {
-    "torch.DoubleStorage": np.dtype(np.float64),
-    "torch.FloatStorage": np.dtype(np.float32),
-    "torch.HalfStorage": np.dtype(np.float16),
-    "torch.BFloat16Storage": np.dtype(bfloat16),
-    "torch.LongStorage": np.dtype(np.int64),
-    "torch.IntStorage": np.dtype(np.int32),
-    "torch.ShortStorage": np.dtype(np.int16),
-    "torch.CharStorage": np.dtype(np.int8),
-    "torch.ByteStorage": np.dtype(np.uint8),
-    "torch.BoolStorage": np.dtype(np.bool_),
-}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+_VALUES = frozenset(
+    "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES "
+    "BINBYTES8 BYTEARRAY8 BINSTRING SHORT_BINSTRING".split()
+)
 # Keys of optimiser states are small; larger integers can be chosen to collide in a dict, and tuples to hash for ever.
 _MAX_KEY = 2**31
 
 
-@dataclasses.dataclass(frozen=True)
-class StoredTensor:
-    """A tensor as the pickle describes it: where its elements lie in a storage record, all counted in elements.
-
-    Attributes:
-        key: name of the storage record.
-        dtype: of its elements.
-        numel: elements that the record should hold.
-        offset: of the tensor's first element.
-        size: shape.
-        stride: elements from one index to the next, per dimension.
-    """
-
-    key: str
-    dtype: np.dtype
-    numel: int
-    offset: int = 0
-    size: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Global:
-    name: str
-
-
-def load(pickle: bytes, *, max_instructions: int) -> Any:
-    """What a pickle describes, of dicts, lists, tuples, scalars and `StoredTensor`.
+def load(pickle: bytes | mmap.mmap, *, max_instructions: int) -> Any:
+    """What a pickle describes, of dicts, lists, tuples, scalars, tensors, `Opaque` objects and `Unreadable` tensors.
 
     Args:
-        pickle: protocol 2 to 5.
+        pickle: protocol 2 to 5; of a mapped file, the pickle at its position, which ends up behind it.
         max_instructions: bound of the work and, at up to some hundred bytes each, of the memory.
 
     Raises:
-        TensorFileError: a global or an instruction that no state dict needs, a complex tensor, more instructions.
+        TensorFileError: a global or an instruction that no checkpoint needs, more instructions.
         ValueError, LookupError, TypeError: damaged.
     """
     machine = _Machine()
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):  # pyright: ignore[reportArgumentType]
         if count == max_instructions:
             raise TensorFileError(
                 f"the pickle has more than {max_instructions} instructions for what the file holds; {SAVE_AGAIN}."
@@ -104,7 +71,7 @@ class _Machine:
                 self.stack.append(_CONSTANTS[name])
             case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
                 self.stack.append(_EMPTY[name]())
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE":
+            case _ if name in _VALUES:
                 self.stack.append(argument)
             case "BINPUT" | "LONG_BINPUT":
                 self.memo[argument] = self.stack[-1]
@@ -118,24 +85,44 @@ class _Machine:
                 self.stack.append(tuple(self._pop_to_mark()))
             case "APPEND" | "APPENDS":
                 items = self._pop(1) if name == "APPEND" else self._pop_to_mark()
-                _expect(self.stack[-1], list).extend(items)
+                _held(self.stack[-1], list).extend(items)
             case "SETITEM" | "SETITEMS":
                 items = self._pop(2) if name == "SETITEM" else self._pop_to_mark()
-                _set_items(_expect(self.stack[-1], dict), items)
+                _set_items(_held(self.stack[-1], dict), items)
+            case _:
+                self._step_on_objects(name, argument)
+
+    def _step_on_objects(self, name: str, argument: Any) -> None:
+        match name:
             case "GLOBAL":
-                self.stack.append(_global(argument.replace(" ", ".", 1)))
+                self.stack.append(pickled_calls.look_up(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
-                self.stack.append(_global(".".join(self._pop(2))))
+                self.stack.append(pickled_calls.look_up(*(expect(part, str) for part in self._pop(2))))
             case "BINPERSID":
-                self.stack.append(_storage(*_expect(self.stack.pop(), tuple)))
+                self.stack.append(pickled_calls.persistent(*expect(self.stack.pop(), tuple)))
             case "REDUCE":
                 function, arguments = self._pop(2)
-                self.stack.append(_call(_expect(function, _Global), _expect(arguments, tuple)))
-            case "BUILD":  # the _metadata of a state dict, which says nothing about its tensors
-                self.stack.pop()
-                _expect(self.stack[-1], dict)
+                self.stack.append(_reduce(function, expect(arguments, tuple)))
+            case "NEWOBJ" | "NEWOBJ_EX":
+                kind, arguments = self._pop(2 if name == "NEWOBJ" else 3)[:2]
+                if isinstance(kind, Global):
+                    raise TensorFileError(
+                        f"the pickle uses {name} on {kind.name}, which no checkpoint needs; refused: {SAVE_AGAIN}."
+                    )
+                self.stack.append(_reduce(expect(kind, Opaque), expect(arguments, tuple)))
+            case "BUILD":
+                state = self.stack.pop()
+                _build(self.stack[-1], state)
+            case "EMPTY_SET":
+                self.stack.append(Opaque("builtins.set"))
+            case "ADDITEMS":
+                self._pop_to_mark()
+                expect(self.stack[-1], Opaque)
+            case "FROZENSET":
+                self._pop_to_mark()
+                self.stack.append(Opaque("builtins.frozenset"))
             case _:
-                raise TensorFileError(f"the pickle uses {name}, which no state dict needs; refused: {SAVE_AGAIN}.")
+                raise TensorFileError(f"the pickle uses {name}, which no checkpoint needs; refused: {SAVE_AGAIN}.")
 
     def _pop(self, count: int) -> list[Any]:
         items = self.stack[len(self.stack) - count :]
@@ -151,71 +138,49 @@ class _Machine:
         return items
 
 
-def _expect(value: Any, kind: type) -> Any:
-    if type(value) is not kind:
-        raise TypeError(f"{type(value).__name__} where {kind.__name__} belongs")
-    return value
+def _reduce(function: Any, arguments: tuple[Any, ...]) -> Any:
+    """A described tensor of a known function; of any other, an object that is not made."""
+    if isinstance(function, Opaque):
+        return Opaque(function.name, arguments)
+    return pickled_calls.call(expect(function, Global), arguments)
+
+
+def _build(target: Any, state: Any) -> None:
+    """Attributes of an object, which stay with it unread; a dict's (``_metadata``) say nothing about its tensors."""
+    if isinstance(target, Opaque):
+        target.content = state if target.content in (None, ()) else (target.content, state)
+    elif isinstance(target, PickledArray | PickledDtype):
+        target.set_state(expect(state, tuple))
+    else:
+        expect(target, dict)
+
+
+def _held(target: Any, kind: type) -> Any:
+    """The list or dict that items go into: the target itself, or what an object of an unknown class holds."""
+    if not isinstance(target, Opaque):
+        return expect(target, kind)
+    if type(target.content) is not kind:
+        target.content = kind()
+    return target.content
 
 
 def _set_items(target: dict[Any, Any], items: list[Any]) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
-        if type(key) is not str and not (type(key) is int and 0 <= key < _MAX_KEY):
-            raise TypeError(f"{type(key).__name__} as key of a dict")
-        target[key] = value
+        target[_key(key)] = value
 
 
-def _global(name: str) -> _Global:
-    if name.startswith("torch.Complex"):
-        raise TensorFileError(f"it holds a complex tensor ({_shown(name)}), which cannot be read; save real tensors.")
-    if name not in _CALLS and name not in _STORAGES:
-        raise TensorFileError(f"the file asks for {_shown(name)}, which no state dict needs; refused: {SAVE_AGAIN}.")
-    return _Global(name)
+def _key(key: Any) -> str | int:
+    """The key of a dict; of those that are neither text nor a small number, their text."""
+    if type(key) is str or (type(key) is int and 0 <= key < _MAX_KEY):
+        return key
+    if key is None or type(key) in (bool, float, bytes) or (type(key) is int and -_MAX_KEY < key < 0):
+        return repr(key)
+    if type(key) is tuple and all(type(part) in (str, float, bool) or _is_small(part) for part in key):
+        return repr(key)
+    if isinstance(key, Opaque | StoredTensor | Unreadable):
+        return f"<{type(key).__name__} {id(key)}>"
+    raise TypeError(f"{type(key).__name__} as key of a dict")
 
 
-def _shown(name: str) -> str:
-    return ascii(name[:80])[1:-1]
-
-
-def _storage(tag: str, kind: _Global, key: str, location: str, numel: int) -> StoredTensor:
-    """All of a storage; ``location`` is the device it was on."""
-    if tag != "storage":
-        raise TypeError("a persistent id that is no storage")
-    return StoredTensor(_expect(key, str), _STORAGES[_expect(kind, _Global).name], _expect(numel, int))
-
-
-def _call(function: _Global, arguments: tuple[Any, ...]) -> Any:
-    return _CALLS[function.name](*arguments)
-
-
-def _ordered_dict() -> dict[Any, Any]:
-    return {}
-
-
-def _shape(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(_expect(size, int) for size in _expect(sizes, tuple))
-
-
-def _tensor(
-    storage: StoredTensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...],
-    requires_grad: bool, hooks: Any, metadata: Any = None,
-) -> StoredTensor:  # fmt: skip
-    """As ``torch._utils._rebuild_tensor_v2``; a lazily negated tensor, which metadata would tell, is refused."""
-    if metadata:
-        raise TensorFileError(
-            f"a tensor has metadata (conjugated or negated lazily); call .resolve_neg() on it, or {SAVE_AGAIN}."
-        )
-    return dataclasses.replace(
-        _expect(storage, StoredTensor), offset=_expect(offset, int), size=_shape(size), stride=_shape(stride)
-    )
-
-
-def _parameter(tensor: StoredTensor, requires_grad: bool, hooks: Any) -> StoredTensor:
-    return _expect(tensor, StoredTensor)
-
-
-_CALLS = {
-    "collections.OrderedDict": _ordered_dict,
-    "torch.Size": _shape,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-}
+def _is_small(value: Any) -> bool:
+    return type(value) is int and abs(value) < _MAX_KEY

@@ -19,6 +19,8 @@ import numpy as np
 
 from spear_jax.errors import SpearError, TensorFileError
 from spear_jax.tensor_files import READ_ERRORS, existing_file
+from spear_jax.update.model_file import ModelFile
+from spear_jax.update.readers.trees import find_model
 
 # Each value of a msgpack file costs up to some hundred bytes of memory; ten thousand arrays have fewer than this.
 _MAX_VALUES = 100_000
@@ -35,12 +37,12 @@ _FIXED_EXT = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
 _EXT = {0xC7: 1, 0xC8: 2, 0xC9: 4}
 
 
-def read_tree(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of a Flax ``.msgpack`` file or an Orbax checkpoint folder by name, as ``Dense_0/kernel``.
+def read_tree(path: str | os.PathLike[str]) -> ModelFile:
+    """The arrays of the model in a Flax ``.msgpack`` file or an Orbax checkpoint folder by name, as ``Dense_0/kernel``.
 
     Args:
         path: what ``flax.serialization.to_bytes`` gave, or the folder of one Orbax checkpoint (or of one step that
-            holds one). Of a training state only ``params`` is taken.
+            holds one). Of a training state only ``params`` is taken (`find_model`).
 
     Returns:
         Arrays in their stored dtype; values that are no arrays are left out.
@@ -52,7 +54,7 @@ def read_tree(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     is_folder = path.is_dir()
     try:
         tree = _restore_orbax(_checkpoint(path)) if is_folder else _restore_msgpack(existing_file(path))
-        arrays = _flatten(_params(tree))
+        found = find_model(tree, "/", (np.ndarray, np.generic))
     except TensorFileError:
         raise
     except (*READ_ERRORS, LookupError, AssertionError, RuntimeError) as error:
@@ -60,9 +62,10 @@ def read_tree(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise TensorFileError(
             f"{path} is not a readable {what} (truncated or damaged?): {' '.join(str(error).split())[:200]}."
         ) from error
-    if not arrays:
+    if not found.tensors:
         raise TensorFileError(f"{path} holds no arrays by name; save the params of a model.")
-    return arrays
+    arrays = {name: np.asarray(leaf) for name, leaf in found.tensors.items()}
+    return ModelFile(arrays, "flax", found.left_out, positions=found.positions)
 
 
 def _restore_msgpack(path: Path) -> Any:
@@ -173,28 +176,3 @@ def _without_aftermath() -> Iterator[None]:
         raise
     finally:
         logger.disabled, sys.unraisablehook = was_disabled, hook
-
-
-def _params(tree: Any) -> Any:
-    while isinstance(tree, dict) and isinstance(tree.get("params"), dict):
-        tree = tree["params"]
-    return tree
-
-
-def _flatten(tree: Any) -> dict[str, np.ndarray]:
-    arrays = {}
-    for path, leaf in _leaves(tree, ()):
-        # Flax's newer modules (nnx) keep each array as the value of a variable.
-        name = "/".join(path[:-1] if len(path) > 1 and path[-1] == "value" else path)
-        if name in arrays:
-            raise TensorFileError(f"two arrays are called {ascii(name[:80])}; rename one.")
-        arrays[name] = np.asarray(leaf)
-    return arrays
-
-
-def _leaves(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(tree, dict | list | tuple):
-        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from _leaves(value, (*path, str(key)))
-    elif path and isinstance(tree, np.ndarray | np.generic):
-        yield path, tree

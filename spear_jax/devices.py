@@ -43,6 +43,20 @@ def select_devices(num_devices: int | None) -> tuple[Device, ...]:
     return tuple(devices[:num_devices])
 
 
+def backend_problem() -> str | None:
+    """Why JAX sees no device, in a sentence; None where it sees one."""
+    try:
+        jax.devices()
+    except Exception as error:  # of several kinds: a plugin that is not there fails an assertion of JAX's
+        asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+        said = " ".join(str(error).split()) or "its plugin is not installed"
+        return (
+            f"JAX cannot use the backend that JAX_PLATFORMS={asked} asks for ({said}); unset JAX_PLATFORMS, or install "
+            "JAX for that device."
+        )
+    return None
+
+
 class Stretch(NamedTuple):
     """The units of a round that one device takes, candidates or chains.
 

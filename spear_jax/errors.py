@@ -35,15 +35,43 @@ class TruthError(SpearError):
     """A truth file that cannot be used; the message is one sentence."""
 
 
+# How XLA begins when memory runs out.
+_NO_MEMORY = "RESOURCE_EXHAUSTED"
+
+
 def explain(error: Exception) -> str:
-    """The sentence that tells a user of an error: what is wrong with the input, or that the fault is ours."""
-    if isinstance(error, OSError) and error.filename is not None:
-        reason = (error.strerror or type(error).__name__).lower()
-        return f"{error.filename} cannot be used: {reason}; give another path."
+    """The sentence that tells a user of an error: what is wrong with input or machine, or that the fault is ours."""
     said = " ".join(str(error).split())
-    if isinstance(error, OSError | SpearError):
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used: {_reason(error)}; give another path."
+    if isinstance(error, OSError) and error.strerror:
+        return f"the output cannot be written: {_reason(error)}; write it elsewhere."
+    if _is_out_of_memory(error):
+        return (
+            f"there is too little memory for this ({said or 'none left'}); use a machine with more, or a smaller layer."
+        )
+    if _is_missing_package(error):
+        return f"{said}: the installation lacks a package; install spear-jax again with what this command needs."
+    if is_of_user(error):
         return said
     return (
         f"a fault of spear-jax itself ({type(error).__name__}: {said}); "
         "set SPEAR_JAX_DEBUG=1 and run it again for a traceback to report."
     )
+
+
+def is_of_user(error: Exception) -> bool:
+    """Whether input or machine is at fault, not this library."""
+    return isinstance(error, OSError | SpearError) or _is_out_of_memory(error) or _is_missing_package(error)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and str(error).startswith(_NO_MEMORY))
+
+
+def _is_missing_package(error: Exception) -> bool:
+    return isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("spear_jax")

@@ -30,11 +30,13 @@ class LayerObservation:
             the gradient of one step; the learning rate where the gradients are a sum over several local steps.
         rounding: root mean square of the rounding error of an entry of ``weight_grad``, beyond that of its own dtype:
             weights round in units of their own size, which the learning rate magnifies. 0 for a gradient.
+        input_drift: how far what stands before the layer moved over the client's steps, relative to its size: above 0
+            the layer's inputs moved too, and no sample is certified. 0 for one step, and for the first layer.
 
     Raises:
         SpearError: one sentence per mistake: a missing or non-floating array, shapes that disagree (a transposed
             kernel is named as such), NaN or infinity with their count and first position, an all-zero gradient, a
-            drift or rounding that is negative or not finite.
+            drift, rounding or input drift that is negative or not finite.
     """
 
     weight: Float[Array, "m n"]
@@ -43,6 +45,7 @@ class LayerObservation:
     bias_grad: Float[Array, " m"]
     drift: Any = 0.0
     rounding: Any = 0.0
+    input_drift: Any = 0.0
 
     @property
     def out_features(self) -> int:
@@ -60,8 +63,9 @@ def _checking(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def checked(
-        self: Any, *, weight: Any, bias: Any, weight_grad: Any, bias_grad: Any, drift: Any = 0.0, rounding: Any = 0.0
-    ) -> None:
+        self: Any, *, weight: Any, bias: Any, weight_grad: Any, bias_grad: Any,
+        drift: Any = 0.0, rounding: Any = 0.0, input_drift: Any = 0.0,
+    ) -> None:  # fmt: skip
         arrays = {"weight": weight, "bias": bias, "weight_grad": weight_grad, "bias_grad": bias_grad}
         if not any(isinstance(array, Tracer | jax.ShapeDtypeStruct) for array in arrays.values()):
             _check(arrays)
@@ -69,7 +73,9 @@ def _checking(init: Callable[..., None]) -> Callable[..., None]:
                 raise SpearError(f"drift is {drift}; expected 0 for one step's gradient, or the learning rate.")
             if not 0 <= rounding < np.inf:
                 raise SpearError(f"rounding is {rounding}; expected the size of an entry's error, 0 for a gradient.")
-        init(self, **arrays, drift=drift, rounding=rounding)
+            if not 0 <= input_drift < np.inf:
+                raise SpearError(f"input_drift is {input_drift}; expected 0, or how far what stands before moved.")
+        init(self, **arrays, drift=drift, rounding=rounding, input_drift=input_drift)
 
     return checked
 

@@ -17,6 +17,10 @@ class Status(enum.Enum):
         "Every sample was reconstructed and its pattern confirmed, but the noise of the update leaves larger errors "
         "than exact allows: the certificate gives the expected error of each."
     )
+    INPUTS_MOVED = (
+        "Every direction was found, but what stands before the layer was trained over the client's local steps, so the "
+        "layer's inputs moved: what is shown is near their mean over the steps, and none of it is certified."
+    )
     PARTIAL = (
         "Some samples were reconstructed but not certified: search longer (a larger candidate or time budget, "
         "another seed), or read the certificate to see which samples can be relied on."

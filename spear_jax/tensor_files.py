@@ -119,6 +119,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         # safetensors writes for the owner alone; a result is as readable as any file of the user's.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as error:
+        # The name beside it says nothing to a user, and a full disk names no file.
+        if error.filename in (None, os.fspath(temporary)) and error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

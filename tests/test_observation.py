@@ -101,7 +101,7 @@ def test_values_that_overflow_a_sum_are_still_finite():
 
 def test_tree_map_sees_arrays_and_scalars_and_rebuilds_the_observation():
     observation = LayerObservation(**arrays())
-    assert len(jax.tree.leaves(observation)) == 6
+    assert len(jax.tree.leaves(observation)) == 7
     doubled = jax.tree.map(lambda leaf: 2 * leaf, observation)
     np.testing.assert_array_equal(doubled.bias_grad, 2 * observation.bias_grad)
     assert jax.tree.map(np.shape, observation).weight == (M, N)

@@ -25,7 +25,7 @@ PATHS = {
 OPTIONS = {
     "demo": "batch-size depth dtype image-size json max-seconds out seed width",
     "simulate": (
-        "batch-size classes data depth dtype image-size images initialization json kind label-column "
+        "batch-size classes columns data depth dtype image-size images initialization json kind label-column "
         "learning-rate local-epochs lr mini-batch momentum normalize optimizer out seed train-steps truth "
         "weight-decay width"
     ),

@@ -35,7 +35,7 @@ def exposure(update: Update, layer: DenseLayer, *, is_diagnosed: bool = True) ->
     Returns:
         a dictionary that JSON can hold: ``name``, ``shape``, ``findings``, ``invertible`` and ``verdict``, a sentence;
         where the layer can be read, also ``rank``, ``live_rows``, ``noise_floor``, ``gap``, ``expected_candidates``,
-        ``regime``, ``mean_share``, ``dead_rows``, ``single_rows``, ``method`` and ``reason``.
+        ``moved_before``, ``regime``, ``mean_share``, ``dead_rows``, ``single_rows``, ``method`` and ``reason``.
     """
     facts: dict[str, Any] = {"name": layer.name, "shape": [layer.out_features, layer.in_features]}
     try:
@@ -51,6 +51,7 @@ def exposure(update: Update, layer: DenseLayer, *, is_diagnosed: bool = True) ->
         "noise_floor": finite(factorization.noise_floor),
         "gap": finite(factorization.gap),
         "expected_candidates": finite(plan.sampling.expected),
+        "moved_before": list(update.moved_before(layer.name)),
     }
     facts |= {
         "regime": "skewed" if is_skewed(problem) else "centred",
@@ -69,7 +70,7 @@ def exposure(update: Update, layer: DenseLayer, *, is_diagnosed: bool = True) ->
     count = update.metadata.get("num_examples")
     return facts | {
         "invertible": hindrance is None,
-        "verdict": hindrance or _promise(plan.method, factorization, count),
+        "verdict": hindrance or _promise(plan.method, factorization, count) + _moving(facts["moved_before"]),
     }
 
 
@@ -97,3 +98,11 @@ def _promise(method: str, factorization: Factorization, num_examples: str | None
     if num_examples is not None and int(num_examples) > factorization.rank:
         return f"{seen} visible of {num_examples} reported (duplicates merge, zero gradients leave no trace)"
     return seen
+
+
+def _moving(moved: list[str]) -> str:
+    """What the verdict must add where the layer's inputs moved."""
+    if not moved:
+        return ""
+    names = ", ".join(moved[:3]) + (f" and {len(moved) - 3} more" if len(moved) > 3 else "")
+    return f"; shown, not certified: {names} may stand before it and moved over the local steps, and its inputs with it"

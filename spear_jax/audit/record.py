@@ -113,6 +113,8 @@ def make_record(
         "notes": notes(result),
         "findings": [finding._asdict() for finding in why],
         "layer": layer.name,
+        "first_candidates": [one.name for one in update.first_candidates],
+        "moved_before": list(update.moved_before(layer.name)),
         "shape": [layer.out_features, layer.in_features],
         "noise_floor": finite(result.noise_floor),
         "gap": finite(result.gap),

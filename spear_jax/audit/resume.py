@@ -38,6 +38,8 @@ _MEANING = {
 }
 # What states did not say before it was part of the identity: where it is absent a state goes on as it did.
 _ADDED = ("model", "next_weight_grad")
+# Fields that observations did not have: where such a field is zero, the state of before goes on.
+_ADDED_TO_OBSERVATIONS = ("input_drift",)
 
 
 def identity(
@@ -59,6 +61,7 @@ def identity(
     """
     fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in NEUTRAL_FIELDS}
     observed = {field.name: getattr(observation, field.name) for field in dataclasses.fields(observation)}
+    observed = {name: value for name, value in observed.items() if name not in _ADDED_TO_OBSERVATIONS or value}
     layers = {f"{part}{number}": pair[part] for number, pair in enumerate(model or ()) for part in (0, 1)}
     return {
         "format": FORMAT,

@@ -1,7 +1,7 @@
 """The ``spear-jax`` command: one Typer app, one module per command.
 
 A command parses, calls the library and writes one record. Exit codes: 0 every sample certified, 3 finished but not
-everything certified, 2 bad input or usage, 1 a fault of ours.
+everything certified, 2 bad input or usage or a machine that cannot do it, 1 a fault of ours.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import jax
 import typer
 
 from spear_jax.cli.output import EXIT_FAULT, EXIT_STOPPED, EXIT_USAGE, fail
-from spear_jax.errors import SpearError, explain
+from spear_jax.devices import backend_problem
+from spear_jax.errors import explain, is_of_user
 
 COMMANDS = ("demo", "simulate", "bundle", "defend", "inspect", "reconstruct", "evaluate", "report", "merge", "bench")
 
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_disable_jit", False)  # searches are compiled ahead, which JAX_DISABLE_JIT=1 forbids
     try:
         code = build_app()(args=arguments or ["--help"], prog_name="spear-jax", standalone_mode=False)
     except Exception as error:
@@ -63,4 +65,7 @@ def _answer(error: Exception) -> tuple[str, int]:
         command = error.ctx.command_path if error.ctx else "spear-jax"  # pyright: ignore[reportAttributeAccessIssue]
         message = error.format_message().rstrip(".")  # pyright: ignore[reportAttributeAccessIssue]
         return f"{message}; see {command} --help.", EXIT_USAGE
-    return explain(error), EXIT_USAGE if isinstance(error, OSError | SpearError) else EXIT_FAULT
+    if is_of_user(error):
+        return explain(error), EXIT_USAGE
+    problem = backend_problem()
+    return (explain(error), EXIT_FAULT) if problem is None else (problem, EXIT_USAGE)

@@ -8,7 +8,7 @@ import typer
 
 from spear_jax.audit.exposure import exposure
 from spear_jax.cli import options
-from spear_jax.cli.output import emit, table
+from spear_jax.cli.output import emit, say_first, table
 from spear_jax.update.bundle import load_update
 
 HEADER = ("layer", "m x n", "rank", "live rows", "noise floor", "gap", "expected candidates", "verdict")
@@ -36,6 +36,7 @@ def inspect(
         "sha256": update.sha256,
         "kind": update.kind,
         "metadata": dict(update.metadata),
+        "first_candidates": [one.name for one in update.first_candidates],
         "layers": [exposure(update, one) for one in layers],
         "skipped": [{"name": name, "reason": reason} for name, reason in update.skipped],
     }
@@ -52,6 +53,7 @@ def _tell(content: dict[str, Any]) -> None:
         shape = "{} x {}".format(*facts["shape"])
         rows.append((facts["name"], shape, *map(_cell, numbers), facts["verdict"]))
     table(rows, header=HEADER)
+    say_first(content["first_candidates"])
     for facts in content["layers"]:
         if facts["invertible"]:
             typer.echo(

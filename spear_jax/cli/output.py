@@ -53,6 +53,15 @@ def table(rows: list[tuple[str, ...]], *, header: tuple[str, ...] | None = None)
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def say_first(candidates: list[str]) -> None:
+    """Name the layers that may be the first, where that stays open."""
+    if len(candidates) > 1:
+        typer.echo(
+            f"Neither shapes nor the order of the file tell which dense layer is the first: {', '.join(candidates)} "
+            f"may be; {candidates[0]} is taken, choose with --layer."
+        )
+
+
 class SearchReporter:
     """Progress of a search on stderr: a bar on a terminal, one plain line every ten seconds elsewhere."""
 

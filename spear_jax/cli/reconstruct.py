@@ -12,7 +12,7 @@ import typer
 from spear_jax.audit.folder import ONE_PROCESS
 from spear_jax.audit.path import audit_update, is_whole
 from spear_jax.cli import options
-from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean
+from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean, say_first
 from spear_jax.config import METHODS, ReconstructConfig
 from spear_jax.devices import initialize_distributed
 from spear_jax.errors import SpearError
@@ -150,6 +150,8 @@ def tell(content: dict[str, Any], out: Path) -> None:
     typer.echo(content["message"])
     for sentence in (*content["notes"], *(finding["sentence"] for finding in content["findings"])):
         typer.echo(sentence)
+    if content["layer"] in content.get("first_candidates", ()):
+        say_first(content["first_candidates"])
     if stats["candidates"]:
         effort = f"{stats['candidates']:.3g} candidates drawn (expected {_number(stats['expected_candidates'])})"
     else:

@@ -12,6 +12,7 @@ import typer
 
 from spear_jax.cli import options
 from spear_jax.cli.output import emit
+from spear_jax.client.columns import parse_kinds
 from spear_jax.client.load import demo_batch, load_batch
 from spear_jax.client.local_training import KINDS, LocalTraining
 from spear_jax.client.simulate import Client, simulate_client
@@ -57,6 +58,13 @@ def simulate(
         str | None, typer.Option(help="imagenet, mnist, cifar10, none, or mean,std; the data's usual one by default.")
     ] = None,
     label_column: Annotated[str | None, typer.Option(help="Label column of a table; the last by default.")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="How columns of a table are read where their cells do not tell, as "
+            "age=number,zip=category,id=skip,income=label; the others as their cells tell."
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Precision of the client: float32 or float64.")] = "float32",
     initialization: Annotated[str, typer.Option(help="pytorch, flax or normal.")] = "pytorch",
     train_steps: Annotated[int, typer.Option(help="SGD steps on the batch's data set before the update.", min=0)] = 0,
@@ -89,7 +97,10 @@ def simulate(
     )  # fmt: skip
     _check_targets(out, truth)
     normalization = None if normalize is None else Normalization.parse(normalize)
+    kinds = None if columns is None else parse_kinds(columns)
     if images is None:
+        if kinds is not None:
+            raise DataError("--columns goes with a table; give it with --data.")
         batch = demo_batch(batch_size, image_size or 64, seed=seed, normalization=normalization)
     else:
         batch = load_batch(
@@ -99,6 +110,7 @@ def simulate(
             seed=seed,
             normalization=normalization,
             label_column=label_column,
+            kinds=kinds,
         )
     client = Client(
         width, depth, classes, dtype, initialization, train_steps, learning_rate, seed, kind=kind, training=training
@@ -110,6 +122,7 @@ def simulate(
         "update": str(out),
         "truth": str(truth),
         "batch_size": batch.size,
+        "columns": batch.contents or None,
         "in_features": batch.inputs.shape[1],
         "width": width,
         "depth": depth,
@@ -124,7 +137,8 @@ def simulate(
     }
     sent = "gradient" if training is None else f"{kind} after {update.local_steps} local step(s)"
     sentence = f"{out}: {sent} of {batch.size} samples; {truth}: the samples themselves."
-    emit(record, as_json, lambda: typer.echo(sentence))
+    table = [f"{images.name}: {batch.contents}."] if images is not None and batch.contents else []
+    emit(record, as_json, lambda: typer.echo("\n".join([*table, sentence])))
 
 
 def local_training(kind: str, **given: Any) -> LocalTraining | None:

@@ -51,6 +51,7 @@ class Batch:
         num_classes: classes in the whole data set, not only in this batch.
         columns: how the inputs encode a table's columns, empty for images.
         class_names: names of the classes in label order, empty where they have none.
+        contents: what the columns of a table were read as, in a sentence; empty for images.
     """
 
     inputs: Float[np.ndarray, "b n"]
@@ -62,6 +63,7 @@ class Batch:
     num_classes: int
     columns: tuple[Column, ...] = ()
     class_names: tuple[str, ...] = ()
+    contents: str = ""
 
     @property
     def size(self) -> int:

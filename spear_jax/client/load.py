@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from spear_jax.client.batch import Batch as Batch
@@ -28,6 +29,7 @@ def load_batch(
     normalization: Normalization | None = None,
     num_classes: int | None = None,
     label_column: str | int | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> Batch:
     """A batch from whatever lies at ``path``: a ``.csv`` or ``.tsv`` by `load_table`, all else by `load_images`.
 
@@ -39,13 +41,15 @@ def load_batch(
         normalization: as for `load_images`; tables take none.
         num_classes: as for `load_images`.
         label_column: as for `load_table`; images take none.
+        kinds: likewise.
 
     Raises:
         DataError: as for these two, and an option that does not go with the data.
     """
     if Path(path).suffix.lower() not in _TABLES:
-        if label_column is not None:
-            raise DataError(f"label_column goes with a table, but {path} is not a .csv or .tsv; leave it out.")
+        for name, value in (("label_column", label_column), ("columns", kinds)):
+            if value is not None:
+                raise DataError(f"{name} goes with a table, but {path} is not a .csv or .tsv; leave it out.")
         return load_images(
             path,
             batch_size=batch_size,
@@ -57,7 +61,7 @@ def load_batch(
     for name, value in (("image_size", image_size), ("normalization", normalization), ("num_classes", num_classes)):
         if value is not None:
             raise DataError(f"{name} goes with images, but {path} is a table; leave it out.")
-    return load_table(path, batch_size=batch_size, seed=seed, label_column=label_column)
+    return load_table(path, batch_size=batch_size, seed=seed, label_column=label_column, kinds=kinds)
 
 
 def load_images(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from spear_jax.client.batch import Batch, Column, draw
+from spear_jax.client.columns import Table, check_names, classes, describe, encode, sentence
+from spear_jax.client.table_files import decimal_comma, read_cells
 from spear_jax.errors import DataError
-from spear_jax.update.dense_layers import natural_key
 
 
 def load_table(
@@ -23,11 +22,12 @@ def load_table(
     seed: int = 0,
     label_column: str | int | None = None,
     standardize: bool = True,
+    kinds: Mapping[str, str] | None = None,
 ) -> Batch:
     """Draws rows of a CSV table without replacement.
 
-    A first line without a number in it is the header. Commas, semicolons and tabs separate. A column whose every cell
-    is a number is numeric.
+    A first line without a number in it is the header. Tabs, semicolons, bars and commas separate. A column of numbers
+    is numeric, unless they are codes with leading zeros; decimal commas and commas between thousands are understood.
 
     Args:
         path: the file, in UTF-8.
@@ -35,31 +35,34 @@ def load_table(
         seed: of ``numpy.random.default_rng``.
         label_column: name, or position from 0, of the column with the classes; the last by default.
         standardize: whether numeric columns are shifted and scaled to mean 0 and deviation 1 over the whole table.
+        kinds: ``"number"``, ``"category"``, ``"skip"`` or ``"label"`` by name, for columns that are to be read so.
 
     Returns:
-        The batch; its ``columns`` say which inputs belong to which column, for `decode_rows`.
+        The batch; its ``columns`` say which inputs belong to which column, for `decode_rows`, and its ``contents`` what
+        was read as what, in a sentence.
 
     Raises:
-        DataError: no such file or column, rows of different length, empty cells in a numeric column, too few rows.
+        DataError: no such file or column, rows of different length, missing cells in a numeric column or the label,
+            numbers as labels that are a regression target, too few rows.
     """
-    path = Path(path)
-    header, rows = _read(path)
-    label_index = _label_index(header, label_column)
-    cells = np.array(rows, dtype=str)
-    class_names = tuple(sorted(set(cells[:, label_index].tolist()), key=natural_key))
-    class_index = {name: i for i, name in enumerate(class_names)}
-    labels = np.array([class_index[cell] for cell in cells[:, label_index]], np.int64)
-
+    path, kinds = Path(path), kinds or {}
+    cells = read_cells(path)
+    names, table = list(cells.columns), Table(path.name, cells, decimal_comma(cells))
+    check_names(names, kinds, path.name)
+    label = _label(names, label_column, kinds)
+    class_names = classes(table, label, is_told=kinds.get(label) == "label")
     columns: list[Column] = []
-    for index, name in enumerate(header):
-        if index != label_index:
+    for name in names:
+        if name != label and kinds.get(name) != "skip":
             start = columns[-1].start + columns[-1].size if columns else 0
-            columns.append(_describe(path.name, name, cells[:, index], start, standardize))
+            columns.append(describe(table, name, start, kinds.get(name), standardize=standardize))
+    if not columns:
+        raise DataError(f"{path.name} has no column left beside the label {label}; skip fewer.")
     index = draw(len(cells), batch_size, seed, f"{path.name} has {len(cells)} rows")
-    features = np.delete(cells, label_index, axis=1)[index]
+    drawn = table._replace(cells=cells.iloc[index])
     return Batch(
-        inputs=np.concatenate([_encode(column, features[:, i]) for i, column in enumerate(columns)], axis=1),
-        labels=labels[index],
+        inputs=np.concatenate([encode(drawn, column) for column in columns], axis=1),
+        labels=np.array([class_names.index(cell) for cell in drawn.cells[label]], np.int64),
         images=None,
         names=tuple(f"row {i + 1}" for i in index),
         normalization=None,
@@ -67,6 +70,7 @@ def load_table(
         num_classes=len(class_names),
         columns=tuple(columns),
         class_names=class_names,
+        contents=sentence(tuple(columns), label, class_names, [name for name in names if kinds.get(name) == "skip"]),
     )
 
 
@@ -84,68 +88,22 @@ def column_names(columns: Sequence[Column]) -> list[str]:
     ]
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        first_line = text.partition("\n")[0]
-        delimiter = max(",;\t", key=first_line.count)
-        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a UTF-8 table: {error}.") from error
-    if not rows:
-        raise DataError(f"{path.name} is empty; expected a table with one row per sample.")
-    has_header = not any(_number(cell) is not None for cell in rows[0])
-    header = rows.pop(0) if has_header else [f"column_{i}" for i in range(len(rows[0]))]
-    for number, row in enumerate(rows, start=1 + has_header):
-        if len(row) != len(header):
-            raise DataError(f"{path.name}: row {number} has {len(row)} cells; expected {len(header)} as in the first.")
-    if not rows or len(header) < 2:
-        raise DataError(
-            f"{path.name} has {len(rows)} rows below the header and {len(header)} columns; expected at least one row, "
-            "and one feature beside the label."
-        )
-    return header, rows
-
-
-def _label_index(header: Sequence[str], label_column: str | int | None) -> int:
-    if label_column is None:
-        return len(header) - 1
-    if isinstance(label_column, str) and label_column in header:
-        return header.index(label_column)
-    if isinstance(label_column, int) and 0 <= label_column < len(header):
-        return label_column
-    raise DataError(f"there is no label column {label_column!r}; the columns are {', '.join(header)}.")
-
-
-def _describe(file_name: str, name: str, cells: np.ndarray, start: int, standardize: bool) -> Column:
-    numbers = [_number(cell) for cell in cells if cell]
-    if not numbers or any(number is None for number in numbers):
-        return Column(name, "categorical", start, categories=tuple(sorted(set(cells.tolist()), key=natural_key)))
-    if len(numbers) < len(cells):
-        raise DataError(
-            f"{file_name}: the numeric column {name} has {len(cells) - len(numbers)} empty cells; fill or drop them."
-        )
-    if not standardize:
-        return Column(name, "numeric", start)
-    values = np.array(numbers, np.float64)
-    # A constant column has nothing to scale and becomes zero.
-    return Column(name, "numeric", start, mean=float(values.mean()), std=float(values.std()) or 1.0)
-
-
-def _encode(column: Column, cells: np.ndarray) -> np.ndarray:
-    if column.categories:
-        return (cells[:, None] == np.array(column.categories)[None, :]).astype(np.float64)
-    return (cells.astype(np.float64)[:, None] - column.mean) / column.std
+def _label(names: Sequence[str], asked: str | int | None, kinds: Mapping[str, str]) -> str:
+    """Name of the label column: the one asked for or told to be, else the last."""
+    told = next((name for name, kind in kinds.items() if kind == "label"), None)
+    if asked is None:
+        label = told or names[-1]
+    elif isinstance(asked, int) and 0 <= asked < len(names):
+        label = names[asked]
+    elif asked in names:
+        label = str(asked)
+    else:
+        raise DataError(f"there is no label column {asked!r}; the columns are {', '.join(names)}.")
+    if (told or label) != label or kinds.get(label, "label") != "label":
+        raise DataError(f"the label column is {label}, but --columns says otherwise; name one label, and name it once.")
+    return label
 
 
 def _decode(column: Column, row: np.ndarray) -> float | str:
     values = row[column.start : column.start + column.size]
     return column.categories[int(values.argmax())] if column.categories else float(values[0] * column.std + column.mean)
-
-
-def _number(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

@@ -41,7 +41,7 @@ def write_index(out_dir: str | Path, summary: Mapping[str, Any], pages: Mapping[
         ),
     )
     index = Path(out_dir) / "index.html"
-    index.write_text(document(headline, body, _INDEX_STYLE), encoding="utf-8")
+    index.write_text(document(headline, body, _INDEX_STYLE), encoding="utf-8", errors="surrogateescape")
     return index
 
 
@@ -73,7 +73,7 @@ def _totals(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _client_row(entry: Mapping[str, Any], page: str | None) -> list[str]:
     name = escape(entry["folder"])
-    link = name if page is None else f'<a href="{escape(quote(page))}">{name}</a>'
+    link = name if page is None else f'<a href="{escape(quote(page, errors="surrogateescape"))}">{name}</a>'
     counts = [text(entry[key]) for key in ("batch_size", "certified", "approximate")]
     status = f'<span class="{_tone(entry)}"><span class="badge">{escape(_status(entry))}</span></span>'
     seconds = DASH if entry["seconds"] is None else f"{entry['seconds']:.1f}"

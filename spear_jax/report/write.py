@@ -99,7 +99,7 @@ def write_report(
         trials=trials,
     )
     index = out_dir / "index.html"
-    index.write_text(page, encoding="utf-8")
+    index.write_text(page, encoding="utf-8", errors="surrogateescape")
     return index, contact
 
 

@@ -21,8 +21,9 @@ from spear_jax import tensor_files
 from spear_jax.errors import UpdateError
 from spear_jax.normalization import Normalization
 from spear_jax.observation import LayerObservation
-from spear_jax.update import dense_layers
-from spear_jax.update.dense_layers import DenseLayer
+from spear_jax.update.before import moved_share, takes_outputs, tensors_before
+from spear_jax.update.dense_layers import DenseLayer, find_layers
+from spear_jax.update.layer_order import first_candidates, is_chain, stands_before
 from spear_jax.update.metadata import FORMAT_VERSION, ORDER_KEY, metadata_problem, parse_order, parse_shape
 from spear_jax.update.trained import check_counterparts, why_untrained
 from spear_jax.update.weight_change import decayed_share, gradient_sum, rounding_error, widen
@@ -71,10 +72,24 @@ class Update:
         """SGD steps that the client took; 1 for a gradient and where the bundle does not say."""
         return 1 if self.kind == "gradient" else int(self.metadata.get("local_steps", "1"))
 
-    @property
+    @functools.cached_property
     def layers(self) -> tuple[DenseLayer, ...]:
         """The dense layers, first to last."""
-        return self._found[0]
+        first = self.first_candidates[:1]
+        return (*first, *(layer for layer in self._found[0] if layer not in first))
+
+    @functools.cached_property
+    def first_candidates(self) -> tuple[DenseLayer, ...]:
+        """The layers that may be the first: one where the file decides it, all that are left where it stays open.
+
+        What shapes, order and numbers leave open, neurons that never fired may decide (`takes_outputs`).
+        """
+        candidates = first_candidates(self._found[0], is_told=self._is_ordered)
+        if len(candidates) == 1:
+            return candidates
+        seen = {layer: change for layer in self._found[0] if (change := self._change_of(layer)) is not None}
+        behind = {layer for layer in seen for other in seen if takes_outputs(seen[layer], seen[other])}
+        return tuple(layer for layer in candidates if layer not in behind) or candidates
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
@@ -142,22 +157,44 @@ class Update:
             Kernel and gradient as (out, in), whatever their layout.
 
         Raises:
-            UpdateError: no such layer, one that did not come back, several local steps of a layer that is not the
-                first, weight decay without a learning rate, or numbers that cannot be used (NaN, all zero).
+            UpdateError: no such layer, one that did not come back, several local steps of a layer behind a dense one
+                that was trained in them, weight decay without a learning rate, or numbers that cannot be used (NaN, all
+                zero).
         """
         layer = self.layer(layer_name)
         weight, bias = self._tensors(layer, self.global_tensors)
         weight_grad, bias_grad = self._tensors(layer, self._gradients(layer))
         drift = self._lr if self.local_steps > 1 else 0.0
+        moved = self.moved_before(layer.name)
+        input_drift = moved_share([self.global_tensors[name] for name in moved], [self._change(name) for name in moved])
         try:
             # Damaged numbers are reported by the check in a sentence, not by NumPy in a warning.
             with np.errstate(invalid="ignore", over="ignore"):
                 return LayerObservation(
                     weight=weight, bias=bias, weight_grad=weight_grad, bias_grad=bias_grad, drift=drift,
                     rounding=0.0 if self.kind == "gradient" else rounding_error(weight, self._lr),
+                    input_drift=input_drift,
                 )  # fmt: skip
         except ValueError as error:
             raise UpdateError(f"layer {layer.name}: {error}{self._trained_instead(layer)}") from error
+
+    def moved_before(self, layer_name: str | None = None) -> tuple[str, ...]:
+        """Tensors that may stand before a layer and changed over several local steps, so that its inputs moved.
+
+        A tensor that did not come back may have changed. After one step nothing moved while it was taken.
+
+        Args:
+            layer_name: as for `observation`.
+
+        Raises:
+            UpdateError: no such layer.
+        """
+        layer = self.layer(layer_name)
+        if self.local_steps == 1:
+            return ()
+        shapes = {name: self.global_tensors[name].shape for name in self._floating}
+        before = tensors_before(shapes, self.layers, layer, candidates=self.first_candidates, is_told=self._is_ordered)
+        return tuple(name for name in before if self._moved(name))
 
     def network(self, layer_name: str | None = None) -> list[tuple[np.ndarray, np.ndarray]] | None:
         """The dense layers above one layer, taken as joined by ReLU.
@@ -176,7 +213,7 @@ class Update:
         matrices_left_out = any(self.global_tensors[name].ndim == 2 for name, _ in self.skipped)
         if index + 1 == len(self.layers) or self.layers[-1].out_features < 2:
             return None
-        if matrices_left_out or not dense_layers.is_chain(self.layers[index:]):
+        if matrices_left_out or not is_chain(self.layers[index:]):
             return None
         return [self._tensors(layer, self.global_tensors) for layer in self.layers[index + 1 :]]
 
@@ -196,10 +233,10 @@ class Update:
 
     @functools.cached_property
     def _found(self) -> tuple[tuple[DenseLayer, ...], tuple[tuple[str, str], ...]]:
-        floating = {n: t.shape for n, t in self.global_tensors.items() if jnp.issubdtype(t.dtype, np.floating)}
-        layout = self.layout or self.metadata.get("layout")
+        floating = {name: self.global_tensors[name].shape for name in self._floating}
+        layout, framework = self.layout or self.metadata.get("layout"), self.metadata.get("framework")
         try:
-            found, skipped = dense_layers.find_layers(floating, layout=layout, framework=self.metadata.get("framework"))
+            found, skipped = find_layers(floating, layout=layout, framework=framework, is_told=self._is_ordered)
         except ValueError as error:
             raise UpdateError(str(error)) from error
         others = [
@@ -208,6 +245,40 @@ class Update:
             if name not in floating and tensor.ndim >= 2
         ]
         return found, (*skipped, *others)
+
+    @functools.cached_property
+    def _floating(self) -> tuple[str, ...]:
+        return tuple(name for name, tensor in self.global_tensors.items() if jnp.issubdtype(tensor.dtype, np.floating))
+
+    @functools.cached_property
+    def _is_ordered(self) -> bool:
+        """Whether the order of the tensors tells anything: its file kept it, or the names are not sorted by dtype."""
+        if self.is_ordered:
+            return True
+        by_dtype: dict[np.dtype, list[str]] = {}
+        for name in self._floating:
+            by_dtype.setdefault(self.global_tensors[name].dtype, []).append(name)
+        return any(names != sorted(names) for names in by_dtype.values())
+
+    def _change(self, name: str) -> np.ndarray | None:
+        """By how much a tensor changed; None where it did not come back."""
+        if name not in self.client_tensors:
+            return None
+        sent, back = widen(self.global_tensors[name]), widen(self.client_tensors[name])
+        with np.errstate(invalid="ignore", over="ignore"):
+            return back if self.kind == "delta" else back - sent
+
+    def _change_of(self, layer: DenseLayer) -> np.ndarray | None:
+        """What came back of a kernel, (out, in), as a gradient or a change; None where it did not."""
+        name = layer.kernel_name
+        change = self.client_tensors.get(name) if self.kind == "gradient" else self._change(name)
+        if change is None or change.shape != self.global_tensors[name].shape:
+            return None
+        return change if layer.layout == "out_in" else change.T
+
+    def _moved(self, name: str) -> bool:
+        change = self._change(name)
+        return change is None or bool(np.any(change))
 
     def _tensors(self, layer: DenseLayer, tensors: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         kernel, bias = widen(tensors[layer.kernel_name]), widen(tensors[layer.bias_name])
@@ -220,7 +291,10 @@ class Update:
         if self.kind == "gradient":
             penalty = float(self.metadata.get("weight_decay", "0"))
             return {name: _without(penalty, self.global_tensors[name], self.client_tensors[name]) for name in names}
-        if self.local_steps > 1 and layer != self.layer():
+        below = () if layer in self.first_candidates else stands_before(self.layers, layer)
+        if self.local_steps > 1 and any(
+            self._moved(name) for one in below for name in (one.kernel_name, one.bias_name)
+        ):
             raise UpdateError(
                 f"the client took {self.local_steps} local steps, in which the inputs of {layer.name} changed, so its "
                 f"update is no product of one batch; only the first layer, {self.layer().name}, can be inverted."
@@ -295,7 +369,8 @@ def save_update(update: Update, path: str | os.PathLike[str]) -> None:
     prefix = _PREFIX[update.kind]
     tensors = {f"global/{name}": tensor for name, tensor in update.global_tensors.items()}
     tensors |= {f"{prefix}{name}": tensor for name, tensor in update.client_tensors.items()}
-    order = {ORDER_KEY: json.dumps(list(update.global_tensors))} if update.is_ordered else {}
+    is_told = update.is_ordered or list(update.global_tensors) != sorted(update.global_tensors)
+    order = {ORDER_KEY: json.dumps(list(update.global_tensors))} if is_told else {}
     try:
         tensor_files.write_tensors(path, tensors, {"format_version": FORMAT_VERSION} | dict(update.metadata) | order)
     except tensor_files.TensorFileError as error:

@@ -1,4 +1,4 @@
-"""Which tensors of a model are dense layers: pairing kernels with biases, orientation and order.
+"""Which tensors of a model are dense layers: pairing kernels with biases, and orientation.
 
 Only names and shapes are looked at. A dense layer is a 2-D kernel with the 1-D bias that its name asks for
 (`tensor_names`). Flax and Keras store kernels as (in, out), PyTorch as (out, in); the length of the bias decides which
@@ -8,15 +8,14 @@ it is. Of a square kernel the other kernels of the model decide if all agree, th
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from spear_jax.errors import SpearError
+from spear_jax.update.layer_order import in_order
+from spear_jax.update.layer_order import natural_key as natural_key
 from spear_jax.update.tensor_names import parse_kernel
 
 LAYOUTS = ("out_in", "in_out")
-# A transformer has hundreds of layers and no chain; the search for one must end soon.
-_MAX_REORDERED, _MAX_DEAD_ENDS = 256, 10_000
 _FRAMEWORK_LAYOUT = {
     "pytorch": "out_in",
     "torch": "out_in",
@@ -52,14 +51,19 @@ class DenseLayer:
 
 
 def find_layers(
-    shapes: Mapping[str, tuple[int, ...]], *, layout: str | None = None, framework: str | None = None
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    layout: str | None = None,
+    framework: str | None = None,
+    is_told: bool = False,
 ) -> tuple[tuple[DenseLayer, ...], tuple[tuple[str, str], ...]]:
     """Pairs kernels with biases and puts the layers in the order data flow through them.
 
     Args:
-        shapes: shape of every tensor by name.
+        shapes: shape of every tensor by name, in the order of the file.
         layout: ``"out_in"`` or ``"in_out"`` when known; must agree with the bias length where that is telling.
         framework: where the model comes from, for square kernels; unknown names count for nothing.
+        is_told: whether the order of the file tells anything of the layers', as for `in_order`.
 
     Returns:
         The dense layers, first to last, and ``(name, reason)`` for every tensor of two or more dimensions that is none.
@@ -80,18 +84,7 @@ def find_layers(
                 layers.append(found)
             else:
                 skipped.append((name, found))
-    return _in_order(layers), tuple(sorted(skipped, key=lambda item: natural_key(item[0])))
-
-
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which ``dense_2`` comes before ``dense_10``."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
-
-
-def is_chain(layers: Sequence[DenseLayer]) -> bool:
-    """Whether each layer takes as many inputs as the one before it has neurons."""
-    return all(lower.out_features == upper.in_features for lower, upper in zip(layers, layers[1:], strict=False))
+    return in_order(layers, is_told=is_told), tuple(sorted(skipped, key=lambda item: natural_key(item[0])))
 
 
 def _fitting(shape: tuple[int, ...], bias_shape: tuple[int, ...]) -> list[str]:
@@ -137,45 +130,3 @@ def _pair(name: str, shapes: Mapping[str, tuple[int, ...]], told: str | None, us
         return OPEN_LAYOUT
     out_features, in_features = (rows, columns) if layout == "out_in" else (columns, rows)
     return DenseLayer(parsed.layer, name, bias_name, in_features, out_features, layout)
-
-
-def _in_order(layers: list[DenseLayer]) -> tuple[DenseLayer, ...]:
-    """Natural order of the names, or where that does not chain, the nearest order that does.
-
-    Numbers are believed: layers whose names differ only in digits keep their order. What may move is one group of
-    such names against another, as in ``classifier`` and ``encoder``. Without a chain the natural order stands.
-    """
-    layers = sorted(layers, key=lambda layer: natural_key(layer.name))
-    if is_chain(layers) or len(layers) > _MAX_REORDERED:
-        return tuple(layers)
-    groups: dict[str, list[DenseLayer]] = {}
-    for layer in layers:
-        groups.setdefault(re.sub(r"\d+", "#", layer.name), []).append(layer)
-    return tuple(_chain(list(groups.values())) or layers)
-
-
-def _chain(groups: list[list[DenseLayer]]) -> list[DenseLayer] | None:
-    """Merges ordered groups into one chain by depth-first search; None where there is none or it takes too long."""
-    dead_ends: set[tuple[int, ...]] = set()
-    taken = [0] * len(groups)
-    path: list[DenseLayer] = []
-
-    def advance() -> bool:
-        if all(count == len(group) for count, group in zip(taken, groups, strict=True)):
-            return True
-        state = (*taken, path[-1].out_features if path else -1)
-        if state in dead_ends or len(dead_ends) >= _MAX_DEAD_ENDS:
-            return False
-        for index, group in enumerate(groups):
-            if taken[index] == len(group) or (path and path[-1].out_features != group[taken[index]].in_features):
-                continue
-            path.append(group[taken[index]])
-            taken[index] += 1
-            if advance():
-                return True
-            taken[index] -= 1
-            path.pop()
-        dead_ends.add(state)
-        return False
-
-    return path if advance() else None

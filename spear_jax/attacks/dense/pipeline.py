@@ -63,4 +63,5 @@ def reconstruct(
     recovered = recover(observation, problem, verdict)
     clock.lap("solve")
     stats = make_stats(factorization, config, plan, outcome, clock)
-    return make_result(factorization, verdict, recovered, final_status(outcome.status, verdict, config), stats)
+    status = final_status(outcome.status, problem, verdict, config)
+    return make_result(factorization, verdict, recovered, status, stats)

@@ -33,6 +33,7 @@ class Problem:
         weight_norms: (m,) float64 norms of the rows of ``weight``.
         client_eps: unit of the gradient's dtype.
         drift: of the observation.
+        input_drift: of the observation.
         above: the layers above, None where nothing is known of them.
     """
 
@@ -43,6 +44,7 @@ class Problem:
     weight_norms: Float[np.ndarray, " m"]
     client_eps: float
     drift: float
+    input_drift: float = 0.0
     above: Above | None = None
 
     @property
@@ -111,5 +113,6 @@ def pose(observation: LayerObservation, factorization: Factorization, above: Abo
         weight_norms=np.sqrt(np.asarray(sum(squares))),
         client_eps=float(jnp.finfo(observation.weight_grad.dtype).eps),
         drift=float(observation.drift),
+        input_drift=float(observation.input_drift),
         above=above,
     )

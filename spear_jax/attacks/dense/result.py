@@ -109,9 +109,11 @@ def make_result(
     )
 
 
-def final_status(status: Status, verdict: Verdict, config: ReconstructConfig) -> Status:
+def final_status(status: Status, problem: Problem, verdict: Verdict, config: ReconstructConfig) -> Status:
     """How the reconstruction ended, from how the search did and what is certified."""
     hides_some = config.num_examples is not None and len(verdict.exact) < config.num_examples
+    if problem.input_drift and verdict.agreement is not None:
+        return Status.INPUTS_MOVED
     if verdict.exact.all():
         return Status.EXACT_VISIBLE if hides_some else Status.EXACT
     if verdict.is_whole:

@@ -10,6 +10,7 @@ from spear_jax.attacks.dense.certificates.alone import by_next_layer, by_samples
 from spear_jax.attacks.dense.certificates.alone import certified_alone as certified_alone
 from spear_jax.attacks.dense.certificates.contradiction import explained
 from spear_jax.attacks.dense.certificates.means import by_number
+from spear_jax.attacks.dense.certificates.moving import still
 from spear_jax.attacks.dense.certificates.network import by_network
 from spear_jax.attacks.dense.certificates.pattern import by_pattern
 from spear_jax.attacks.dense.certificates.verdict import Verdict
@@ -30,4 +31,5 @@ def certify(problem: Problem, outcome: Outcome, num_examples: int | None = None)
     verdict = by_next_layer(problem, verdict)  # the scale, where no network saw it
     verdict = by_samples_alone(verdict, outcome.alone)  # one by one, also while directions are missing
     verdict = by_number(verdict, num_examples)  # strikes what may be a mean of several
+    verdict = still(problem, verdict)  # strikes all where the inputs moved over the client's steps
     return explained(problem, verdict)  # why found directions contradict the model, where they do

@@ -21,6 +21,7 @@ Hardware: two CPU cores. Time: about an hour; quick about a minute.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,7 @@ class Problem(NamedTuple):
         batch_size, width, depth: b, m and the number of hidden layers.
         raw: pixels in [0, 1], not normalised.
         initialization: see `spear_jax.MLP`.
+        classes: labels are taken modulo this; None for the data set's.
     """
 
     images: str
@@ -61,13 +63,15 @@ class Problem(NamedTuple):
     raw: bool = False
     depth: int = 6
     initialization: str = "pytorch"
+    classes: int | None = None
 
     @property
     def words(self) -> str:
         """In a table's cell."""
         scale = "in [0, 1]" if self.raw else "centred"
         model = "" if self.initialization == "pytorch" else ", one hidden layer, N(0, 0.5^2)"
-        return f"{self.images.split('.')[0]} {scale}, b = {self.batch_size}, m = {self.width}{model}"
+        classes = "" if self.classes is None else f", {self.classes} classes"
+        return f"{self.images.split('.')[0]} {scale}, b = {self.batch_size}, m = {self.width}{model}{classes}"
 
 
 class Row(NamedTuple):
@@ -104,7 +108,8 @@ ROWS = (
         )
     ),
     Row(Problem(_PHOTOS, 64, 1000, **_PEER), 5, 2, 1000, 200),
-    Row(Problem(_PHOTOS, 128, 1000, **_PEER), 3, 0, 0, 0),
+    Row(Problem(_PHOTOS, 128, 1000, **_PEER), 5, 0, 0, 0),
+    *(Row(Problem(_PHOTOS, b, 1000, classes=10, **_PEER), 5, 0, 0, 0) for b in (64, 128)),
 )
 
 
@@ -148,8 +153,9 @@ def _settings_of(row: Row) -> list[Setting]:
     steps = {PARTY: row.party_steps, MATCHING: row.matching_steps}
     seeds = dict.fromkeys(METHODS, row.seeds) | dict.fromkeys(steps, row.slow_seeds) | {IN_FULL: row.seeds_in_full}
     chosen = lambda method: {"steps": steps[method]} if method in steps else {}
+    problem = {name: value for name, value in row.problem._asdict().items() if value is not None}
     return [
-        row.problem._asdict() | {"method": method} | chosen(method) | {"seed": FIRST_SEED + number}
+        problem | {"method": method} | chosen(method) | {"seed": FIRST_SEED + number}
         for number in range(row.seeds)
         for method in METHODS
         if number < seeds[method]
@@ -158,15 +164,16 @@ def _settings_of(row: Row) -> list[Setting]:
 
 def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
     """One attack on one update, from images to scores."""
-    problem = Problem(**{name: setting[name] for name in Problem._fields})
+    problem = Problem(**{name: setting[name] for name in Problem._fields if name in setting})
     path = common.find_data(problem.images, data)
     if path is None:
         return None
     batch, update = make(problem, path, setting["seed"])
+    visible = num_visible(batch, update)
     started, compiled = time.perf_counter(), compile_seconds()
     found = METHODS[setting["method"]](update, batch.labels, setting)
     seconds, compiled = time.perf_counter() - started, compile_seconds() - compiled
-    outcome = {"samples": batch.size, "update": update.sha256[:16]} | _scores(found, batch)
+    outcome = {"samples": batch.size, "visible": visible, "update": update.sha256[:16]} | _scores(found, batch)
     pictures = {"original": batch.inputs, setting["method"]: _matched(found.inputs, batch)}
     if setting["method"] == PARTY:
         published = _as_published(found.inputs, batch)
@@ -183,10 +190,23 @@ def make(problem: Problem, path: Path, seed: int) -> tuple[sj.Batch, sj.Update]:
     """The private batch and the update that every method gets."""
     normalization = Normalization((0.0,), (1.0,)) if problem.raw else None
     batch = sj.load_batch(path, batch_size=problem.batch_size, seed=seed, normalization=normalization)
+    if problem.classes is not None:
+        batch = dataclasses.replace(batch, labels=batch.labels % problem.classes, num_classes=problem.classes)
     widths = (problem.width,) * problem.depth
     model = sj.MLP(widths, batch.num_classes, initialization=problem.initialization, param_dtype="float64")
     params = sj.init_params(model, jax.random.key(seed), batch.inputs.shape[1])
     return batch, sj.simulate_update(model, params, batch)[0]
+
+
+def num_visible(batch: sj.Batch, update: sj.Update) -> int:
+    """Samples whose gradient is above the rounding of the kernel's: of the others nothing is in the update."""
+    observation, network = update.observation(), update.network()
+    assert network is not None
+    wide = [(np.asarray(weight, np.float64), np.asarray(bias, np.float64)) for weight, bias in network]
+    pre_activation = batch.inputs @ np.asarray(observation.weight).T + np.asarray(observation.bias)
+    sent = lt_peeling.layer_grad(wide, pre_activation, batch.labels) / batch.size
+    size = np.linalg.norm(sent, axis=1) * np.linalg.norm(batch.inputs, axis=1)
+    return int(np.sum(size > np.finfo(np.float64).eps * np.linalg.norm(observation.weight_grad)))
 
 
 def _as_published(found: np.ndarray, batch: sj.Batch) -> np.ndarray:
@@ -250,7 +270,8 @@ def findings(lines: list[Line]) -> list[Finding]:
 def _told(lines: list[Line]) -> str:
     total = lambda name: sum(line[name] for line in lines)
     middle = lambda name: float(np.median([line[name] for line in lines]))
-    words = f"{total('recovered')} of {total('samples')} recovered, {middle('median_psnr'):.1f} dB"
+    visible = f" ({total('visible')} visible)" if all("visible" in line for line in lines) else ""
+    words = f"{total('recovered')} of {total('samples')}{visible} recovered, {middle('median_psnr'):.1f} dB"
     if lines[0]["certified"] is not None:
         words += f", {total('certified')} certified, {total('false_certificates')} false"
     if "published_median_psnr" in lines[0]:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from spear_jax.attacks.dense.certificates import certified_alone
+from spear_jax.attacks.dense.certificates.alone import either, in_order
 from spear_jax.attacks.dense.certificates.select import select
 from spear_jax.attacks.dense.dictionary.search import find_together
 from spear_jax.attacks.dense.directions import pool
@@ -80,3 +81,21 @@ def _pass(problem: Problem, outcome: Outcome, alone: Samples, run: Run) -> Outco
         compile_seconds=outcome.compile_seconds + inner.compile_seconds,
         search_seconds=outcome.search_seconds + inner.search_seconds,
     )
+
+
+def with_known(problem: Problem, outcome: Outcome, before: Outcome) -> Outcome:
+    """An outcome with the samples that were certified alone before it, their directions among its own."""
+    zeros = pool.zero_count(problem.factorization, before.directions)
+    merged = pool.merge(outcome.state.pool, before.directions, zeros, np.ones(len(zeros), np.int64))
+    chosen, agreement = select(problem, merged)
+    grown = outcome._replace(
+        state=outcome.state._replace(pool=merged),
+        directions=merged.directions[chosen],
+        agreement=agreement,
+        alone=before.alone,
+        status=Status.EXACT if is_done(agreement) else outcome.status,
+    )
+    alone = certified_alone(problem, grown)
+    if outcome.alone is not None:
+        alone = either(alone, in_order(outcome.alone, grown.directions))
+    return grown._replace(alone=alone)

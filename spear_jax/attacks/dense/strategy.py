@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.dictionary.search import find_together
-from spear_jax.attacks.dense.one_by_one import one_by_one
+from spear_jax.attacks.dense.one_by_one import one_by_one, with_known
 from spear_jax.attacks.dense.outcome import Outcome, Run, SearchState
+from spear_jax.attacks.dense.peeling import peel_samples
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.regime import is_skewed
 from spear_jax.attacks.dense.sampling.plan import WALK_NOISE, SamplingPlan, plan_search
@@ -26,6 +27,9 @@ SKEWED_PATIENCE = 4
 # Rounds before what they found is taken out, where the layers above certify samples one by one, and the rank from which
 # that is worth compiling for what is left: below it all rounds take less time.
 EARLY_ROUNDS, EARLY_RANK = 2, 64
+# Share of the directions from which what peeling found is taken out before anything is searched: what is left is then
+# the smaller problem. Below it, the whole is searched as if nothing were known.
+MOST_PEELED = 0.5
 
 
 class Plan(NamedTuple):
@@ -70,8 +74,9 @@ def make_plan(problem: Problem, config: ReconstructConfig) -> Plan:
 def search(problem: Problem, plan: Plan, run: Run, state: SearchState | None = None) -> Outcome:
     """The directions of the batch, and what was certified alone on the way.
 
-    Where layers above certify samples one by one, these are taken out after all rounds; in a long search after few
-    rounds too, since what is left is then easier.
+    Where the model above is known, samples are peeled off first, which takes seconds; what that leaves of a batch is
+    searched without them. Where layers above certify samples one by one, these are taken out after all rounds; in a
+    long search after few rounds too, since what is left is then easier.
 
     Args:
         problem: of the layer.
@@ -81,6 +86,19 @@ def search(problem: Problem, plan: Plan, run: Run, state: SearchState | None = N
     """
     if problem.above is None:
         return propose(problem, plan, run, state)
+    if not problem.is_mended or run.config.method != "auto" or state is not None:
+        return _one_by_one(problem, plan, run, state)
+    peeled = peel_samples(problem, run)
+    if peeled.is_whole:
+        return peeled
+    if len(peeled.directions) >= MOST_PEELED * problem.rank:
+        return one_by_one(problem, run, peeled)
+    outcome = _one_by_one(problem, plan, run.after(peeled.spent), state).after(peeled)
+    return outcome if outcome.is_whole or len(peeled.directions) == 0 else with_known(problem, outcome, peeled)
+
+
+def _one_by_one(problem: Problem, plan: Plan, run: Run, state: SearchState | None) -> Outcome:
+    """The proposer's rounds, with what the layers above certify taken out."""
     if _is_long(problem, plan, state):
         rounds = min(EARLY_ROUNDS, run.config.dictionary.max_rounds)
         early = one_by_one(problem, run, find_together(problem, run.few_rounds(rounds), state))

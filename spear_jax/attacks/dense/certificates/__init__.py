@@ -1,13 +1,16 @@
 """What can be said of a reconstruction without the truth: `certify` is the one place that calls a sample exact.
 
-Neighbours may use `certify` and `certified_alone`; what search needs of the patterns, `pattern.is_determined`,
-`select.select` and `network.mend`; the type `verdict.Verdict`; and the numbers of `limits`.
+Neighbours may use `certify`, `certified_alone` and `samples_by_themselves`; what search needs of the patterns,
+`pattern.is_determined`, `select.select` and `network.mend`, and of the network, `own_gradient` and the misfit of
+`by_itself`; the type `verdict.Verdict`; and the numbers of `limits`.
 """
 
 from __future__ import annotations
 
 from spear_jax.attacks.dense.certificates.alone import by_next_layer, by_samples_alone
 from spear_jax.attacks.dense.certificates.alone import certified_alone as certified_alone
+from spear_jax.attacks.dense.certificates.by_itself import labelled
+from spear_jax.attacks.dense.certificates.by_itself import samples_by_themselves as samples_by_themselves
 from spear_jax.attacks.dense.certificates.contradiction import explained
 from spear_jax.attacks.dense.certificates.means import by_number
 from spear_jax.attacks.dense.certificates.moving import still
@@ -30,6 +33,7 @@ def certify(problem: Problem, outcome: Outcome, num_examples: int | None = None)
     verdict = by_network(problem, verdict, num_examples)  # one by one, with labels; mends directions and scales
     verdict = by_next_layer(problem, verdict)  # the scale, where no network saw it
     verdict = by_samples_alone(verdict, outcome.alone)  # one by one, also while directions are missing
+    verdict = labelled(problem, verdict, num_examples)  # labels and numbers of these
     verdict = by_number(verdict, num_examples)  # strikes what may be a mean of several
     verdict = still(problem, verdict)  # strikes all where the inputs moved over the client's steps
     return explained(problem, verdict)  # why found directions contradict the model, where they do

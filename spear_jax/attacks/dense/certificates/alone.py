@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from jaxtyping import Float
 
 from spear_jax.attacks.dense.certificates import network
 from spear_jax.attacks.dense.certificates.next_layer import next_layer_factor, samples_alone
@@ -12,17 +13,30 @@ from spear_jax.attacks.dense.certificates.pattern import agree, by_pattern
 from spear_jax.attacks.dense.certificates.scale import UNSEEN
 from spear_jax.attacks.dense.certificates.verdict import Verdict
 from spear_jax.attacks.dense.directions.recover import dual_vectors
-from spear_jax.attacks.dense.outcome import Outcome, Samples
+from spear_jax.attacks.dense.outcome import Outcome, Samples, no_samples
 from spear_jax.attacks.dense.problem import Problem
+from spear_jax.numerics import SAME_DIRECTION_ANGLE
 from spear_jax.status import Scale
 
 
 def certified_alone(problem: Problem, outcome: Outcome) -> Samples:
-    """Samples that the next layer's gradient or, in a full set, the network confirms one by one."""
+    """Samples confirmed before, and those that the next layer's gradient or, in a full set, the network confirms."""
     known = samples_alone(problem, outcome.directions)
+    if outcome.alone is not None:
+        known = either(in_order(outcome.alone, outcome.directions), known)
     if not problem.is_mended or outcome.agreement is None:
         return known
     return either(known, network.samples(problem, outcome.directions, outcome.agreement))
+
+
+def in_order(known: Samples, directions: Float[np.ndarray, "k r"]) -> Samples:
+    """What is known of each of these directions, which are others or in another order."""
+    nothing = no_samples(directions)
+    if len(known.confirmed) == 0 or len(directions) == 0:
+        return nothing
+    likeness = np.abs(directions @ known.directions.T) * known.confirmed
+    twin, is_same = likeness.argmax(axis=1), likeness.max(axis=1) > np.cos(SAME_DIRECTION_ANGLE)
+    return either(nothing, Samples(*(part[twin] for part in known))._replace(confirmed=is_same))
 
 
 def either(first: Samples, second: Samples) -> Samples:

@@ -10,8 +10,8 @@ from scipy.special import comb
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates import limits
+from spear_jax.attacks.dense.certificates.own_gradient import layers_of
 from spear_jax.attacks.dense.certificates.pattern import agree, factor_range, is_determined
-from spear_jax.attacks.dense.certificates.reply import layers_of
 from spear_jax.attacks.dense.certificates.verdict import Verdict
 from spear_jax.attacks.dense.directions.recover import disaggregation, dual_vectors, has_every_scale
 from spear_jax.attacks.dense.problem import Problem

@@ -46,6 +46,17 @@ REFUSED = 100.0
 # A pre-activation within so many client roundings of zero, relative to what is summed up, may have fired or not.
 OPEN = 8.0
 
+# Each sample by itself (`by_itself`).
+# The true error is up to this many times the misfit over its growth (7.5 at most of 1100 samples, float32 and float64).
+ITSELF_MARGIN = 8.0
+# One neuron that fires wrongly moves a sample's gradient, of unit norm, by 1 / sqrt m or so: less than this share of it
+# is none.
+NEURON_SHARE = 0.25
+# Random errors that the misfit must grow with.
+TAINTS = 2
+# Samples that must share a weight before it speaks for each of them.
+MIN_AGREEING = 3
+
 # The next layer's gradient (`next_layer`).
 # Equations beyond the unknowns that the fit must have left over to say anything.
 MIN_SURPLUS = 16

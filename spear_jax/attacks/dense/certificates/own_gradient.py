@@ -1,0 +1,147 @@
+"""What one sample alone sends back: the known network forward and backward on its input (docs/method.md, Sec. 6).
+
+Labels are found without a backward pass for each: for w outside the column space ``w . D(y) = (J w) . softmax -
+(J w)_y``, so one forward derivative of a few random w scores all classes at once. A sample that the network is sure of
+sends back little: derivatives are taken from those of its likeliest class, and an entry ``softmax_y - 1`` is the sum of
+the others, so that nothing is lost to cancellation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from spear_jax.attacks.dense.above import Layers
+from spear_jax.attacks.dense.certificates import limits
+from spear_jax.attacks.dense.problem import Problem
+from spear_jax.numerics import float64_namespace
+
+# Random vectors that score the labels, and what makes them: part of the algorithm, not of the experiment.
+PROBES, PROBE_SEED = 2, 0
+# Entries of the arrays of one batch of samples (128 MiB in float64).
+BATCH_ENTRIES = 2**24
+
+
+class Own(NamedTuple):
+    """What the network says of k inputs, each taken for a sample of the batch.
+
+    Attributes:
+        labels: (k,) the likeliest label y of each.
+        gradients: (m, k) ``D(y) = J^T (softmax - e_y)``.
+        surprise: (k,) norm of ``softmax - e_y``.
+        outside: (m, k) ``D(y)`` of unit norm less its part in the column space.
+        directions: (k, r) unit rows, the direction that each gives; zero where nothing is in the column space.
+        is_open: (k,) whether a neuron above is so close to zero that it may have been off for the client.
+        misses: (k, c) distance of every label's gradient, of unit norm, from the column space, squared: an estimate.
+        lines: (k, c) every label's gradient over that of the likeliest, where they lie on one line.
+    """
+
+    labels: Int[np.ndarray, " k"]
+    gradients: Float[np.ndarray, "m k"]
+    surprise: Float[np.ndarray, " k"]
+    outside: Float[np.ndarray, "m k"]
+    directions: Float[np.ndarray, "k r"]
+    is_open: Bool[np.ndarray, " k"]
+    misses: Float[np.ndarray, "k c"]
+    lines: Float[np.ndarray, "k c"]
+
+    @property
+    def distance(self) -> Float[np.ndarray, " k"]:
+        """Distance of each gradient, of unit norm, from the column space."""
+        return np.linalg.norm(self.outside, axis=0)
+
+    @property
+    def reaches(self) -> Bool[np.ndarray, " k"]:
+        """Whether anything of the gradient lies in the column space."""
+        return np.any(self.directions != 0, axis=1)
+
+
+def own_gradients(problem: Problem, dual: Float[np.ndarray, "k r"]) -> Own:
+    """Label, gradient and direction that the network gives each input, in batches of samples.
+
+    Args:
+        problem: of the layer, with the model above.
+        dual: (k, r) dual vectors, ``x = dual @ right``.
+    """
+    xp: Any = float64_namespace()
+    left, layers = problem.left, layers_of(problem)
+    pre_activation = problem.response @ dual.T + problem.bias[:, None]
+    probes = np.random.default_rng(PROBE_SEED).standard_normal((len(left), PROBES))
+    probes = xp.asarray(np.concatenate([probes - left @ (left.T @ probes), probes], axis=1))
+    network = [(xp.asarray(weight), xp.asarray(bias)) for weight, bias in layers]
+    parts = [
+        _one_batch(network, probes, xp.asarray(block), problem.client_eps) for block in _batches(pre_activation, layers)
+    ]
+    labels, gradients, surprise, is_open, misses, lines = (
+        np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)
+    )
+    inside = left.T @ gradients
+    size = np.linalg.norm(gradients, axis=0)
+    outside = (gradients - left @ inside) / np.where(size > 0, size, 1)
+    directions = (inside / np.maximum(np.linalg.norm(inside, axis=0), np.finfo(float).tiny)).T
+    return Own(labels, gradients, surprise, outside, directions, is_open, misses.T, lines.T)
+
+
+def layers_of(problem: Problem) -> Layers:
+    """The model above, where the caller knows that there is one."""
+    assert problem.above is not None
+    assert problem.above.layers is not None
+    return problem.above.layers
+
+
+def _batches(pre_activation: Float[np.ndarray, "m k"], layers: Layers) -> Iterator[Float[np.ndarray, "m j"]]:
+    widest = max(len(pre_activation), *(len(bias) for _, bias in layers))
+    step = max(1, BATCH_ENTRIES // (2 * PROBES * widest))
+    for start in range(0, max(pre_activation.shape[1], 1), step):
+        yield pre_activation[:, start : start + step]
+
+
+def _one_batch(layers: Any, probes: Any, pre_activation: Any, client_eps: float) -> tuple[np.ndarray, ...]:
+    """Labels, ``D(y)``, its surprise and where a neuron above is open, of one batch of (m, k) pre-activations."""
+    xp: Any = float64_namespace()
+    # The forward pass carries the derivatives along the probes beside the activations: (width, k, p).
+    masks, hidden = [pre_activation > 0], xp.maximum(pre_activation, 0)
+    tangents = probes[:, None, :] * masks[0][:, :, None]
+    is_open = xp.zeros(pre_activation.shape[1], bool)
+    for weight, bias in layers[:-1]:
+        size = xp.linalg.norm(weight, axis=1)[:, None] * xp.linalg.norm(hidden, axis=0) + abs(bias)[:, None]
+        hidden = weight @ hidden + bias[:, None]
+        is_open = is_open | xp.any(abs(hidden) <= limits.OPEN * client_eps * size, axis=0)
+        masks.append(hidden > 0)
+        hidden = xp.maximum(hidden, 0)
+        tangents = _apply(weight, tangents) * masks[-1][:, :, None]
+    weight, bias = layers[-1]
+    logits = weight @ hidden + bias[:, None]
+    odds = xp.exp(logits - logits.max(axis=0))
+    softmax = odds / odds.sum(axis=0)
+    scores = _scores(softmax, _apply(weight, tangents))
+    outside, whole = (xp.sum(part**2, axis=2) for part in xp.split(scores, 2, axis=2))
+    misses = xp.where(whole > 0, outside / xp.where(whole > 0, whole, 1.0), np.inf)
+    labels = xp.argmin(misses, axis=0)
+    chosen = xp.take_along_axis(scores, labels[None, :, None], axis=0)
+    size = xp.sum(chosen**2, axis=2)
+    lines = xp.sum(scores * chosen, axis=2) / xp.where(size > 0, size, 1.0)
+    is_label = xp.arange(len(softmax))[:, None] == labels
+    others = xp.where(is_label, 0.0, softmax)
+    gradient = xp.where(is_label, -others.sum(axis=0), others)
+    surprise = xp.linalg.norm(gradient, axis=0)
+    for (weight, _), mask in zip(reversed(layers), reversed(masks), strict=True):
+        gradient = (weight.T @ gradient) * mask
+    return tuple(np.asarray(part) for part in (labels, gradient, surprise, is_open, misses, lines))
+
+
+def _scores(softmax: Any, tangents: Any) -> Any:
+    """``w . D(y)`` of every label y and probe w, (c, k, 2 p), from (c, k) softmax and the logits' derivatives."""
+    xp: Any = float64_namespace()
+    top = xp.argmax(softmax, axis=0)
+    tangents = tangents - xp.take_along_axis(tangents, top[None, :, None], axis=0)
+    return xp.einsum("ck,ckp->kp", softmax, tangents)[None] - tangents
+
+
+def _apply(weight: Any, tangents: Any) -> Any:
+    """A kernel (o, i) on derivatives (i, k, p)."""
+    size = tangents.shape
+    return (weight @ tangents.reshape(size[0], size[1] * size[2])).reshape(len(weight), *size[1:])

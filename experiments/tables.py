@@ -25,6 +25,7 @@ CLAIMS = (
     "against",
     "client_updates",
     "unsolvable",
+    "certificates",
     "scaling_study",
 )
 # What the project's README shows of them, claim by claim, in the words of the findings.

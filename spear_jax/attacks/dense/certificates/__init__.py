@@ -34,6 +34,6 @@ def certify(problem: Problem, outcome: Outcome, num_examples: int | None = None)
     verdict = by_next_layer(problem, verdict)  # the scale, where no network saw it
     verdict = by_samples_alone(verdict, outcome.alone)  # one by one, also while directions are missing
     verdict = labelled(problem, verdict, num_examples)  # labels and numbers of these
-    verdict = by_number(verdict, num_examples)  # strikes what may be a mean of several
+    verdict = by_number(problem, verdict, num_examples)  # strikes what may be a mean of several
     verdict = still(problem, verdict)  # strikes all where the inputs moved over the client's steps
     return explained(problem, verdict)  # why found directions contradict the model, where they do

@@ -14,14 +14,19 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spear_jax.attacks.dense.certificates import limits
-from spear_jax.attacks.dense.certificates.reply import Reply
+from spear_jax.attacks.dense.certificates.error_bars import bias_noise
+from spear_jax.attacks.dense.certificates.moves import mixture, moved
+from spear_jax.attacks.dense.certificates.reply import Reply, judge
 from spear_jax.attacks.dense.certificates.verdict import Verdict
+from spear_jax.attacks.dense.directions.recover import dual_vectors
+from spear_jax.attacks.dense.problem import Problem
 from spear_jax.types import NO_LABEL
 
 # Times that the sample of the smallest share may have been in the batch.
 MAX_LEAST = 4
 # Shares, smallest first, that may be that of a single sample.
 MAX_UNITS = 32
+TINY = float(np.finfo(float).tiny)
 
 
 class Shares(NamedTuple):
@@ -40,20 +45,61 @@ class Shares(NamedTuple):
     is_odd: Bool[np.ndarray, " r"]
 
 
-def by_number(verdict: Verdict, num_examples: int | None) -> Verdict:
-    """The verdict without samples that nobody counted, where the client reported more than there are directions.
+def by_number(problem: Problem, verdict: Verdict, num_examples: int | None) -> Verdict:
+    """The verdict with the distance of means in their bars, and without samples that nobody counted, where it matters.
 
     A merged sample is one direction, as far from all others as any: only counts, which need the model, show that it
-    is the mean of several, whose distance its error bar holds.
+    is the mean of several. Where the client reported more samples than there are directions, one is.
 
     Args:
+        problem: of the layer.
         verdict: so far.
         num_examples: batch size as the client reports it, None where it does not.
     """
-    if num_examples is None or num_examples <= len(verdict.exact):
-        return verdict
-    is_counted = verdict.mean_of > 0
-    return verdict._replace(exact=verdict.exact & is_counted, approximate=verdict.approximate & is_counted)
+    vouched, error = verdict.exact | verdict.approximate, verdict.error
+    several = np.flatnonzero(vouched & (verdict.mean_of > 1))
+    if len(several):
+        error = error.copy()
+        error[several] = np.hypot(
+            error[several], _spread(problem, _dual_of(problem, verdict, several), verdict.mean_of)
+        )
+    if num_examples is not None and num_examples > len(verdict.exact):
+        vouched = vouched & (verdict.mean_of > 0)
+    is_near = error <= limits.MAX_ERROR / limits.ERROR_MARGIN
+    is_mean = verdict.mean_of > 1
+    exact = vouched & np.where(is_mean, verdict.exact & is_near, verdict.exact)
+    return verdict._replace(
+        exact=exact,
+        approximate=vouched & ~exact & (error <= limits.MAX_APPROXIMATE_ERROR),
+        error=error,
+    )
+
+
+def _dual_of(problem: Problem, verdict: Verdict, places: Int[np.ndarray, " k"]) -> Float[np.ndarray, "k r"]:
+    """Dual vectors of these samples, which are given or follow from all directions."""
+    dual = verdict.dual[places]
+    if np.isfinite(dual).all():
+        return dual
+    whole = dual_vectors(problem.factorization, problem.bias_grad / verdict.common_factor, verdict.directions)
+    assert whole is not None  # or nothing would be vouched for
+    return np.where(np.isfinite(dual), dual, whole[places])
+
+
+def _spread(
+    problem: Problem, dual: Float[np.ndarray, "k r"], mean_of: Int[np.ndarray, " r"]
+) -> Float[np.ndarray, " k"]:
+    """How far the mean of several samples is from the nearest of them, relative to its norm.
+
+    Two that are delta apart, with gradients that differ by ``s |D| delta``, as a random move of that size has them,
+    leave a singular value of ``s |D| delta^2 / 2`` beside their mean's: had it exceeded the noise they would be two.
+    Only collinear ones leave none; then the bias gradient leaves the column space by ``s |D| delta / 2``.
+    """
+    noise = bias_noise(problem) * np.sqrt(len(problem.left))
+    after = judge(problem, moved(dual, problem.spectrum, mixture(dual, problem.spectrum)))
+    size = np.linalg.norm(dual * problem.spectrum, axis=1)
+    column = 1 / np.maximum(np.abs(np.sum(dual * after.directions, axis=1)), TINY)  # |q_i|, as p_i . q_i = 1
+    turning = np.maximum(after.distance / limits.MAX_ERROR * column / max(int(mean_of.max()), 1), TINY)
+    return np.sqrt(problem.factorization.noise_floor / (2 * turning * size)) + noise / turning
 
 
 def read_shares(reply: Reply, error: Float[np.ndarray, " r"], num_examples: int | None) -> Shares:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.certificates.contradiction import fits_another_loss
 from spear_jax.attacks.dense.certificates.means import read_shares
+from spear_jax.attacks.dense.certificates.moves import mixture, moved, towards_nearest
 from spear_jax.attacks.dense.certificates.pattern import agree, by_pattern
 from spear_jax.attacks.dense.certificates.reply import Reply, judge
 from spear_jax.attacks.dense.certificates.scale import Factors, find_factors, shared_factor
@@ -26,8 +27,6 @@ from spear_jax.attacks.dense.problem import Problem
 from spear_jax.status import Reason, Scale
 
 MAX_PASSES = 3
-# Makes the random mixture that samples are moved along: part of the algorithm, not of the experiment.
-TAINT_SEED = 0
 
 
 def by_network(problem: Problem, verdict: Verdict, num_examples: int | None = None) -> Verdict:
@@ -74,14 +73,9 @@ def by_network(problem: Problem, verdict: Verdict, num_examples: int | None = No
     else:
         found = _one_by_one(problem, found, dual, reply)
     shares = read_shares(factors.reply, np.minimum(found.error, 1.0), num_examples)
-    error = np.hypot(found.error, _spread_of_means(problem, dual, shares.mean_of))
-    vouched = (found.exact | found.approximate) & ~shares.is_odd
     return found._replace(
-        exact=found.exact & vouched & (error <= limits.MAX_ERROR / limits.ERROR_MARGIN),
-        approximate=vouched
-        & (error <= limits.MAX_APPROXIMATE_ERROR)
-        & (error > limits.MAX_ERROR / limits.ERROR_MARGIN),
-        error=error,
+        exact=found.exact & ~shares.is_odd,
+        approximate=found.approximate & ~shares.is_odd,
         labels=shares.labels,
         possible_labels=shares.fits,
         mean_of=shares.mean_of,
@@ -114,24 +108,6 @@ def _each_at_its_scale(problem: Problem, verdict: Verdict, dual: Float[np.ndarra
         error=np.where(exact, error, np.inf),
         factor=float("nan"),
     )
-
-
-def _spread_of_means(
-    problem: Problem, dual: Float[np.ndarray, "r r"], mean_of: Int[np.ndarray, " r"]
-) -> Float[np.ndarray, " r"]:
-    """How far the mean of several samples is from the nearest of them, relative to its norm; 0 for a single one.
-
-    Two that are delta apart, with gradients that differ by ``s |D| delta``, as a random move of that size has them,
-    leave a singular value of ``s |D| delta^2 / 2`` beside their mean's: had it exceeded the noise they would be two.
-    """
-    several = mean_of > 1
-    if not several.any():
-        return np.zeros(len(dual))
-    moved = judge(problem, _moved(dual, problem.spectrum, _mixture(dual, problem.spectrum)))
-    sensitivity = moved.distance / limits.MAX_ERROR
-    size = np.linalg.norm(dual * problem.spectrum, axis=1) * np.linalg.norm(np.linalg.inv(dual), axis=0)
-    single = np.maximum(sensitivity * size / np.maximum(mean_of, 1), np.finfo(float).tiny)
-    return np.where(several, np.sqrt(problem.factorization.noise_floor / (2 * single)), 0.0)
 
 
 def mend(
@@ -201,33 +177,9 @@ def _would_notice(
     """
     noticed, least = np.ones(len(dual), bool), np.full(len(dual), np.inf)
     if reply.confirmed.any():
-        for along in (_mixture(dual, problem.spectrum), _towards_nearest(dual, problem.spectrum)):
-            moved = judge(problem, _moved(dual, problem.spectrum, along))
-            noticed &= ~moved.confirmed
-            least = np.minimum(least, moved.distance)
+        for along in (mixture(dual, problem.spectrum), towards_nearest(dual, problem.spectrum)):
+            after = judge(problem, moved(dual, problem.spectrum, along))
+            noticed &= ~after.confirmed
+            least = np.minimum(least, after.distance)
     error = limits.MAX_ERROR * np.hypot(reply.noise, reply.distance) / np.maximum(least, np.finfo(float).tiny)
     return noticed, error
-
-
-def _mixture(dual: Float[np.ndarray, "r r"], spectrum: Float[np.ndarray, " r"]) -> Float[np.ndarray, "r r"]:
-    """A random mixture of all for each sample."""
-    size = np.linalg.norm(dual * spectrum, axis=1, keepdims=True)
-    return np.random.default_rng(TAINT_SEED).standard_normal(dual.shape) @ (dual / size)
-
-
-def _towards_nearest(dual: Float[np.ndarray, "r r"], spectrum: Float[np.ndarray, " r"]) -> Float[np.ndarray, "r r"]:
-    """The way from each sample to the nearest other one."""
-    points = dual * spectrum
-    squares = np.sum(points**2, axis=1)
-    distances = squares[:, None] + squares[None] - 2 * points @ points.T
-    np.fill_diagonal(distances, np.inf)
-    return dual[np.argmin(distances, axis=1)] - dual
-
-
-def _moved(
-    dual: Float[np.ndarray, "r r"], spectrum: Float[np.ndarray, " r"], along: Float[np.ndarray, "r r"]
-) -> Float[np.ndarray, "r r"]:
-    """Every input moved by `MAX_ERROR` of its norm; a little less where that would make the inputs dependent."""
-    size = np.linalg.norm(dual * spectrum, axis=1, keepdims=True)
-    length = np.linalg.norm(along * spectrum, axis=1, keepdims=True)
-    return dual + limits.MAX_ERROR * size * along / np.where(length > 0, length, 1)

@@ -121,8 +121,8 @@ def findings(lines: list[Line]) -> list[Finding]:
             measured = (
                 f"{total('false')} false of {total('samples')} samples in {len(mine)} kinds "
                 f"({total('certified')} exact, {total('approximate')} with an error bar); "
-                f"{total('wrong_labels')} labels wrong; actual over stated error {min(medians):.2g} to {max(medians):.2g} in the median of a kind, "
-                f"{max(largest):.2g} at most in its 95 %"
+                f"{total('wrong_labels')} labels wrong; actual over stated error {min(medians):.2g} to "
+                f"{max(medians):.2g} in the median of a kind, {max(largest):.2g} at most in its 95 %"
             )
             found.append(Finding(f"certificates of planted directions, {group}", "0 false", measured, mine))
     return found

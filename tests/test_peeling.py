@@ -89,17 +89,18 @@ def test_centred_inputs_do_not_peel():
     assert len(peel_samples(known(batch)[0], RUN).directions) == 0
 
 
+@pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("share", [0.5, 0.1, 1e-2])
-def test_a_mean_of_two_samples_of_one_label_is_refused(share):
-    batch = simulate(B, M, in_features=N, depth=1, classes=4, seed=2, inputs=skewed_inputs(2, B))
+def test_a_mean_of_two_samples_of_one_label_is_refused(share, classes):
+    batch = simulate(B, M, in_features=N, depth=1, classes=classes, seed=2, inputs=skewed_inputs(2, B))
     problem, dual = known(batch)
-    same = batch.labels == batch.labels[0]
-    mixed = dual.copy()
-    mixed[same] = (1 - share) * dual[same] + share * np.roll(dual[same], 1, axis=0)
-    assert same.sum() > 2
-    found = samples_by_themselves(problem, mixed)
-    assert not found.confirmed[same].any()
     assert samples_by_themselves(problem, dual).confirmed.all()
+    same = np.flatnonzero(batch.labels == batch.labels[0])
+    assert len(same) > 2
+    for first, second in zip(same, np.roll(same, 1), strict=True):
+        mixed = dual.copy()
+        mixed[first] = (1 - share) * dual[first] + share * dual[second]
+        assert not samples_by_themselves(problem, mixed).confirmed[first]
 
 
 @pytest.mark.parametrize("distance", [1e-1, 1e-2, 3e-3])

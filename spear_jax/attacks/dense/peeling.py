@@ -56,11 +56,13 @@ class Peeled(NamedTuple):
     Attributes:
         dual: (k, r) dual vectors, ``x = dual @ right``.
         gradients: (m, k) ``D``, as the client weighted it.
+        noise: (k,) error of each input relative to its norm that the row it was read off leaves.
         spoiled: (k,) error of what was taken off with each, relative to it.
     """
 
     dual: Float[np.ndarray, "k r"]
     gradients: Float[np.ndarray, "m k"]
+    noise: Float[np.ndarray, " k"]
     spoiled: Float[np.ndarray, " k"]
 
 
@@ -96,8 +98,9 @@ def peel_samples(problem: Problem, run: Run) -> Outcome:
         places = _accepted(problem, peeled, candidates, weight)
         if len(places) == 0:
             break
-        peeled = _sharpened(problem, np.concatenate([peeled.dual, candidates.dual[places]]))
-    found = samples_by_themselves(problem, peeled.dual)
+        dual = np.concatenate([peeled.dual, candidates.dual[places]])
+        peeled = _sharpened(problem, dual, np.concatenate([peeled.noise, candidates.noise[places]]))
+    found = samples_by_themselves(problem, peeled.dual, peeled.noise)
     compiled = compile_seconds() - compiled
     return _outcome(problem, run, found)._replace(
         compile_seconds=compiled, search_seconds=time.perf_counter() - started - compiled
@@ -106,7 +109,7 @@ def peel_samples(problem: Problem, run: Run) -> Outcome:
 
 def _nothing(problem: Problem) -> Peeled:
     rows, rank = problem.left.shape
-    return Peeled(np.zeros((0, rank)), np.zeros((rows, 0)), np.zeros(0))
+    return Peeled(np.zeros((0, rank)), np.zeros((rows, 0)), np.zeros(0), np.zeros(0))
 
 
 def _size(problem: Problem, dual: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
@@ -120,7 +123,7 @@ def _candidates(problem: Problem, peeled: Peeled) -> Candidates:
     bias_grad = problem.bias_grad - peeled.gradients.sum(axis=1)
     factorization = problem.factorization
     own_noise = np.hypot(factorization.noise_std * np.sqrt(factorization.right.shape[1]), factorization.noise_floor)
-    spoiled = np.abs(peeled.gradients) * _size(problem, peeled.dual) * peeled.spoiled
+    spoiled = np.abs(peeled.gradients) * _size(problem, peeled.dual) * np.hypot(peeled.spoiled, peeled.noise)
     noise = np.sqrt(own_noise**2 + np.sum(spoiled**2, axis=1))
     size = _size(problem, left)
     stands_out = problem.live_mask & (size > numerics.ZERO_SIGMAS * noise) & (bias_grad != 0)
@@ -180,22 +183,23 @@ def _new(
     return np.asarray(chosen, np.int64)
 
 
-def _sharpened(problem: Problem, dual: Float[np.ndarray, "k r"]) -> Peeled:
+def _sharpened(problem: Problem, dual: Float[np.ndarray, "k r"], noise: Float[np.ndarray, " k"]) -> Peeled:
     """Samples with what they hold of one another taken out, where it is more than their directions are off by."""
     for _ in range(SHARPENINGS):
-        peeled = _run_through(problem, dual)
+        peeled = _run_through(problem, dual, noise)
         dual = dual - held_of_others(problem, dual, peeled.gradients, peeled.spoiled) @ dual
-    return _run_through(problem, dual)
+    return _run_through(problem, dual, noise)
 
 
-def _run_through(problem: Problem, dual: Float[np.ndarray, "k r"]) -> Peeled:
+def _run_through(problem: Problem, dual: Float[np.ndarray, "k r"], noise: Float[np.ndarray, " k"]) -> Peeled:
     """What the network says of samples: their gradients as the client weighted them, and how far these may be off."""
     own = own_gradients(problem, dual)
     weight = weights(problem, dual, own)
     common = common_weight(weight)
     missed = np.linalg.norm(misfit(own, weight, common), axis=0)
     weight = np.nan_to_num(weight) if np.isnan(common) else common
-    return Peeled(dual, own.gradients * weight, np.nan_to_num(missed + rounding(problem, own), posinf=1.0))
+    spoiled = np.nan_to_num(missed + rounding(problem, own), posinf=1.0)
+    return Peeled(dual, own.gradients * weight, noise, spoiled)
 
 
 def _outcome(problem: Problem, run: Run, found: Samples) -> Outcome:

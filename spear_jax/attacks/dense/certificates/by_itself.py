@@ -27,15 +27,18 @@ from spear_jax.types import NO_LABEL
 STEP = 1e-6
 
 
-def samples_by_themselves(problem: Problem, dual: Float[np.ndarray, "k r"]) -> Samples:
+def samples_by_themselves(
+    problem: Problem, dual: Float[np.ndarray, "k r"], noise: Float[np.ndarray, " k"] | float = 0.0
+) -> Samples:
     """What the network alone says of inputs, of which each is taken for a sample of the batch.
 
     Args:
         problem: of the layer, with the model above.
         dual: (k, r) dual vectors of the inputs, ``x = dual @ right``; independent.
+        noise: error of each relative to its norm that its origin leaves, as of the row it was read off.
     """
     own = own_gradients(problem, dual)
-    error = _error(problem, dual, own) * limits.ITSELF_MARGIN / limits.ERROR_MARGIN
+    error = np.maximum(_error(problem, dual, own), noise) * limits.ITSELF_MARGIN / limits.ERROR_MARGIN
     confirmed = _misses_no_neuron(problem, own) & (error < limits.MAX_ERROR / limits.ERROR_MARGIN)
     is_on = ~numerics.zero_mask(problem.factorization, own.directions)[problem.live_mask]
     matching = np.mean(is_on == (own.gradients[problem.live_mask] != 0), axis=0)
@@ -139,11 +142,17 @@ def _error(problem: Problem, dual: Float[np.ndarray, "k r"], own: Own) -> Float[
 
 
 def _mixture(problem: Problem, dual: Float[np.ndarray, "k r"], seed: int) -> Float[np.ndarray, "k r"]:
-    """A random input of the row space for each sample, of its norm."""
-    spectrum = problem.spectrum
-    mixture = np.random.default_rng(seed).standard_normal(dual.shape) / spectrum
-    size = np.linalg.norm(dual * spectrum, axis=1) / np.linalg.norm(mixture * spectrum, axis=1)
-    return mixture * size[:, None]
+    """A move of each sample towards another one, of its own norm; towards anything in the row space where it is alone.
+
+    That is what a neuron on which the other fires too does to it.
+    """
+    spectrum, random = problem.spectrum, np.random.default_rng(seed)
+    size = lambda vectors: np.linalg.norm(vectors * spectrum, axis=1, keepdims=True)
+    if len(dual) < 2:
+        mixture = random.standard_normal(dual.shape) / spectrum
+    else:
+        mixture = np.roll(dual, int(random.integers(1, len(dual))), axis=0) - dual
+    return mixture * size(dual) / np.maximum(size(mixture), np.finfo(float).tiny)
 
 
 def held_of_others(

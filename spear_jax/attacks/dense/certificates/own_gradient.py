@@ -1,9 +1,11 @@
 """What one sample alone sends back: the known network forward and backward on its input (docs/method.md, Sec. 6).
 
 Labels are found without a backward pass for each: for w outside the column space ``w . D(y) = (J w) . softmax -
-(J w)_y``, so one forward derivative of a few random w scores all classes at once. A sample that the network is sure of
-sends back little: derivatives are taken from those of its likeliest class, and an entry ``softmax_y - 1`` is the sum of
-the others, so that nothing is lost to cancellation.
+(J w)_y``, so one forward derivative of a few random w scores all classes at once. Where the softmax has two classes
+left, or there are but two, both labels give one direction: the derivative along ``left p`` is ``p . left^T D(y)``,
+whose sign tells them apart, as no sample counts with a negative weight. A sample that the network is sure of sends back
+little: derivatives are taken from those of its likeliest class, and an entry ``softmax_y - 1`` is the sum of the
+others, so that nothing is lost to cancellation.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from spear_jax.numerics import float64_namespace
 PROBES, PROBE_SEED = 2, 0
 # Entries of the arrays of one batch of samples (128 MiB in float64).
 BATCH_ENTRIES = 2**24
+# Gradients of two labels are on one line where they miss the column space by as much, up to rounding.
+SAME_LINE = 100.0
 
 
 class Own(NamedTuple):
@@ -73,15 +77,17 @@ def own_gradients(problem: Problem, dual: Float[np.ndarray, "k r"]) -> Own:
     probes = xp.asarray(np.concatenate([probes - left @ (left.T @ probes), probes], axis=1))
     network = [(xp.asarray(weight), xp.asarray(bias)) for weight, bias in layers]
     parts = [
-        _one_batch(network, probes, xp.asarray(block), problem.client_eps) for block in _batches(pre_activation, layers)
+        _one_batch(network, probes, xp.asarray(pre_activation[:, place]), xp.asarray(left @ dual[place].T))
+        for place in _batches(len(dual), layers)
     ]
-    labels, gradients, surprise, is_open, misses, lines = (
+    labels, gradients, surprise, nearest, misses, lines = (
         np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)
     )
     inside = left.T @ gradients
     size = np.linalg.norm(gradients, axis=0)
     outside = (gradients - left @ inside) / np.where(size > 0, size, 1)
     directions = (inside / np.maximum(np.linalg.norm(inside, axis=0), np.finfo(float).tiny)).T
+    is_open = nearest <= limits.OPEN * problem.client_eps
     return Own(labels, gradients, surprise, outside, directions, is_open, misses.T, lines.T)
 
 
@@ -92,24 +98,32 @@ def layers_of(problem: Problem) -> Layers:
     return problem.above.layers
 
 
-def _batches(pre_activation: Float[np.ndarray, "m k"], layers: Layers) -> Iterator[Float[np.ndarray, "m j"]]:
-    widest = max(len(pre_activation), *(len(bias) for _, bias in layers))
+def _batches(count: int, layers: Layers) -> Iterator[slice]:
+    """So many samples in batches that fit."""
+    widest = max(max(weight.shape) for weight, _ in layers)
     step = max(1, BATCH_ENTRIES // (2 * PROBES * widest))
-    for start in range(0, max(pre_activation.shape[1], 1), step):
-        yield pre_activation[:, start : start + step]
+    return (slice(start, start + step) for start in range(0, max(count, 1), step))
 
 
-def _one_batch(layers: Any, probes: Any, pre_activation: Any, client_eps: float) -> tuple[np.ndarray, ...]:
-    """Labels, ``D(y)``, its surprise and where a neuron above is open, of one batch of (m, k) pre-activations."""
+def _one_batch(layers: Any, probes: Any, pre_activation: Any, along: Any) -> tuple[np.ndarray, ...]:
+    """Labels, ``D(y)``, its surprise and how near zero a neuron above is, of one batch.
+
+    Args:
+        layers: above.
+        probes: (m, 2 p) random vectors, outside the column space and whole.
+        pre_activation: (m, k).
+        along: (m, k) ``left p``.
+    """
     xp: Any = float64_namespace()
     # The forward pass carries the derivatives along the probes beside the activations: (width, k, p).
     masks, hidden = [pre_activation > 0], xp.maximum(pre_activation, 0)
-    tangents = probes[:, None, :] * masks[0][:, :, None]
-    is_open = xp.zeros(pre_activation.shape[1], bool)
+    shared = xp.broadcast_to(probes[:, None, :], (*along.shape, probes.shape[1]))
+    tangents = xp.concatenate([shared, along[:, :, None]], axis=2) * masks[0][:, :, None]
+    nearest = xp.full(pre_activation.shape[1], np.inf)
     for weight, bias in layers[:-1]:
         size = xp.linalg.norm(weight, axis=1)[:, None] * xp.linalg.norm(hidden, axis=0) + abs(bias)[:, None]
         hidden = weight @ hidden + bias[:, None]
-        is_open = is_open | xp.any(abs(hidden) <= limits.OPEN * client_eps * size, axis=0)
+        nearest = xp.minimum(nearest, xp.min(abs(hidden) / xp.where(size > 0, size, np.inf), axis=0))
         masks.append(hidden > 0)
         hidden = xp.maximum(hidden, 0)
         tangents = _apply(weight, tangents) * masks[-1][:, :, None]
@@ -118,9 +132,10 @@ def _one_batch(layers: Any, probes: Any, pre_activation: Any, client_eps: float)
     odds = xp.exp(logits - logits.max(axis=0))
     softmax = odds / odds.sum(axis=0)
     scores = _scores(softmax, _apply(weight, tangents))
+    scores, weights = scores[:, :, :-1], scores[:, :, -1]
     outside, whole = (xp.sum(part**2, axis=2) for part in xp.split(scores, 2, axis=2))
     misses = xp.where(whole > 0, outside / xp.where(whole > 0, whole, 1.0), np.inf)
-    labels = xp.argmin(misses, axis=0)
+    labels = _likeliest(misses, weights > 0)
     chosen = xp.take_along_axis(scores, labels[None, :, None], axis=0)
     size = xp.sum(chosen**2, axis=2)
     lines = xp.sum(scores * chosen, axis=2) / xp.where(size > 0, size, 1.0)
@@ -130,15 +145,22 @@ def _one_batch(layers: Any, probes: Any, pre_activation: Any, client_eps: float)
     surprise = xp.linalg.norm(gradient, axis=0)
     for (weight, _), mask in zip(reversed(layers), reversed(masks), strict=True):
         gradient = (weight.T @ gradient) * mask
-    return tuple(np.asarray(part) for part in (labels, gradient, surprise, is_open, misses, lines))
+    return tuple(np.asarray(part) for part in (labels, gradient, surprise, nearest, misses, lines))
 
 
 def _scores(softmax: Any, tangents: Any) -> Any:
-    """``w . D(y)`` of every label y and probe w, (c, k, 2 p), from (c, k) softmax and the logits' derivatives."""
+    """``w . D(y)`` of every label y and probe w, (c, k, 2 p + 1), from (c, k) softmax and the logits' derivatives."""
     xp: Any = float64_namespace()
     top = xp.argmax(softmax, axis=0)
     tangents = tangents - xp.take_along_axis(tangents, top[None, :, None], axis=0)
     return xp.einsum("ck,ckp->kp", softmax, tangents)[None] - tangents
+
+
+def _likeliest(misses: Any, is_positive: Any) -> Any:
+    """The label whose gradient lies in the column space best; of several on one line, one of positive weight."""
+    xp: Any = float64_namespace()
+    is_as_good = misses <= SAME_LINE * misses.min(axis=0)
+    return xp.argmin(xp.where(is_as_good & is_positive, 0.0, misses), axis=0)
 
 
 def _apply(weight: Any, tangents: Any) -> Any:

@@ -110,7 +110,7 @@ def make_record(
         "certified": int(certificate.exact.sum()),
         "approximate": int(certificate.approximate.sum()),
         "copies": copies,
-        "notes": notes(result),
+        "notes": notes(result) + _without_network(update, layer),
         "findings": [finding._asdict() for finding in why],
         "layer": layer.name,
         "first_candidates": [one.name for one in update.first_candidates],
@@ -174,6 +174,17 @@ def notes(result: Result) -> list[str]:
         if open_labels:
             found.append(f"Of {open_labels} samples several labels fit, so none is named.")
     return found
+
+
+def _without_network(update: Update, layer: DenseLayer) -> list[str]:
+    """Why the layers above confirm nothing, where there are some."""
+    if update.local_steps > 1 or layer == update.layers[-1] or update.network(layer.name) is not None:
+        return []
+    if update.layers[-1].out_features < 2:
+        why = "the model has one output, and softmax cross-entropy compares two or more"
+    else:
+        why = "the dense layers above do not chain to one output"
+    return [f"The network certificate is left out, so no label is named: {why}."]
 
 
 def _error_summary(certificate: Certificate) -> dict[str, float | None]:

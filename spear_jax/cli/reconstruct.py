@@ -16,7 +16,7 @@ from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter,
 from spear_jax.config import METHODS, ReconstructConfig
 from spear_jax.devices import initialize_distributed
 from spear_jax.errors import SpearError
-from spear_jax.report.values import copies
+from spear_jax.report.values import copies, said
 from spear_jax.status import Status
 from spear_jax.types import NO_LABEL
 from spear_jax.update.bundle import load_update
@@ -148,7 +148,7 @@ def tell(content: dict[str, Any], out: Path) -> None:
     if certificate["error_max"] is not None:
         typer.echo(f"Largest expected error of these samples: {certificate['error_max']:.2g} of an input's norm.")
     typer.echo(content["message"])
-    for sentence in (*content["notes"], *(finding["sentence"] for finding in content["findings"])):
+    for sentence in said(content):
         typer.echo(sentence)
     if content["layer"] in content.get("first_candidates", ()):
         say_first(content["first_candidates"])

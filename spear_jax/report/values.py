@@ -37,6 +37,13 @@ def count_of(count: Any, total: Any) -> str:
     return DASH if count is None else f"{number(count)} of {number(total)}"
 
 
+def said(record: Mapping[str, Any]) -> list[str]:
+    """What a record says of the batch as a whole, in sentences: of its certificate, and why it is not whole."""
+    notes, findings = (record.get(name) if isinstance(record.get(name), list) else [] for name in ("notes", "findings"))
+    sentences = [mapping(finding).get("sentence") for finding in findings or []]
+    return [sentence for sentence in (*(notes or []), *sentences) if isinstance(sentence, str)]
+
+
 def copies(counts: Any, reported: Any) -> str:
     """How many of the client's samples the inputs stand for, equal ones being merged; a dash where nobody counted.
 

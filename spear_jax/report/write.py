@@ -19,7 +19,7 @@ from spear_jax.errors import SpearError
 from spear_jax.report import pictures
 from spear_jax.report.cards import Sample, image_cards, psnr_text, value_cards, verdict
 from spear_jax.report.page import render_page
-from spear_jax.report.values import number
+from spear_jax.report.values import number, said
 from spear_jax.types import NO_LABEL
 
 
@@ -94,7 +94,7 @@ def write_report(
         headline=headline,
         is_complete=bool(samples) and all(sample.certified for sample in samples),
         samples_html=shown,
-        notes=_notes(evaluation_json, image_shape is not None and normalization is None),
+        notes=[*said(record), *_notes(evaluation_json, image_shape is not None and normalization is None)],
         num_by_network=sum(sample.label is not None for sample in samples),
         trials=trials,
     )

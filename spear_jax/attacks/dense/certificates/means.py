@@ -49,7 +49,8 @@ def by_number(problem: Problem, verdict: Verdict, num_examples: int | None) -> V
     """The verdict with the distance of means in their bars, and without samples that nobody counted, where it matters.
 
     A merged sample is one direction, as far from all others as any: only counts, which need the model, show that it
-    is the mean of several. Where the client reported more samples than there are directions, one is.
+    is the mean of several. Where the client reported more samples than there are directions, one is; and where the bias
+    gradient is not of the samples that the kernel's shows, collinear ones may have merged.
 
     Args:
         problem: of the layer.
@@ -65,6 +66,8 @@ def by_number(problem: Problem, verdict: Verdict, num_examples: int | None) -> V
         )
     if num_examples is not None and num_examples > len(verdict.exact):
         vouched = vouched & (verdict.mean_of > 0)
+    if not np.isfinite(bias_noise(problem)):
+        vouched = vouched & (verdict.mean_of == 1)
     is_near = error <= limits.MAX_ERROR / limits.ERROR_MARGIN
     is_mean = verdict.mean_of > 1
     exact = vouched & np.where(is_mean, verdict.exact & is_near, verdict.exact)

@@ -53,6 +53,8 @@ def by_network(problem: Problem, verdict: Verdict, num_examples: int | None = No
     if not (reply.confirmed | reply.is_refused).any():
         return by_pattern(directions, agreement)  # noise leaves it nothing to say
     factors = find_factors(problem, dual, reply)
+    shape_error = agreement.shape_error  # what is left of an input moves its gradient as its scale does
+    factors = factors._replace(error=np.hypot(factors.error, np.where(np.isfinite(shape_error), shape_error, 0.0)))
     common = factors.common
     if not common.is_seen:
         common = shared_factor(problem, dual, reply)
@@ -106,7 +108,7 @@ def _each_at_its_scale(problem: Problem, verdict: Verdict, dual: Float[np.ndarra
         exact=exact,
         approximate=np.zeros_like(exact),
         error=np.where(exact, error, np.inf),
-        factor=float("nan"),
+        factor=float("nan") if exact.any() else None,
     )
 
 

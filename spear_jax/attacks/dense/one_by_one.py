@@ -72,7 +72,8 @@ def _pass(problem: Problem, outcome: Outcome, alone: Samples, run: Run) -> Outco
     found = polish(problem.factorization, np.concatenate([inner.directions @ rest.lift.T, alone.directions[known]]))
     zeros = pool.zero_count(problem.factorization, found)
     merged = pool.merge(outcome.state.pool, found, zeros, np.ones(len(found), np.int64))
-    chosen, agreement = select(problem, merged)
+    # What was certified by itself needs no other choice, and where weak samples are missing each trial takes seconds.
+    chosen, agreement = select(problem, merged, may_swap=outcome.alone is None)
     return outcome._replace(
         state=outcome.state._replace(pool=merged),
         directions=merged.directions[chosen],
@@ -87,7 +88,7 @@ def with_known(problem: Problem, outcome: Outcome, before: Outcome) -> Outcome:
     """An outcome with the samples that were certified alone before it, their directions among its own."""
     zeros = pool.zero_count(problem.factorization, before.directions)
     merged = pool.merge(outcome.state.pool, before.directions, zeros, np.ones(len(zeros), np.int64))
-    chosen, agreement = select(problem, merged)
+    chosen, agreement = select(problem, merged, may_swap=False)
     grown = outcome._replace(
         state=outcome.state._replace(pool=merged),
         directions=merged.directions[chosen],

@@ -61,7 +61,7 @@ def settings(is_quick: bool) -> list[Setting]:
         for distance in distances:
             for same in (True, False):
                 kinds.append({"group": "pairs", "network": "plain", "pair": pair, "distance": distance, "same": same})
-        for name in NETWORKS:
+        for name in list(NETWORKS)[1:]:
             kinds.append({"group": "pairs", "network": name, "pair": pair, "distance": distances[-2], "same": True})
     kinds += [
         {"group": "scaled", "network": name, "factor": factor}

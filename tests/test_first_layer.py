@@ -169,7 +169,9 @@ def test_what_may_stand_before_a_layer(case):
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 def test_bundles_keep_the_order_of_the_file(tmp_path, suffix):
     made, _ = trained(convolutional(), steps=1)
-    update = sj.Update(made.global_tensors, made.client_tensors, made.metadata | {"format_version": "1"})
+    update = sj.Update(
+        made.global_tensors, made.client_tensors, made.metadata | {"format_version": "1"}, is_ordered=True
+    )
     sj.save_update(update, tmp_path / f"update{suffix}")
     loaded = sj.load_update(tmp_path / f"update{suffix}")
     assert list(loaded.global_tensors) == list(update.global_tensors)
@@ -185,7 +187,7 @@ def test_inspect_names_the_candidates_where_the_first_layer_stays_open(tmp_path)
     assert "body, zz may be; body is taken, choose with --layer" in said.out
     assert run("inspect", tmp_path / "open.safetensors", "--json").json["first_candidates"] == ["body", "zz"]
     told = {name: before[name] for name in tensors((("zz", 64, 64), ("body", 64, 64), *HEADS))}
-    sj.save_update(sj.Update(told, slope, {"kind": "gradient"}), tmp_path / "told.safetensors")
+    sj.save_update(sj.Update(told, slope, {"kind": "gradient"}, is_ordered=True), tmp_path / "told.safetensors")
     assert "may be" not in run("inspect", tmp_path / "told.safetensors").out
 
 

@@ -369,8 +369,7 @@ def save_update(update: Update, path: str | os.PathLike[str]) -> None:
     prefix = _PREFIX[update.kind]
     tensors = {f"global/{name}": tensor for name, tensor in update.global_tensors.items()}
     tensors |= {f"{prefix}{name}": tensor for name, tensor in update.client_tensors.items()}
-    is_told = update.is_ordered or list(update.global_tensors) != sorted(update.global_tensors)
-    order = {ORDER_KEY: json.dumps(list(update.global_tensors))} if is_told else {}
+    order = {ORDER_KEY: json.dumps(list(update.global_tensors))} if update.is_ordered else {}
     try:
         tensor_files.write_tensors(path, tensors, {"format_version": FORMAT_VERSION} | dict(update.metadata) | order)
     except tensor_files.TensorFileError as error:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Float
 
 from spear_jax.attacks.dense.certificates import limits
 
-# Makes the random mixture that samples are moved along: part of the algorithm, not of the experiment.
-TAINT_SEED = 0
+# Random ways to move inputs; their seeds are part of the algorithm, not of the experiment.
+MIXTURES = 2
 
 
-def mixture(dual: Float[np.ndarray, "k r"], spectrum: Float[np.ndarray, " r"]) -> Float[np.ndarray, "k r"]:
+def ways(dual: Float[np.ndarray, "k r"], spectrum: Float[np.ndarray, " r"]) -> Iterator[Float[np.ndarray, "k r"]]:
+    """Directions to move inputs along: random ones and the nearest other sample, there and back.
+
+    Several, because a network that is blind to the input itself notices now and then, by a neuron that changes sign.
+    """
+    for along in (*(mixture(dual, spectrum, seed) for seed in range(MIXTURES)), towards_nearest(dual, spectrum)):
+        yield along
+        yield -along
+
+
+def mixture(
+    dual: Float[np.ndarray, "k r"], spectrum: Float[np.ndarray, " r"], seed: int = 0
+) -> Float[np.ndarray, "k r"]:
     """A random input of the row space for each sample."""
-    return np.random.default_rng(TAINT_SEED).standard_normal(dual.shape) / spectrum
+    return np.random.default_rng(seed).standard_normal(dual.shape) / spectrum
 
 
 def towards_nearest(dual: Float[np.ndarray, "k r"], spectrum: Float[np.ndarray, " r"]) -> Float[np.ndarray, "k r"]:

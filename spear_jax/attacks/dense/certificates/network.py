@@ -16,7 +16,7 @@ from spear_jax import numerics
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.certificates.contradiction import fits_another_loss
 from spear_jax.attacks.dense.certificates.means import read_shares
-from spear_jax.attacks.dense.certificates.moves import mixture, moved, towards_nearest
+from spear_jax.attacks.dense.certificates.moves import moved, ways
 from spear_jax.attacks.dense.certificates.pattern import agree, by_pattern
 from spear_jax.attacks.dense.certificates.reply import Reply, judge
 from spear_jax.attacks.dense.certificates.scale import Factors, find_factors, shared_factor
@@ -179,7 +179,7 @@ def _would_notice(
     """
     noticed, least = np.ones(len(dual), bool), np.full(len(dual), np.inf)
     if reply.confirmed.any():
-        for along in (mixture(dual, problem.spectrum), towards_nearest(dual, problem.spectrum)):
+        for along in ways(dual, problem.spectrum):
             after = judge(problem, moved(dual, problem.spectrum, along))
             noticed &= ~after.confirmed
             least = np.minimum(least, after.distance)

@@ -3,7 +3,7 @@
 Claim: where each passive attack ends. Expected: ours returns all samples, exact and certified; the ratio rule a batch
 of one; peeling 99.7 % of 64 photos in its own setting (facts 4.1, "S": pixels in [0, 1], one hidden layer of 1000,
 N(0, 0.5^2), no bias values), nothing known of it elsewhere; of ten classes, where some samples send 1e-3 to 1e-36 of
-the largest, ours at least as many of the visible as peeling, none wrong; Cocktail Party and gradient matching likenesses
+the largest, ours as many of the visible as peeling, none wrong; Cocktail Party and gradient matching likenesses
 (SPEAR's table on ImageNet: Geiping et al. 19.6 dB, SPEAR 124 dB, facts 1.5, "M-med"; Cocktail Party's tables "NF").
 Float64 gradients; six hidden layers of default PyTorch initialisation where a row does not say otherwise.
 

@@ -123,9 +123,12 @@ def test_sampling_goes_on_with_what_the_rounds_leave_where_it_takes_seconds():
     assert "and sampling for what it leaves" in found.stats.reason
     # Nested zeros: sampling finds some directions only, and the budget it ran out of is none that the user gave.
     batch = simulate(6, M, in_features=N, inputs=skewed_inputs(0)[:6])
-    left = reconstruct(batch.observation, jax.random.key(0), config, model=batch.network)
+    left = reconstruct(batch.observation, jax.random.key(0), config)
     assert left.status in (Status.ROUND_BUDGET, Status.PARTIAL)
     assert 0 < left.stats.candidates < 1e6
+    # With the model they are peeled off before anything is searched.
+    peeled = reconstruct(batch.observation, jax.random.key(0), config, model=batch.network)
+    assert (peeled.status, peeled.stats.candidates) == (Status.EXACT, 0)
     # Where it would take longer it is not tried.
     far = reconstruct(planted_problem(30, 150, 80, seed=2).observation, jax.random.key(0), config)
     assert (far.status, far.stats.candidates) == (Status.ROUND_BUDGET, 0)

@@ -152,4 +152,5 @@ def _copies(result: Result, audited: Audited) -> list[int | None] | None:
 
 def _adds_up(counts: np.ndarray, total: int) -> bool:
     """Whether counts, 0 where one is not known, can be those of so many samples: unknown ones count at least one."""
-    return counts.sum() == total if counts.all() else counts.sum() + np.sum(counts == 0) <= total
+    least = int(counts.sum() + np.sum(counts == 0))
+    return least == total if counts.all() else least <= total

@@ -73,6 +73,8 @@ DEVIATES = 8.0
 # Means of several samples (`means`).
 # Shares of the loss are whole multiples of one another within this, or nothing is counted.
 MAX_SHARE_ERROR = 0.1
+# Farther from whole than this a share is no single label's; nearer, its noise was underrated.
+PLAINLY_ODD = 1e-2
 # Share of the confirmed samples whose counts must be whole for any count to mean something: where the client clips
 # sample by sample none is.
 MOST_SHARES = 0.5

@@ -114,9 +114,10 @@ def read_shares(reply: Reply, error: Float[np.ndarray, " r"], num_examples: int 
         num_examples: batch size as the client reports it, None where it does not.
     """
     tolerance = np.minimum(limits.NETWORK_MARGIN * reply.noise + limits.ERROR_MARGIN * error, limits.MAX_SHARE_ERROR)
-    tried = [_counts(reply, tolerance, *unit) for unit in _units(reply, tolerance)]
-    best = max((int(np.any(counts > 0, axis=1).sum()) for counts in tried), default=0)
-    agreed = [counts for counts in tried if np.any(counts > 0, axis=1).sum() == best]
+    tried = [(_counts(reply, tolerance, *unit), unit[0]) for unit in _units(reply, tolerance)]
+    tried.sort(key=lambda trial: -int(np.any(trial[0] > 0, axis=1).sum()))
+    best = max((int(np.any(counts > 0, axis=1).sum()) for counts, _ in tried), default=0)
+    agreed = [counts for counts, _ in tried if np.any(counts > 0, axis=1).sum() == best]
     if num_examples is not None:
         agreed = [counts for counts in agreed if counts.max(axis=1, initial=0).sum() <= num_examples] or []
     known = int(reply.confirmed.sum())
@@ -128,8 +129,16 @@ def read_shares(reply: Reply, error: Float[np.ndarray, " r"], num_examples: int 
     fits = np.any([counts > 0 for counts in agreed], axis=0)
     mean_of = agreed[0].max(axis=1)
     same = np.all([counts.max(axis=1) == mean_of for counts in agreed], axis=0)
-    is_odd = reply.confirmed & ~fits.any(axis=1)
+    is_odd = reply.confirmed & ~fits.any(axis=1) & (_to_whole(reply, tried[0][1]) > limits.PLAINLY_ODD)
     return _shares(np.where(is_odd[:, None], reply.fits, fits), np.where(same, mean_of, 0), is_odd)
+
+
+def _to_whole(reply: Reply, unit: float) -> Float[np.ndarray, " r"]:
+    """How far each share is from a whole multiple of a unit, at the label that comes nearest."""
+    ratios = np.where(reply.fits, reply.ratios / unit, np.inf)
+    with np.errstate(invalid="ignore"):
+        gaps = np.where(ratios > 0.5, np.abs(ratios - np.rint(ratios)), np.inf)
+    return np.nan_to_num(gaps, nan=np.inf, posinf=np.inf).min(axis=1)
 
 
 def _shares(fits: np.ndarray, mean_of: np.ndarray, is_odd: np.ndarray) -> Shares:

@@ -147,7 +147,7 @@ def notes(result: Result) -> list[str]:
     """What the certificate says of the batch as a whole, in sentences: scale, means, labels, contradictions."""
     certificate, found = result.certificate, []
     vouched = certificate.exact | certificate.approximate
-    if certificate.reason is not None:
+    if certificate.reason is not None and vouched.any():  # where nothing is, the findings name it, or a better one
         found.append(certificate.reason.value)
     if math.isnan(certificate.factor):
         found.append(

@@ -29,6 +29,7 @@ from scipy.special import softmax
 from spear_jax import numerics
 from spear_jax.attacks.dense.above import Layers, Network, check_network
 from spear_jax.attacks.dense.certificates import limits
+from spear_jax.attacks.dense.certificates.own_gradient import logits_of
 from spear_jax.errors import SpearError
 from spear_jax.factorization import column_blocks
 from spear_jax.observation import LayerObservation
@@ -104,16 +105,8 @@ def label_gradients(layers: Layers, pre_activation: Float[np.ndarray, " m"]) -> 
         layers: above the observed one, as `above.check_network` returns them.
         pre_activation: (m,) of the observed layer.
     """
-    masks, hidden = [pre_activation > 0], np.maximum(pre_activation, 0)
-    for weight, bias in layers[:-1]:
-        hidden = weight @ hidden + bias
-        masks.append(hidden > 0)
-        hidden = np.maximum(hidden, 0)
-    weight, bias = layers[-1]
-    jacobian = weight * masks[-1]
-    for (inner, _), mask in zip(reversed(layers[:-1]), reversed(masks[:-1]), strict=True):
-        jacobian = (jacobian @ inner) * mask
-    return (softmax(weight @ hidden + bias) @ jacobian)[None, :] - jacobian
+    logits, jacobian = logits_of(layers, pre_activation)
+    return (softmax(logits) @ jacobian)[None, :] - jacobian
 
 
 def _columns(

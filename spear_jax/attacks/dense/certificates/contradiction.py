@@ -10,7 +10,7 @@ from scipy.special import comb
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates import limits
-from spear_jax.attacks.dense.certificates.own_gradient import layers_of
+from spear_jax.attacks.dense.certificates.own_gradient import layers_of, logits_of
 from spear_jax.attacks.dense.certificates.pattern import agree, factor_range, is_determined
 from spear_jax.attacks.dense.certificates.verdict import Verdict
 from spear_jax.attacks.dense.directions.recover import disaggregation, dual_vectors, has_every_scale
@@ -83,7 +83,7 @@ def fits_another_loss(problem: Problem, directions: Float[np.ndarray, "r r"]) ->
     if dual is None:
         return False
     for direction, vector in list(zip(directions, dual, strict=True))[:ASKED]:
-        jacobian = _jacobian(problem, problem.response @ vector + problem.bias)
+        jacobian = logits_of(layers_of(problem), problem.response @ vector + problem.bias)[1]
         column = problem.left @ direction
         rank = np.linalg.matrix_rank(jacobian)
         if 2 * rank + limits.MIN_ENTRIES > np.count_nonzero(jacobian.any(axis=0)):
@@ -93,20 +93,6 @@ def fits_another_loss(problem: Problem, directions: Float[np.ndarray, "r r"]) ->
         if np.linalg.norm(rest) > limits.NETWORK_MARGIN * (noise + problem.client_eps) * np.linalg.norm(column):
             return False
     return True
-
-
-def _jacobian(problem: Problem, pre_activation: Float[np.ndarray, " m"]) -> Float[np.ndarray, "c m"]:
-    """Derivative of the logits by the pre-activations of one sample."""
-    layers = layers_of(problem)
-    masks, hidden = [pre_activation > 0], np.maximum(pre_activation, 0)
-    for weight, bias in layers[:-1]:
-        hidden = weight @ hidden + bias
-        masks.append(hidden > 0)
-        hidden = np.maximum(hidden, 0)
-    jacobian = layers[-1][0] * masks[-1]
-    for (inner, _), mask in zip(reversed(layers[:-1]), reversed(masks[:-1]), strict=True):
-        jacobian = (jacobian @ inner) * mask
-    return jacobian
 
 
 def _is_scaled(

@@ -1,7 +1,7 @@
 """How many samples each reconstructed one stands for, and its label: both are read off the size of its column.
 
 Samples that fire the same neurons, with gradients along one line, share a direction: what comes back is their weighted
-mean, and their column is the sum of theirs (docs/method.md, Sec. 8). Every sample of a mean loss has the same share in
+mean, and their column is the sum of theirs (docs/method.md, Sec. 6). Every sample of a mean loss has the same share in
 it, so the column of a single sample is one common multiple kappa of the network's ``D(y)``, that of n samples of one
 label n times as much. The sign tells labels apart whose gradients lie on one line, as with two classes.
 """
@@ -115,11 +115,12 @@ def read_shares(reply: Reply, error: Float[np.ndarray, " r"], num_examples: int 
     """
     tolerance = np.minimum(limits.NETWORK_MARGIN * reply.noise + limits.ERROR_MARGIN * error, limits.MAX_SHARE_ERROR)
     tried = [(_counts(reply, tolerance, *unit), unit[0]) for unit in _units(reply, tolerance)]
-    tried.sort(key=lambda trial: -int(np.any(trial[0] > 0, axis=1).sum()))
-    best = max((int(np.any(counts > 0, axis=1).sum()) for counts, _ in tried), default=0)
-    agreed = [counts for counts, _ in tried if np.any(counts > 0, axis=1).sum() == best]
+    explained = lambda counts: int(np.any(counts > 0, axis=1).sum())
+    tried.sort(key=lambda trial: -explained(trial[0]))
+    best = explained(tried[0][0]) if tried else 0
+    agreed = [counts for counts, _ in tried if explained(counts) == best]
     if num_examples is not None:
-        agreed = [counts for counts in agreed if counts.max(axis=1, initial=0).sum() <= num_examples] or []
+        agreed = [counts for counts in agreed if counts.max(axis=1, initial=0).sum() <= num_examples]
     known = int(reply.confirmed.sum())
     if best < 2 or best < limits.MOST_SHARES * known or not agreed:
         return _shares(reply.fits, np.zeros(len(error), int), np.zeros(len(error), bool))

@@ -98,6 +98,27 @@ def layers_of(problem: Problem) -> Layers:
     return problem.above.layers
 
 
+def logits_of(
+    layers: Layers, pre_activation: Float[np.ndarray, " m"]
+) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, "c m"]]:
+    """Logits of one sample, and their derivative by the pre-activations of the observed layer.
+
+    Args:
+        layers: above it, as `above.check_network` returns them.
+        pre_activation: (m,) of the sample.
+    """
+    masks, hidden = [pre_activation > 0], np.maximum(pre_activation, 0)
+    for weight, bias in layers[:-1]:
+        hidden = weight @ hidden + bias
+        masks.append(hidden > 0)
+        hidden = np.maximum(hidden, 0)
+    weight, bias = layers[-1]
+    jacobian = weight * masks[-1]
+    for (inner, _), mask in zip(reversed(layers[:-1]), reversed(masks[:-1]), strict=True):
+        jacobian = (jacobian @ inner) * mask
+    return weight @ hidden + bias, jacobian
+
+
 def _batches(count: int, layers: Layers) -> Iterator[slice]:
     """So many samples in batches that fit."""
     widest = max(max(weight.shape) for weight, _ in layers)

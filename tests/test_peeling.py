@@ -103,6 +103,19 @@ def test_a_mean_of_two_samples_of_one_label_is_refused(share, classes):
         assert not samples_by_themselves(problem, mixed).confirmed[first]
 
 
+@pytest.mark.parametrize("mixed", [4, 9])
+@pytest.mark.parametrize("share", [0.1, 1e-2, 2e-3])
+def test_mixtures_of_one_share_do_not_vouch_for_one_another(share, mixed):
+    """In a network of two classes every mixture of one pattern has a gradient of the batch: only weights tell."""
+    batch = simulate(B, M, in_features=N, depth=1, classes=2, seed=2, inputs=skewed_inputs(2, B))
+    problem, dual = known(batch)
+    moved = dual.copy()
+    for place in range(mixed):
+        other = np.flatnonzero((batch.labels == batch.labels[place]) & (np.arange(B) != place))[0]
+        moved[place] = (1 - share) * dual[place] + share * dual[other]
+    assert not samples_by_themselves(problem, moved).confirmed[:mixed].any()
+
+
 @pytest.mark.parametrize("distance", [1e-1, 1e-2, 3e-3])
 def test_a_mean_of_near_duplicates_is_refused(distance):
     inputs = skewed_inputs(3, B)

@@ -25,6 +25,8 @@ from spear_jax.types import NO_LABEL
 
 # Share of its norm by which an input is moved to see what follows: far above rounding, and no sign of a thousand flips.
 STEP = 1e-6
+# What follows of rounding alone: in a network of two classes gradients do not turn at all.
+STANDSTILL = 1e3 * np.finfo(float).eps
 
 
 def samples_by_themselves(
@@ -102,7 +104,9 @@ def common_weight(weight: Float[np.ndarray, " k"]) -> float:
         weight: (k,) of the samples that are likely right.
     """
     logs = np.log(weight[np.isfinite(weight)])
-    if len(logs) < limits.MIN_AGREEING or np.median(abs(logs - np.median(logs))) > limits.MAX_ERROR:
+    if len(logs) < limits.MIN_AGREEING:
+        return float("nan")
+    if np.quantile(abs(logs - np.median(logs)), limits.AGREEING) > limits.MAX_ERROR:
         return float("nan")
     return float(np.exp(np.median(logs)))
 
@@ -133,12 +137,23 @@ def _error(problem: Problem, dual: Float[np.ndarray, "k r"], own: Own) -> Float[
         after = own_gradients(problem, moved)
         with np.errstate(invalid="ignore"):
             grown = np.linalg.norm(misfit(after, weights(problem, moved, after), common) - before, axis=0)
-        least = np.minimum(least, np.where(after.labels == own.labels, grown, 0) / STEP)
-    size = np.maximum(np.linalg.norm(before, axis=0), rounding(problem, own))
+        is_answer = (after.labels == own.labels) & (grown > STANDSTILL)
+        least = np.minimum(least, np.where(is_answer, grown, 0) / STEP)
+    off = rounding(problem, own)
+    size = np.maximum(np.linalg.norm(before, axis=0), off * _disagreement(before[-1], off))
     held = held_of_others(problem, dual, own.gradients * np.nan_to_num(weight), size)
     added = np.linalg.norm(held @ dual * problem.spectrum, axis=1) / np.linalg.norm(dual * problem.spectrum, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.nan_to_num(size / least + added, nan=np.inf, posinf=np.inf)
+
+
+def _disagreement(missed: Float[np.ndarray, " k"], off: Float[np.ndarray, " k"]) -> float:
+    """How many times further than rounding explains most samples are from the weight that they are to share.
+
+    Where most are mixtures their median is one too: that one is off by nothing, and knows the weight no better than
+    the others agree on it.
+    """
+    return float(max(1.0, np.median(np.abs(missed) / off))) if len(off) else 1.0
 
 
 def _mixture(problem: Problem, dual: Float[np.ndarray, "k r"], seed: int) -> Float[np.ndarray, "k r"]:

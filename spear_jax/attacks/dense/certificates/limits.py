@@ -57,6 +57,8 @@ NEURON_SHARE = 0.25
 TAINTS = 2
 # Samples that must share a weight before it speaks for each of them.
 MIN_AGREEING = 3
+# And the share of them that must: where half of them are mixtures of one share, the others disagree.
+AGREEING = 0.75
 
 # The next layer's gradient (`next_layer`).
 # Equations beyond the unknowns that the fit must have left over to say anything.

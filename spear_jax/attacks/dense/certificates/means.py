@@ -95,14 +95,23 @@ def _spread(
 
     Two that are delta apart, with gradients that differ by ``s |D| delta``, as a random move of that size has them,
     leave a singular value of ``s |D| delta^2 / 2`` beside their mean's: had it exceeded the noise they would be two.
-    Only collinear ones leave none; then the bias gradient leaves the column space by ``s |D| delta / 2``.
+    Only collinear ones leave none; then the bias gradient leaves the column space by as much, s being how a change of
+    scale turns them.
     """
     noise = bias_noise(problem) * np.sqrt(len(problem.left))
-    after = judge(problem, moved(dual, problem.spectrum, mixture(dual, problem.spectrum)))
+    apart = _turning(problem, dual, moved(dual, problem.spectrum, mixture(dual, problem.spectrum)), mean_of)
+    along = _turning(problem, dual, (1 + limits.MAX_ERROR) * dual, mean_of)
     size = np.linalg.norm(dual * problem.spectrum, axis=1)
+    return np.sqrt(problem.factorization.noise_floor / (2 * apart * size)) + np.sqrt(noise / (2 * along))
+
+
+def _turning(
+    problem: Problem, dual: Float[np.ndarray, "k r"], away: Float[np.ndarray, "k r"], mean_of: Int[np.ndarray, " r"]
+) -> Float[np.ndarray, " k"]:
+    """How far a sample's column turns over the relative length of a move, `MAX_ERROR`."""
+    after = judge(problem, away)
     column = 1 / np.maximum(np.abs(np.sum(dual * after.directions, axis=1)), TINY)  # |q_i|, as p_i . q_i = 1
-    turning = np.maximum(after.distance / limits.MAX_ERROR * column / max(int(mean_of.max()), 1), TINY)
-    return np.sqrt(problem.factorization.noise_floor / (2 * turning * size)) + noise / turning
+    return np.maximum(after.distance / limits.MAX_ERROR * column / max(int(mean_of.max()), 1), TINY)
 
 
 def read_shares(reply: Reply, error: Float[np.ndarray, " r"], num_examples: int | None) -> Shares:

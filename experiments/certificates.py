@@ -22,7 +22,7 @@ import numpy as np
 import spear_jax as sj
 from experiments import claims
 from experiments.claims import Claim, Finding, Line, Setting
-from spear_jax.attacks.dense.above import layers_above
+from spear_jax.attacks.dense.above import known_above
 from spear_jax.attacks.dense.certificates import certified_alone, certify
 from spear_jax.attacks.dense.certificates.pattern import agree
 from spear_jax.attacks.dense.certificates.verdict import Verdict
@@ -71,7 +71,7 @@ def settings(is_quick: bool) -> list[Setting]:
     ]
     kinds += [{"group": "scaled", "network": name, "decimals": 4} for name in ("plain", "zero biases", "two classes")]
     problems = FEW if is_quick else PROBLEMS
-    return [kind | {"problems": problems, "seed": 3000} for kind in (kinds[::6] if is_quick else kinds)]
+    return [kind | {"problems": problems, "seed": 5000} for kind in (kinds[::6] if is_quick else kinds)]
 
 
 class Batch(NamedTuple):
@@ -237,7 +237,7 @@ def judge(batch: Batch, mode: str, columns: np.ndarray, is_scaled: bool) -> tupl
     model = batch.network if mode in ("model", "both") else None
     following = batch.next_weight_grad if mode in ("next layer", "both") else None
     factorization = factorize(batch.observation.weight_grad)
-    above = layers_above(batch.observation, model, following)
+    above = known_above(batch.observation, model, following)
     problem = pose(batch.observation, factorization, above)
     directions = polish(factorization, (columns / np.linalg.norm(columns, axis=0)).T)
     if np.linalg.svd(directions, compute_uv=False)[-1] < MIN_INDEPENDENT:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+from spear_jax.activations import named
 from spear_jax.errors import SpearError
 
 REGIMES = ("auto", "centred", "skewed")
-METHODS = ("auto", "dictionary", "sampling")
+METHODS = ("auto", "dictionary", "sampling", "span")
 SAMPLERS = ("auto", "walk", "flat")
 MAPPERS = ("shard_map", "pmap")
 
@@ -82,12 +83,31 @@ class DictionaryConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanConfig:
+    """The span method's budget.
+
+    Attributes:
+        starts: random starts of a round, in blocks of 32; twice and four times as many after rounds that found nothing.
+        dry_rounds: rounds in a row without a find after which the search gives up.
+        max_rounds: rounds before it gives up anyway.
+    """
+
+    starts: int = 64
+    dry_rounds: int = 6
+    max_rounds: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("starts", "dry_rounds", "max_rounds"):
+            _require(getattr(self, name) >= 1, f"span.{name}", getattr(self, name), "a positive integer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReconstructConfig:
     """How a reconstruction searches, when it gives up, and over which devices it runs.
 
     Attributes:
-        method: how directions are proposed: ``"sampling"`` (SPEAR), ``"dictionary"`` (all together), or ``"auto"``,
-            which picks one and says why.
+        method: how samples are proposed: ``"sampling"`` (SPEAR), ``"dictionary"`` (all directions together), ``"span"``
+            (roots of what the next layer saw, for any activation), or ``"auto"``, which picks one and says why.
         rank: number of directions to look for; ``None`` reads it off the singular values of the weight gradient.
         num_examples: batch size as the client reports it, if it does; only the status depends on it.
         max_candidates: budget of the sampler's own candidates over all rounds (for one shard: of that shard); a walk
@@ -109,6 +129,9 @@ class ReconstructConfig:
         num_devices: devices to use, ``None`` for all of them.
         shard: ``(i, n)``: this run draws only rounds ``i, i + n, i + 2n, ...`` of the global sequence.
         dictionary: schedule of the dictionary method.
+        activation: between the observed layer and the next one, by name, ``"gelu"`` or ``"leaky_relu(0.2)"``; None
+            where it is not known: then the equations of the two layers decide, and it is ReLU where there are none.
+        span: budget of the span method.
     """
 
     method: str = "auto"
@@ -127,6 +150,8 @@ class ReconstructConfig:
     num_devices: int | None = None
     shard: tuple[int, int] = (0, 1)
     dictionary: DictionaryConfig = DictionaryConfig()
+    activation: str | None = None
+    span: SpanConfig = SpanConfig()
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
@@ -147,6 +172,8 @@ class ReconstructConfig:
         _require(0 < self.false_rejection < 1, "false_rejection", self.false_rejection, "strictly between 0 and 1")
         _require(0 < self.zero_share < 1, "zero_share", self.zero_share, "strictly between 0 and 1")
         _require(self.num_devices is None or self.num_devices >= 1, "num_devices", self.num_devices, "positive or None")
+        if self.activation is not None:
+            named(self.activation)
         index, count = self.shard
         _require(0 <= index < count, "shard", self.shard, "(i, n) with 0 <= i < n")
 

@@ -8,6 +8,7 @@ S being the singular values: of standard deviation ``sigma |S^-1 q|`` for indepe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -114,3 +115,9 @@ def canonical_sign(directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k
     """The directions with the sign that makes the entry of largest magnitude positive."""
     peak = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
     return directions * np.where(peak < 0, -1.0, 1.0)
+
+
+def in_float64(function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function`` of arrays, traced and run in float64 whether the process has it or not; results on the host."""
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, function(*arguments))

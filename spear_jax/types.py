@@ -149,6 +149,7 @@ class SearchStats:
         devices: devices the rounds ran on.
         device_kind: their kind.
         float64: what solved in float64, ``"jax"`` or ``"numpy"``.
+        activations: between the layer and the next one, those that fit what was found, the likeliest first.
         seconds: wall-clock seconds by stage: ``factorize``, ``compile``, ``search``, ``solve``.
     """
 
@@ -168,6 +169,7 @@ class SearchStats:
     devices: int
     device_kind: str
     float64: str
+    activations: tuple[str, ...]
     seconds: dict[str, Any]
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spear_jax.attacks.dense import strategy
+from spear_jax.attacks.dense import by_zeros
 from spear_jax.attacks.dense.dictionary import basis, full_round, subspace_round
 from spear_jax.attacks.dense.dictionary.em import polar
 from spear_jax.attacks.dense.dictionary.round import Round
@@ -159,7 +159,7 @@ def test_a_sample_below_the_noise_does_not_spoil_the_others():
 
 
 def test_sampling_goes_on_with_what_the_rounds_leave(monkeypatch):
-    monkeypatch.setattr(strategy, "AUTO_SAMPLING", 0)
+    monkeypatch.setattr(by_zeros, "AUTO_SAMPLING", 0)
     problem = planted_problem(5, 100, 80, seed=2)
     config = ReconstructConfig(dictionary=DictionaryConfig(max_rounds=0))
     result = reconstruct(problem.observation, jax.random.key(0), config)

@@ -53,12 +53,12 @@ def test_only_the_certificates_say_exact():
 
 def test_a_reconstruction_is_planned_once_and_its_next_layer_factorised_once(monkeypatch):
     """Where samples are taken out one by one, over two passes at least."""
-    from spear_jax.attacks.dense import above, one_by_one, strategy
+    from spear_jax.attacks.dense import above, by_zeros, one_by_one
     from spear_jax.attacks.dense.pipeline import reconstruct
     from spear_jax.config import DictionaryConfig, ReconstructConfig
 
     calls = []
-    for module, name in ((strategy, "plan_search"), (above, "factorize"), (one_by_one, "certified_alone")):
+    for module, name in ((by_zeros, "plan_search"), (above, "factorize"), (one_by_one, "certified_alone")):
         original = getattr(module, name)
         counted = lambda *args, name=name, original=original, **kwargs: calls.append(name) or original(*args, **kwargs)
         monkeypatch.setattr(module, name, counted)

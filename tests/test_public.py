@@ -23,17 +23,17 @@ PATHS = {
     "spear_jax.integrations.flower": ("RecordingStrategy", "show_update_mod"),
 }
 OPTIONS = {
-    "demo": "batch-size depth dtype image-size json max-seconds out seed width",
+    "demo": "activation batch-size depth dtype image-size json max-seconds out seed width",
     "simulate": (
-        "batch-size classes columns data depth dtype image-size images initialization json kind label-column "
-        "learning-rate local-epochs lr mini-batch momentum normalize optimizer out seed train-steps truth "
+        "activation batch-size classes columns data depth dtype image-size images initialization json kind "
+        "label-column learning-rate local-epochs lr mini-batch momentum normalize optimizer out seed train-steps truth "
         "weight-decay width"
     ),
-    "bundle": "after before gradient json kind local-steps lr num-examples out weight-decay",
+    "bundle": "activation after before gradient json kind local-steps lr num-examples out weight-decay",
     "defend": "defence json list max-seconds out seed strength sweep",
     "inspect": "json layer layout",
     "reconstruct": (
-        "chunk-size coordinator distributed fresh json layer layout local-device-ids mapper max-candidates "
+        "activation chunk-size coordinator distributed fresh json layer layout local-device-ids mapper max-candidates "
         "max-seconds method num-devices num-processes out process-id rank resume round-size sampler seed "
         "shard"
     ),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spear_jax.attacks.dense import strategy
+from spear_jax.attacks.dense import by_zeros
 from spear_jax.attacks.dense.outcome import initial_state
 from spear_jax.attacks.dense.problem import pose
 from spear_jax.config import ReconstructConfig
@@ -23,9 +23,9 @@ from spear_jax.testing import planted_problem
 def test_first_finds_are_taken_out_early_in_long_searches_by_the_dictionary_method(
     monkeypatch, rank, method, resumed, is_long
 ):
-    monkeypatch.setattr(strategy, "EARLY_RANK", 4)
+    monkeypatch.setattr(by_zeros, "EARLY_RANK", 4)
     config = ReconstructConfig(method=method)
     observation = planted_problem(rank, 60, 40).observation
     problem = pose(observation, factorize(observation.weight_grad))
     state = None if resumed is None else initial_state(rank, config)._replace(method=resumed)
-    assert strategy._is_long(problem, strategy.make_plan(problem, config), state) == is_long
+    assert by_zeros._is_long(problem, by_zeros.plan_by_zeros(problem, config), state) == is_long

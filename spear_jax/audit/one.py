@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,7 +79,8 @@ def audit_one(
     update, config = source.update, options.config
     layer = update.layer(options.layer)
     observation, key = update.observation(layer.name), jax.random.key(options.seed)
-    above = {"model": update.network(layer.name), "next_weight_grad": update.next_weight_grad(layer.name)}
+    above = what_is_above(update, layer.name)
+    config = dataclasses.replace(config, activation=config.activation or update.activation)
     saved = _Saved(out / record.STATE, resume.identity(observation, key, config, **above), on_round)
     start = saved.taken_up(options) if start is None else start
     make_folder(out)
@@ -92,6 +94,15 @@ def audit_one(
         record.write_reconstruction(out, result, content)
         saved.finish(start)
     return content
+
+
+def what_is_above(update: Update, layer_name: str) -> dict[str, Any]:
+    """What an update says of the layers above one layer, as arguments of `reconstruct`."""
+    return {
+        "model": update.network(layer_name),
+        "next_weight_grad": update.next_weight_grad(layer_name),
+        "layers_above": update.layers_above(layer_name),
+    }
 
 
 class _Saved:

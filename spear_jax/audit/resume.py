@@ -19,6 +19,7 @@ import numpy as np
 
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.outcome import SearchState
+from spear_jax.attacks.dense.roots.pair import Found, united
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import CheckpointError, TensorFileError
 from spear_jax.observation import LayerObservation
@@ -28,16 +29,19 @@ from spear_jax.types import Array, CandidatePool
 FORMAT = "1"
 # Fields that change how long a search takes or when it stops, never what it finds.
 NEUTRAL_FIELDS = ("max_candidates", "max_seconds", "chunk_size", "mapper", "num_devices", "num_examples")
-_COUNTERS = ("next_round", "candidates", "hits", "hits_dropped", "false_hits")
+_COUNTERS = ("next_round", "candidates", "hits", "hits_dropped", "false_hits", "grown_at")
+# Counters that states did not have, and what the names of the span method's arrays start with.
+_ADDED_COUNTERS, ROOTS = ("grown_at",), "roots."
 _MEANING = {
     "observation": "another update or layer",
     "key": "another seed",
     "format": "another version of the library",
     "model": "other layers above",
     "next_weight_grad": "another gradient of the next layer",
+    "layers_above": "other layers above, as observed",
 }
 # What states did not say before it was part of the identity: where it is absent a state goes on as it did.
-_ADDED = ("model", "next_weight_grad")
+_ADDED = ("model", "next_weight_grad", "layers_above", "config.activation", "config.span")
 # Fields that observations did not have: where such a field is zero, the state of before goes on.
 _ADDED_TO_OBSERVATIONS = ("input_drift",)
 
@@ -49,6 +53,7 @@ def identity(
     *,
     model: Sequence[tuple[Array, Array]] | None = None,
     next_weight_grad: Array | None = None,
+    layers_above: Sequence[LayerObservation] | None = None,
 ) -> dict[str, str]:
     """What a state belongs to: hashes of what was observed, the key, and each field of the config that matters.
 
@@ -58,19 +63,25 @@ def identity(
         config: everything but `NEUTRAL_FIELDS`.
         model: as `reconstruct` takes it; the layers above steer the search.
         next_weight_grad: likewise.
+        layers_above: likewise.
     """
     fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in NEUTRAL_FIELDS}
-    observed = {field.name: getattr(observation, field.name) for field in dataclasses.fields(observation)}
-    observed = {name: value for name, value in observed.items() if name not in _ADDED_TO_OBSERVATIONS or value}
     layers = {f"{part}{number}": pair[part] for number, pair in enumerate(model or ()) for part in (0, 1)}
     return {
         "format": FORMAT,
-        "observation": _digest(observed),
+        "observation": _digest(_parts(observation)),
         "model": "none" if model is None else _digest(layers),
         "next_weight_grad": "none" if next_weight_grad is None else _digest({"gradient": next_weight_grad}),
+        "layers_above": json.dumps([_digest(_parts(layer)) for layer in layers_above or ()]),
         "key": json.dumps(np.asarray(jax.random.key_data(key)).tolist()),
         **{f"config.{name}": json.dumps(value) for name, value in fields.items()},
     }
+
+
+def _parts(observation: LayerObservation) -> dict[str, Any]:
+    """What a digest is taken over."""
+    parts = {field.name: getattr(observation, field.name) for field in dataclasses.fields(observation)}
+    return {name: value for name, value in parts.items() if name not in _ADDED_TO_OBSERVATIONS or value}
 
 
 def _digest(values: Mapping[str, Any]) -> str:
@@ -97,6 +108,9 @@ def save_state(path: str | os.PathLike[str], state: SearchState, belongs_to: dic
     """
     counters = {name: str(getattr(state, name)) for name in _COUNTERS} | {"method": state.method}
     tensors = {field.name: getattr(state.pool, field.name) for field in dataclasses.fields(CandidatePool)}
+    if state.roots is not None:
+        tensors |= {ROOTS + name: value for name, value in state.roots._asdict().items()}
+        counters["activation"] = state.activation or ""
     write_tensors(path, tensors, belongs_to | counters | {"finished": json.dumps(finished)})
 
 
@@ -137,14 +151,24 @@ def merge_states(paths: Sequence[str | os.PathLike[str]], belongs_to: dict[str, 
         used = slice(state.pool.size)
         merged = pool.merge(merged, state.pool.directions[used], state.pool.zero_count[used], state.pool.hits[used])
     totals = {name: sum(getattr(state, name) for state in states) for name in _COUNTERS}
-    return SearchState(pool=merged, method=states[0].method, **totals)
+    state = SearchState(pool=merged, method=states[0].method)._replace(**totals)
+    found = [one.roots for one in states if one.roots is not None]
+    if not found:
+        return state
+    return state._replace(roots=united(found), grown_at=state.next_round, activation=states[0].activation)
 
 
 def _read(path: Path) -> tuple[SearchState, dict[str, str]]:
     try:
         tensors, metadata = read_tensors(path)
-        counters = {name: int(metadata[name]) for name in _COUNTERS}
-        return SearchState(pool=CandidatePool(**tensors), method=metadata["method"], **counters), metadata
+        added = {name: "0" for name in _ADDED_COUNTERS}
+        counters = {name: int((added | metadata)[name]) for name in _COUNTERS}
+        roots = {name.removeprefix(ROOTS): value for name, value in tensors.items() if name.startswith(ROOTS)}
+        found = CandidatePool(**{name: value for name, value in tensors.items() if not name.startswith(ROOTS)})
+        state = SearchState(pool=found, method=metadata["method"])._replace(**counters)
+        if roots:
+            state = state._replace(roots=Found(**roots), activation=metadata["activation"])
+        return state, metadata
     except (TensorFileError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} is no readable search state ({error}); pass --fresh to start without it."

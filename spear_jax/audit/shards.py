@@ -10,13 +10,13 @@ from typing import Any
 import jax
 
 from spear_jax.audit import record, resume
-from spear_jax.audit.one import OnRound, Options, Source, audit_one
+from spear_jax.audit.one import OnRound, Options, Source, audit_one, what_is_above
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import CheckpointError
 from spear_jax.update.bundle import load_update
 
 # Of the shards' options, those that decide what they found; devices and budgets are this machine's own.
-CHOSEN = ("method", "rank", "num_examples", "sampler", "round_size")
+CHOSEN = ("method", "rank", "num_examples", "sampler", "round_size", "activation")
 
 
 def merge_shards(
@@ -44,12 +44,14 @@ def merge_shards(
     if update_file is None and not path.exists():
         raise CheckpointError(f"{path}, the update of {shards[0]}, is not there; say where by --update.")
     update = load_update(path, layout=first.get("layout"))
-    config = ReconstructConfig(**{name: first["config"][name] for name in CHOSEN})
+    config = ReconstructConfig(**{name: first["config"][name] for name in CHOSEN if name in first["config"]})
     layer = first["layer"]
     belongs_to = resume.identity(
-        update.observation(layer), jax.random.key(first["seed"]), config,
-        model=update.network(layer), next_weight_grad=update.next_weight_grad(layer),
-    )  # fmt: skip
+        update.observation(layer),
+        jax.random.key(first["seed"]),
+        config,
+        **what_is_above(update, layer),
+    )
     state = resume.merge_states([shard / record.STATE for shard in shards], belongs_to)
     # A spent budget: what the shards found is judged, nothing new is drawn.
     spent = dataclasses.replace(config, max_candidates=max(state.candidates, 1))

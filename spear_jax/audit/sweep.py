@@ -6,11 +6,13 @@ written after each, so that a sweep that was stopped goes on where it was.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
 
 from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.audit.one import what_is_above
 from spear_jax.config import ReconstructConfig
 from spear_jax.defences import DEFENCES, Defence
 from spear_jax.defences.alter import relative_change
@@ -108,5 +110,5 @@ def _attack(update: Update, layer: str, key: jax.Array, config: ReconstructConfi
         observation = update.observation(layer)
     except UpdateError as error:
         return str(error)
-    above, next_weight_grad = update.network(layer), update.next_weight_grad(layer)
-    return reconstruct(observation, key, config, model=above, next_weight_grad=next_weight_grad)
+    config = dataclasses.replace(config, activation=config.activation or update.activation)
+    return reconstruct(observation, key, config, **what_is_above(update, layer))

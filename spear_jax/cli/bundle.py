@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from spear_jax.activations import named
 from spear_jax.cli import options
 from spear_jax.cli.output import emit
 from spear_jax.errors import UpdateError
@@ -39,6 +40,7 @@ def bundle(
     local_steps: Annotated[int | None, typer.Option(help="Its number of local steps; 1 is assumed without.")] = None,
     num_examples: Annotated[int | None, typer.Option(help="Samples in the client's batch, where known.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay of the client's SGD.")] = None,
+    activation: options.Between = None,
     out: Annotated[Path, typer.Option(help="Update bundle to write.")] = Path("update.safetensors"),
     as_json: options.Json = False,
 ) -> None:
@@ -51,8 +53,9 @@ def bundle(
         raise UpdateError(f"--out {out} is one of the files to read; give another name.")
     sent, back = read_model(before), read_model(came_back)
     update = make_update(
-        sent, back, kind=kind, lr=lr, local_steps=local_steps, num_examples=num_examples, weight_decay=weight_decay
-    )
+        sent, back, kind=kind, lr=lr, local_steps=local_steps, num_examples=num_examples, weight_decay=weight_decay,
+        metadata={} if activation is None else {"activation": str(named(activation))},
+    )  # fmt: skip
     make_folder(out.parent)
     save_update(update, out)
     names = pair_files(sent, back, kind=update.kind)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from spear_jax.activations import named
 from spear_jax.audit import record
 from spear_jax.audit.path import audit_update, is_whole
 from spear_jax.cli import options
@@ -32,6 +33,7 @@ def demo(
     image_size: options.ImageSize = 64,
     width: options.Width = 1000,
     depth: options.Depth = 6,
+    activation: options.Activation = "relu",
     dtype: Annotated[str, typer.Option(help="Precision of the client: float32 or float64.")] = "float32",
     seed: options.Seed = 0,
     max_seconds: Annotated[float | None, typer.Option(help="Time budget of the search.")] = None,
@@ -43,13 +45,14 @@ def demo(
     The photos come with scikit-image; the page shows them side by side with what the server made of the gradient.
     """
     started = time.monotonic()
+    named(activation)
     make_folder(out)
     say = (lambda _: None) if as_json else typer.echo
     batch = demo_batch(batch_size, image_size or 64, seed=seed)
     say(
         f"client: {batch.size} private photos of {batch.inputs.shape[1]} values, {depth} hidden layers of width {width}"
     )
-    update, truth = simulate_client(batch, Client(width, depth, dtype=dtype, seed=seed))
+    update, truth = simulate_client(batch, Client(width, depth, dtype=dtype, seed=seed, activation=activation))
     update_file, truth_file = out / "update.safetensors", out / "truth.safetensors"
     save_update(update, update_file)
     truth.save(truth_file)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from spear_jax.activations import ACTIVATIONS
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.", min=0)]
 UpdateFile = Annotated[
@@ -21,6 +23,13 @@ Layout = Annotated[
     typer.Option(help="How kernels lie: in_out (Flax, Keras) or out_in (PyTorch); decided by the bias by default."),
 ]
 BatchSize = Annotated[int, typer.Option(help="Samples in the private batch.", min=1)]
+Activation = Annotated[
+    str, typer.Option(help=f"Between the layers: {', '.join(ACTIVATIONS)}; leaky_relu(0.2) for a slope of its own.")
+]
+Between = Annotated[
+    str | None,
+    typer.Option("--activation", help="Between the layers, where it is known, as gelu; by default the gradients tell."),
+]
 Width = Annotated[int, typer.Option(help="Neurons per hidden layer, m.", min=1)]
 Depth = Annotated[int, typer.Option(help="Hidden layers.", min=1)]
 ImageSize = Annotated[int | None, typer.Option(help="Side that images are cropped and resized to.", min=1)]

@@ -115,6 +115,8 @@ class SearchReporter:
 
     @staticmethod
     def _line(progress: SearchProgress) -> str:
+        if progress.state.roots is not None:
+            return f"{progress.state.candidates} starts, {progress.found} of {progress.rank} samples"
         if not progress.state.candidates:  # a method that draws none
             return f"round {progress.state.next_round}, {progress.found} of {progress.rank} directions"
         rate = progress.candidates / max(progress.seconds, 1e-9)

@@ -40,6 +40,7 @@ def reconstruct(
     layer: options.Layer = None,
     layout: options.Layout = None,
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "auto",
+    activation: options.Between = None,
     seed: options.Seed = 0,
     rank: Annotated[int | None, typer.Option(help="Directions to look for; read off the gradient by default.")] = None,
     max_candidates: Annotated[int, typer.Option(help="Candidate budget.")] = ReconstructConfig.max_candidates,
@@ -72,8 +73,8 @@ def reconstruct(
     if ids is not None and not is_joined:
         raise SpearError("--local-device-ids goes with --distributed or --coordinator; leave it out in one process.")
     config = _config(
-        method=method, rank=rank, max_candidates=max_candidates, max_seconds=max_seconds, sampler=sampler,
-        round_size=round_size, chunk_size=chunk_size, mapper=mapper, num_devices=num_devices,
+        method=method, activation=activation, rank=rank, max_candidates=max_candidates, max_seconds=max_seconds,
+        sampler=sampler, round_size=round_size, chunk_size=chunk_size, mapper=mapper, num_devices=num_devices,
         shard=_parse_shard(shard),
     )  # fmt: skip
     if is_joined:
@@ -152,7 +153,9 @@ def tell(content: dict[str, Any], out: Path) -> None:
         typer.echo(sentence)
     if content["layer"] in content.get("first_candidates", ()):
         say_first(content["first_candidates"])
-    if stats["candidates"]:
+    if stats["method"] == "span":
+        effort = f"{stats['candidates']} starts of the span method, behind {' or '.join(stats['activations'])}"
+    elif stats["candidates"]:
         effort = f"{stats['candidates']:.3g} candidates drawn (expected {_number(stats['expected_candidates'])})"
     else:
         effort = f"{stats['rounds']} rounds of the {stats['method']} method"
@@ -163,7 +166,7 @@ def tell(content: dict[str, Any], out: Path) -> None:
     named = sum(label != NO_LABEL for label in certificate["labels"] or ())
     if named:
         typer.echo(f"The layers above confirm {named} samples, each on its own, and name their labels.")
-    if content["directions_found"] < content["batch_size"] and stats["candidates"]:
+    if content["directions_found"] < content["batch_size"] and stats["candidates"] and stats["method"] != "span":
         typer.echo(f"Expected candidates still needed: {_number(stats['expected_remaining'])}.")
     seconds = ", ".join(f"{name} {value:.2f}" for name, value in stats["seconds"].items())
     typer.echo(f"Seconds: {seconds}. Written to {out}; spear-jax report {out} makes a page of it.")

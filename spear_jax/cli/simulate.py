@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from spear_jax.activations import named
 from spear_jax.cli import options
 from spear_jax.cli.output import emit
 from spear_jax.client.columns import parse_kinds
@@ -66,6 +67,7 @@ def simulate(
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="Precision of the client: float32 or float64.")] = "float32",
+    activation: options.Activation = "relu",
     initialization: Annotated[str, typer.Option(help="pytorch, flax or normal.")] = "pytorch",
     train_steps: Annotated[int, typer.Option(help="SGD steps on the batch's data set before the update.", min=0)] = 0,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of these steps.", min=0)] = 0.1,
@@ -96,6 +98,7 @@ def simulate(
         weight_decay=weight_decay, optimizer=optimizer,
     )  # fmt: skip
     _check_targets(out, truth)
+    named(activation)
     normalization = None if normalize is None else Normalization.parse(normalize)
     kinds = None if columns is None else parse_kinds(columns)
     if images is None:
@@ -113,7 +116,17 @@ def simulate(
             kinds=kinds,
         )
     client = Client(
-        width, depth, classes, dtype, initialization, train_steps, learning_rate, seed, kind=kind, training=training
+        width,
+        depth,
+        classes,
+        dtype,
+        initialization,
+        train_steps,
+        learning_rate,
+        seed,
+        kind=kind,
+        training=training,
+        activation=activation,
     )
     update, private = simulate_client(batch, client)
     save_update(update, out)
@@ -127,6 +140,7 @@ def simulate(
         "width": width,
         "depth": depth,
         "classes": classes or batch.num_classes,
+        "activation": str(named(activation)),
         "dtype": dtype,
         "normalization": None if batch.normalization is None else batch.normalization.to_json(),
         "layers": [layer.name for layer in update.layers],

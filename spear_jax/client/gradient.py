@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from spear_jax.activations import named
 from spear_jax.client.batch import Batch
-from spear_jax.client.models import MLP, Params, cross_entropy, layer_name, perturbation_name, require_dtype
+from spear_jax.client.models import MLP, Params, activate, cross_entropy, layer_name, perturbation_name, require_dtype
 from spear_jax.client.truth import Truth
 from spear_jax.errors import SpearError
 from spear_jax.update.bundle import Update
@@ -42,9 +43,9 @@ def simulate_update(model: MLP, params: Params, batch: Batch, *, dtype: str = "f
     inputs = jnp.asarray(batch.inputs, dtype)
     gradients, grad_z, pre_activations = _differentiate(model, params, inputs, jnp.asarray(batch.labels))
 
-    update = Update(flatten(params), flatten(gradients), update_metadata(batch))
+    update = Update(flatten(params), flatten(gradients), update_metadata(batch, model))
     layers = [layer_name(index) for index in range(len(model.widths) + 1)]
-    hidden = [inputs, *map(nn.relu, pre_activations[:-1])]
+    hidden = [inputs, *(activate(model.activation, z) for z in pre_activations[:-1])]
     truth = truth_of(
         batch,
         layer_inputs={name: np.asarray(values, np.float64) for name, values in zip(layers, hidden, strict=True)},
@@ -94,7 +95,7 @@ def flatten(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return {f"{layer}/{leaf}": np.asarray(value) for layer, leaves in params.items() for leaf, value in leaves.items()}
 
 
-def update_metadata(batch: Batch) -> dict[str, str]:
+def update_metadata(batch: Batch, model: MLP) -> dict[str, str]:
     """What the bundle of one step's gradient says of itself."""
     metadata = {
         "kind": "gradient",
@@ -102,6 +103,7 @@ def update_metadata(batch: Batch) -> dict[str, str]:
         "format_version": FORMAT_VERSION,
         "num_examples": str(batch.size),
         "local_steps": "1",
+        "activation": str(named(model.activation)),
     }
     if batch.normalization is not None:
         metadata["normalization"] = batch.normalization.to_json()

@@ -1,4 +1,4 @@
-"""Fully connected ReLU classifiers as clients train them: model, initialization, loss and a plain SGD loop."""
+"""Fully connected classifiers as clients train them: model, initialization, loss and a plain SGD loop."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Float, Int
 
+from spear_jax.activations import named
 from spear_jax.errors import SpearError
 from spear_jax.types import Array
 
@@ -23,7 +24,7 @@ _FIRST_LAYER_STD = 0.5
 
 
 class MLP(nn.Module):
-    """Dense layers ``dense_0 .. dense_L`` with ReLU between and logits on top.
+    """Dense layers ``dense_0 .. dense_L`` with an activation between and logits on top.
 
     Attributes:
         widths: neurons of each hidden layer; none makes a linear classifier.
@@ -31,12 +32,14 @@ class MLP(nn.Module):
         initialization: ``"pytorch"`` draws kernel and bias from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as
             ``torch.nn.Linear`` does by default; ``"flax"`` is LeCun normal with zero biases; ``"normal"`` is
             N(0, 0.5^2) in the first layer, Glorot uniform above, and zero biases.
+        activation: between the layers, by name (`spear_jax.activations`).
         param_dtype: float32, or float64 where x64 is on; the forward pass runs in it too.
     """
 
     widths: tuple[int, ...]
     num_classes: int
     initialization: str = "pytorch"
+    activation: str = "relu"
     param_dtype: Any = jnp.float32
 
     @nn.compact
@@ -57,8 +60,28 @@ class MLP(nn.Module):
             )
             # An added zero whose gradient is dL/dZ; without the collection "perturbations" it is not there.
             pre_activation = self.perturb(perturbation_name(index), dense(hidden))
-            hidden = nn.relu(pre_activation) if index < len(self.widths) else pre_activation
+            hidden = activate(self.activation, pre_activation) if index < len(self.widths) else pre_activation
         return hidden
+
+
+# As flax has them: another implementation than the attack's.
+ACTIVATE: dict[str, Callable[..., jax.Array]] = {
+    "relu": nn.relu, "relu6": nn.relu6, "gelu": functools.partial(nn.gelu, approximate=False), "gelu_tanh": nn.gelu,
+    "silu": nn.silu, "elu": nn.elu, "selu": nn.selu, "softplus": nn.softplus, "tanh": nn.tanh, "sigmoid": nn.sigmoid,
+    "hardswish": nn.hard_swish,
+}  # fmt: skip
+
+
+def activate(name: str, pre_activation: jax.Array) -> jax.Array:
+    """The activation of this name, applied.
+
+    Raises:
+        SpearError: no activation is called so.
+    """
+    activation = named(name)
+    if activation.name in ACTIVATE:
+        return ACTIVATE[activation.name](pre_activation)
+    return nn.leaky_relu(pre_activation, activation.slope)
 
 
 def layer_name(index: int) -> str:

@@ -1,4 +1,4 @@
-"""A fully connected ReLU client from one end to the other: initial weights, training before, one round's update."""
+"""A fully connected client from one end to the other: initial weights, training before, one round's update."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Client(NamedTuple):
         seed: of everything random.
         kind: what it sends, ``"gradient"``, or after local training ``"weights"`` or ``"delta"``.
         training: its local training; None for a gradient.
+        activation: between its layers, see `MLP`.
     """
 
     width: int
@@ -38,6 +39,7 @@ class Client(NamedTuple):
     seed: int = 0
     kind: str = "gradient"
     training: LocalTraining | None = None
+    activation: str = "relu"
 
 
 def simulate_client(batch: Batch, client: Client) -> tuple[Update, Truth]:
@@ -51,6 +53,7 @@ def simulate_client(batch: Batch, client: Client) -> tuple[Update, Truth]:
         (client.width,) * client.depth,
         client.classes or batch.num_classes,
         initialization=client.initialization,
+        activation=client.activation,
         param_dtype=client.dtype,
     )
     init_key, train_key = jax.random.split(jax.random.key(client.seed))

@@ -124,6 +124,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Rows]:
             ("Float64 solved by", text(stats.get("float64"))),
             ("Method", text(stats.get("method"))),
             ("Why this one", text(stats.get("reason"))),
+            ("Activation", text(" or ".join(map(str, stats.get("activations") or ["relu"])))),
             ("Sampler", text(stats.get("sampler"))),
             ("Candidates drawn", number(stats.get("candidates"))),
             ("Candidates expected", number(stats.get("expected_candidates"))),

@@ -97,6 +97,11 @@ class Update:
         return self._found[1]
 
     @property
+    def activation(self) -> str | None:
+        """What stands between the dense layers, where the bundle says so."""
+        return self.metadata.get("activation")
+
+    @property
     def normalization(self) -> Normalization | None:
         """How the client normalized its pixels, where the bundle says so."""
         text = self.metadata.get("normalization")
@@ -230,6 +235,28 @@ class Update:
             return np.asarray(self.observation(above.name).weight_grad)
         except UpdateError:  # then it says nothing, and the layer that was asked for can do without
             return None
+
+    def layers_above(self, layer_name: str | None = None) -> list[LayerObservation]:
+        """The dense layers above one layer as the server sees them, lowest first, up to the first that did not return.
+
+        Args:
+            layer_name: as for `observation`.
+
+        Returns:
+            none where `network` does not join them.
+
+        Raises:
+            UpdateError: no such layer.
+        """
+        if self.network(layer_name) is None:
+            return []
+        found = []
+        for layer in self.layers[self.layers.index(self.layer(layer_name)) + 1 :]:
+            try:
+                found.append(self.observation(layer.name))
+            except UpdateError:  # frozen, or damaged: the layers below it can do without
+                break
+        return found
 
     @functools.cached_property
     def _found(self) -> tuple[tuple[DenseLayer, ...], tuple[tuple[str, str], ...]]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 
+from spear_jax.activations import ACTIVATIONS, named
 from spear_jax.errors import SpearError
 from spear_jax.normalization import Normalization
 from spear_jax.update.dense_layers import LAYOUTS
@@ -99,6 +100,7 @@ _CHECKS: dict[str, tuple[Callable[[str], bool], str]] = {
     "num_examples": (_is_count, "a positive integer"),
     "layout": (LAYOUTS.__contains__, f"one of {', '.join(LAYOUTS)}"),
     "normalization": (_parses(Normalization.from_json), 'JSON {"mean": [...], "std": [...]}'),
+    "activation": (_parses(named), f"one of {', '.join(ACTIVATIONS)}"),
     ORDER_KEY: (_parses(parse_order), "a JSON list of names"),
     "image_shape": (_parses(parse_shape), "JSON [height, width, channels]"),
 }

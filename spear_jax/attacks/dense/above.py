@@ -20,15 +20,17 @@ Layers = list[tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Above:
-    """What is known of the layers above; at least one of the two is there.
+    """What is known of the layers above; at least one of the three is there.
 
     Attributes:
         layers: kernels (out, in) and biases in float64, from the next layer to the logits; None without the model.
         weight_grad: (j, m) gradient of the next layer's kernel, (out, in); None without it.
+        observed: the next layers as the server sees them, lowest first; empty where none came back.
     """
 
     layers: Layers | None
     weight_grad: np.ndarray | None
+    observed: tuple[LayerObservation, ...] = ()
 
     @cached_property
     def row_space(self) -> Float[np.ndarray, "m j"] | None:
@@ -44,7 +46,12 @@ class Above:
         return (np.asarray(found.right) / found.singular_values[: found.rank, None]).T
 
 
-def layers_above(observation: LayerObservation, model: Network | None, next_weight_grad: Array | None) -> Above | None:
+def known_above(
+    observation: LayerObservation,
+    model: Network | None,
+    next_weight_grad: Array | None,
+    observed: Sequence[LayerObservation] | None = None,
+) -> Above | None:
     """The layers above, checked; None where nothing is known of them.
 
     Nothing of them is used where the client took several steps: they speak of one step at the weights that were sent.
@@ -53,15 +60,40 @@ def layers_above(observation: LayerObservation, model: Network | None, next_weig
         observation: of the observed layer.
         model: ``[(W2, b2), ..., (WL, bL)]``, see `check_network`.
         next_weight_grad: (j, m) gradient of the next layer's kernel, see `check_gradient`.
+        observed: the next layers, lowest first; the lowest one's kernel gradient stands for ``next_weight_grad``.
 
     Raises:
-        SpearError: either does not fit the layer.
+        SpearError: one of them does not fit the layer.
     """
+    others = check_chain(observed or (), observation.out_features)
+    if next_weight_grad is None and others:
+        next_weight_grad = np.asarray(others[0].weight_grad)
     layers = None if model is None else check_network(model, observation.out_features)
     gradient = None if next_weight_grad is None else check_gradient(next_weight_grad, observation.out_features)
     if observation.drift or (layers is None and gradient is None):
         return None
-    return Above(layers, gradient)
+    return Above(layers, gradient, others)
+
+
+def check_chain(observed: Sequence[LayerObservation], out_features: int) -> tuple[LayerObservation, ...]:
+    """The next layers as observed, each reading what the one before it gives.
+
+    Raises:
+        SpearError: something else than observations, or shapes that do not chain.
+    """
+    width = out_features
+    for number, layer in enumerate(observed, start=2):
+        if not isinstance(layer, LayerObservation):
+            raise SpearError(
+                f"layers_above holds a {type(layer).__name__}; expected LayerObservations, the next layer's first."
+            )
+        if layer.in_features != width:
+            raise SpearError(
+                f"layers_above: layer {number} has a kernel of shape {(layer.out_features, layer.in_features)}; "
+                f"expected (k, {width}), as many inputs as the layer below has outputs."
+            )
+        width = layer.out_features
+    return tuple(observed)
 
 
 def check_network(network: Network, out_features: int) -> Layers:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from spear_jax.attacks.dense.directions import pool
+from spear_jax.attacks.dense.roots.pair import Found
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import agree
 from spear_jax.errors import SpearError
@@ -83,10 +84,13 @@ class SearchState(NamedTuple):
 
     Attributes:
         pool: verified directions.
-        method: the proposer that is at work, ``"sampling"`` or ``"dictionary"``.
+        method: the proposer that is at work, ``"sampling"``, ``"dictionary"`` or ``"span"``.
         next_round: rounds of it that are done, for sampling those of this shard.
         candidates: candidates drawn in them.
         hits, hits_dropped, false_hits: see `SearchStats`.
+        roots: samples that the span method found, None for the others.
+        grown_at: round after which that last found one.
+        activation: that it takes to be between the layer and the next one, None for the others.
     """
 
     pool: CandidatePool
@@ -96,6 +100,9 @@ class SearchState(NamedTuple):
     hits: int = 0
     hits_dropped: int = 0
     false_hits: int = 0
+    roots: Found | None = None
+    grown_at: int = 0
+    activation: str | None = None
 
 
 class Progress(NamedTuple):
@@ -157,6 +164,7 @@ class Outcome(NamedTuple):
         alone: what the layers above tell of each chosen direction, None where they were not asked.
         compile_seconds, search_seconds, solve_seconds: wall-clock time of compilation, rounds and host arithmetic.
         devices: number and kind of the devices.
+        activations: between the layer and the next one, those that fit what was found, the likeliest first.
     """
 
     state: SearchState
@@ -168,6 +176,12 @@ class Outcome(NamedTuple):
     search_seconds: float = 0.0
     solve_seconds: float = 0.0
     devices: tuple[int, str] = (0, "none")
+    activations: tuple[str, ...] = ("relu",)
+
+    @property
+    def is_relu(self) -> bool:
+        """Whether zeros of the gradient say anything of the samples."""
+        return "relu" in self.activations
 
     @property
     def spent(self) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
-from spear_jax.attacks.dense.above import Network, layers_above
+from spear_jax.attacks.dense.above import Network, known_above
 from spear_jax.attacks.dense.certificates import certify
 from spear_jax.attacks.dense.outcome import Progress, Run, SearchState
 from spear_jax.attacks.dense.problem import pose
@@ -25,6 +25,7 @@ def reconstruct(
     *,
     model: Network | None = None,
     next_weight_grad: Array | None = None,
+    layers_above: Sequence[LayerObservation] | None = None,
     state: SearchState | None = None,
     on_round: Callable[[Progress], None] | None = None,
 ) -> Result:
@@ -39,6 +40,9 @@ def reconstruct(
             neither is ``next_weight_grad``, where the client took several steps (``observation.drift``).
         next_weight_grad: (j, m) kernel gradient of the layer above, (out, in): the directions that are found then
             give their samples one by one, and the search goes on without these (`one_by_one`).
+        layers_above: the next layers as observed, lowest first: the span method then finds samples behind any
+            activation (``config.activation``), and ``next_weight_grad`` need not be given. Not used after several
+            steps.
         state: state of a search to go on with (`audit.resume.load_state`).
         on_round: called after each round of the search.
 
@@ -49,7 +53,7 @@ def reconstruct(
     Raises:
         SpearError: the rank or the number of devices asked for does not exist, or the model does not fit the layer.
     """
-    above = layers_above(observation, model, next_weight_grad)  # checked; None after several local steps
+    above = known_above(observation, model, next_weight_grad, layers_above)  # checked; None after several local steps
     clock = Clock()
     factorization = factorize(observation.weight_grad, rank=config.rank, rounding=observation.rounding)
     if factorization.is_full and config.rank is None:

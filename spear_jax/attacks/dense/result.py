@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spear_jax import numerics
+from spear_jax.attacks.dense.by_zeros import ZerosPlan
 from spear_jax.attacks.dense.certificates.verdict import Verdict, no_verdict
 from spear_jax.attacks.dense.directions.recover import disaggregation, recover_inputs
 from spear_jax.attacks.dense.outcome import Outcome, SearchState
@@ -129,7 +130,8 @@ def final_status(status: Status, problem: Problem, verdict: Verdict, config: Rec
 def refused(factorization: Factorization, config: ReconstructConfig, clock: Clock) -> Result:
     """The result for a gradient that hides nothing in its column space."""
     clock.lap("factorize")
-    plan = Plan(config.method, "no search: the gradient has full rank", plan_search(factorization, config))
+    reason = "no search: the gradient has full rank"
+    plan = Plan(config.method, reason, ZerosPlan(config.method, reason, plan_search(factorization, config)))
     nothing = Outcome(
         state=SearchState(pool=None),  # pyright: ignore[reportArgumentType]
         directions=np.zeros((0, factorization.rank)),
@@ -166,6 +168,7 @@ def make_stats(
         devices=outcome.devices[0],
         device_kind=outcome.devices[1],
         float64=numerics.float64_backend(),
+        activations=outcome.activations,
         seconds={
             "factorize": clock.seconds.get("factorize", 0.0),
             "compile": outcome.compile_seconds,

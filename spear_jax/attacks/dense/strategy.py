@@ -1,4 +1,4 @@
-"""Which proposer a layer starts with, what takes over where it ends, and when samples are taken out on the way."""
+"""Which proposer a layer starts with, and why: zeros where these are quick, roots wherever the next layer came back."""
 
 from __future__ import annotations
 
@@ -6,77 +6,96 @@ import dataclasses
 from typing import NamedTuple
 
 from spear_jax import numerics
-from spear_jax.attacks.dense.dictionary.search import find_together
-from spear_jax.attacks.dense.one_by_one import one_by_one, with_known
-from spear_jax.attacks.dense.outcome import Outcome, Run, SearchState
+from spear_jax.activations import ACTIVATIONS, named
+from spear_jax.attacks.dense.by_zeros import ZerosPlan, plan_by_zeros, search_by_zeros
+from spear_jax.attacks.dense.certificates.pattern import agree
+from spear_jax.attacks.dense.dictionary.search import MANY_ROWS, find_together
+from spear_jax.attacks.dense.one_by_one import with_known
+from spear_jax.attacks.dense.outcome import Outcome, Run, SearchState, settled
 from spear_jax.attacks.dense.peeling import peel_samples
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.regime import is_skewed
-from spear_jax.attacks.dense.sampling.plan import WALK_NOISE, SamplingPlan, plan_search
-from spear_jax.attacks.dense.sampling.search import sample
+from spear_jax.attacks.dense.roots.pair import Pair, pose_pair
+from spear_jax.attacks.dense.sampling.plan import WALK_NOISE, SamplingPlan
+from spear_jax.attacks.dense.span.identify import also_fit, identify
+from spear_jax.attacks.dense.span.search import find_roots
 from spear_jax.config import ReconstructConfig
-from spear_jax.status import Status
+from spear_jax.errors import SpearError
 
-# Expected candidates up to which ``auto`` samples: seconds on two CPU cores, less than the dictionary method compiles.
-AUTO_SAMPLING = 1e6
-# The same where noise hides the zeros from a float32 search, which then finds mixtures more often than directions.
-AUTO_NOISY_SAMPLING = 1e3
-# Where inputs are not centred zeros are nested, and sampling finds all directions early or never: so many times the
-# expected candidates are drawn, and only where these are few.
-SKEWED_PATIENCE = 4
-# Rounds before what they found is taken out, where the layers above certify samples one by one, and the rank from which
-# that is worth compiling for what is left: below it all rounds take less time.
-EARLY_ROUNDS, EARLY_RANK = 2, 64
-# Share of the directions from which what peeling found is taken out before anything is searched: what is left is then
-# the smaller problem. Below it, the whole is searched as if nothing were known.
-MOST_PEELED = 0.5
+NO_EQUATIONS = (
+    "The span method ({between}) needs the gradients of the next dense layer too, of a rank below its width and from "
+    "one step: pass layers_above=, or a file that holds the whole update. Only ReLU can do without."
+)
+# Of the proposers, those that look for ReLU's zeros.
+BY_ZEROS = ("dictionary", "sampling")
 
 
 class Plan(NamedTuple):
     """What a reconstruction will do, decided once, before it starts.
 
     Attributes:
-        method: the proposer to start with, ``"sampling"`` or ``"dictionary"``.
+        method: the proposer to start with, ``"sampling"``, ``"dictionary"`` or ``"span"``.
         reason: why that one, in a sentence.
-        sampling: rows, sampler, round size and expected cost of sampling, whether it is what starts or not.
+        zeros: how directions are looked for by zeros.
+        pairs: the span equations with each activation that may be between the layer and the next one; empty where
+            the next layer did not come back or is not asked.
     """
 
     method: str
     reason: str
-    sampling: SamplingPlan
+    zeros: ZerosPlan
+    pairs: tuple[Pair, ...] = ()
+
+    @property
+    def sampling(self) -> SamplingPlan:
+        """Rows, sampler, round size and expected cost of sampling, whether it is what starts or not."""
+        return self.zeros.sampling
 
 
 def make_plan(problem: Problem, config: ReconstructConfig) -> Plan:
-    """The proposer to start with and why: ``auto`` samples what sampling finds at once.
+    """The proposer to start with and why.
 
     Args:
-        problem: of the layer; where its neurons fire together, sparse mixtures mislead the sampler.
+        problem: of the layer, with the next layers where they came back.
         config: of the reconstruction.
+
+    Raises:
+        SpearError: only the span method would do, and the update holds no equations for it.
     """
-    sampling = plan_search(problem.factorization, config)
-    expected = sampling.expected
-    cost = (
-        f"{problem.rank} directions in {len(problem.left)} rows need about {expected:.3g} independent "
-        f"candidates ({sampling.sampler} sampler, {expected / sampling.efficiency:.3g} of its own)"
+    zeros = plan_by_zeros(problem, config)
+    may_be_relu = config.activation is None or named(config.activation).is_relu
+    if config.method in BY_ZEROS and may_be_relu:
+        return Plan(zeros.method, zeros.reason, zeros)
+    between = "any activation" if config.activation is None else str(named(config.activation))
+    pairs = _pairs(problem, config)
+    rows, after = len(problem.left), len(pairs[0].next_spectrum) if pairs else 0
+    spanned = Plan(
+        "span", f"span: {problem.rank} samples, {rows} + 1 - {after} equations each, {between}", zeros, pairs
     )
-    if config.method != "auto":
-        return Plan(config.method, f"{config.method}, as asked; by sampling {cost}", sampling)
-    at_once = _is_at_once(problem, sampling)
-    if problem.rank > 1 and is_skewed(problem, config.dictionary.regime):
-        share = f"{problem.mean_share:.0%} of the gradient's energy lies along the mean input"
-        rest = ", and sampling for what it leaves" if at_once else ""
-        return Plan("dictionary", f"dictionary, on the neurons that fire for few samples{rest}: {share}", sampling)
-    if problem.rank == 1 or at_once:
-        return Plan("sampling", f"sampling: {cost}", sampling)
-    return Plan("dictionary", f"dictionary, and sampling for what it leaves: by sampling alone {cost}", sampling)
+    if config.method == "span" or not may_be_relu:
+        if not pairs:
+            raise SpearError(NO_EQUATIONS.format(between=f"for {between}"))
+        return spanned
+    return spanned if pairs and not _suits_zeros(problem, zeros) else Plan(zeros.method, zeros.reason, zeros, pairs)
+
+
+def _pairs(problem: Problem, config: ReconstructConfig) -> tuple[Pair, ...]:
+    if problem.above is None or not problem.above.observed:
+        return ()
+    names = ACTIVATIONS if config.activation is None else (config.activation,)
+    first = pose_pair(problem, problem.above.observed[0], named(names[0]))
+    return () if first is None else tuple(dataclasses.replace(first, activation=named(name)) for name in names)
+
+
+def _suits_zeros(problem: Problem, zeros: ZerosPlan) -> bool:
+    """Whether sampling takes seconds, or the dictionary method is fastest: many rows, centred, and no noise to see."""
+    is_quiet = numerics.relative_noise(problem.factorization) <= WALK_NOISE
+    has_many_rows = len(problem.live_rows) >= MANY_ROWS * problem.rank
+    return zeros.method == "sampling" or (has_many_rows and is_quiet and not is_skewed(problem))
 
 
 def search(problem: Problem, plan: Plan, run: Run, state: SearchState | None = None) -> Outcome:
     """The directions of the batch, and what was certified alone on the way.
-
-    Where the model above is known, samples are peeled off first, which takes seconds; what that leaves of a batch is
-    searched without them. Where layers above certify samples one by one, these are taken out after all rounds; in a
-    long search after few rounds too, since what is left is then easier.
 
     Args:
         problem: of the layer.
@@ -84,72 +103,60 @@ def search(problem: Problem, plan: Plan, run: Run, state: SearchState | None = N
         run: key, budgets and callback.
         state: where to go on, None for the start.
     """
-    if problem.above is None:
-        return propose(problem, plan, run, state)
-    if not problem.is_mended or run.config.method != "auto" or state is not None:
-        return _one_by_one(problem, plan, run, state)
-    peeled = peel_samples(problem, run)
-    if peeled.is_whole:
-        return peeled
-    if len(peeled.directions) >= MOST_PEELED * problem.rank:
-        return one_by_one(problem, run, peeled)
-    outcome = _one_by_one(problem, plan, run.after(peeled.spent), state).after(peeled)
-    return outcome if outcome.is_whole or len(peeled.directions) == 0 else with_known(problem, outcome, peeled)
+    if not plan.pairs or (state is not None and state.method in BY_ZEROS):
+        return search_by_zeros(problem, plan.zeros, run, state)
+    if state is not None:
+        return _by_roots(problem, plan, run, state)
+    if run.config.activation is not None or run.config.method == "span":
+        return _told(problem, plan, run)
+    return _open(problem, plan, run)
 
 
-def _one_by_one(problem: Problem, plan: Plan, run: Run, state: SearchState | None) -> Outcome:
-    """The proposer's rounds, with what the layers above certify taken out."""
-    if _is_long(problem, plan, state):
-        rounds = min(EARLY_ROUNDS, run.config.dictionary.max_rounds)
-        early = one_by_one(problem, run, find_together(problem, run.few_rounds(rounds), state))
-        if early.is_whole:
-            return early
-        outcome = propose(problem, plan, run.after(early.spent), early.state).after(early)
-    else:
-        outcome = propose(problem, plan, run, state)
-    return one_by_one(problem, run, outcome)
-
-
-def propose(problem: Problem, plan: Plan, run: Run, state: SearchState | None) -> Outcome:
-    """Run the proposer; under ``auto`` sampling takes over the pool that the dictionary method leaves incomplete."""
-    is_auto, is_sampling = run.config.method == "auto", state is not None and state.method == "sampling"
-    if plan.method == "sampling" or (is_sampling and not is_auto):
-        return sample(problem, plan.sampling, run, state)
-    if state is not None and is_sampling:
-        return _sample_rest(problem, plan, run, state) or sample(problem, plan.sampling, run, state)
-    outcome = find_together(problem, run, state)
-    if not is_auto or outcome.status is not Status.ROUND_BUDGET:
+def _told(problem: Problem, plan: Plan, run: Run) -> Outcome:
+    """The search where activation or method are given: by zeros where these suit, else by roots, and zeros after."""
+    if plan.method != "span":
+        return search_by_zeros(problem, plan.zeros, run)
+    outcome = _by_roots(problem, plan, run, None)
+    if outcome.is_whole or run.config.method == "span" or not outcome.is_relu:
         return outcome
-    sampled = _sample_rest(problem, plan, run.after(outcome.spent), SearchState(pool=outcome.state.pool))
-    return outcome if sampled is None else sampled.after(outcome)
+    after = search_by_zeros(problem, plan.zeros, run.after(outcome.spent)).after(outcome)
+    return after if after.is_whole or len(outcome.directions) == 0 else with_known(problem, after, outcome)
 
 
-def _is_long(problem: Problem, plan: Plan, state: SearchState | None) -> bool:
-    """Whether the dictionary method has enough before it for its first finds to be taken out early."""
-    starts = state is None or state.method == "dictionary"
-    return starts and plan.method == "dictionary" and problem.rank >= EARLY_RANK
+def _open(problem: Problem, plan: Plan, run: Run) -> Outcome:
+    """The search where nobody said what the activation is: a find by zeros says ReLU, else the equations decide."""
+    started = None
+    if plan.method == "dictionary":
+        started = find_together(problem, run.few_rounds(1))
+    elif plan.method == "span" and problem.is_mended:
+        started = peel_samples(problem, run)
+        if started.is_whole:
+            return started
+    relu = dataclasses.replace(run.config, activation="relu")
+    if started is not None and len(started.directions):
+        state = started.state if plan.method == "dictionary" else None
+        if state is not None:
+            return search_by_zeros(problem, plan.zeros, run.after(started.spent), state).after(started)
+        return _told(problem, plan, run._replace(config=relu))
+    chosen = identify(problem, plan.pairs, run)
+    if chosen is not None and not chosen.activation.is_relu:
+        return _by_roots(problem, plan._replace(pairs=(chosen, *plan.pairs)), run, None)
+    return _told(problem, plan, run._replace(config=relu))
 
 
-def _sample_rest(problem: Problem, plan: Plan, run: Run, state: SearchState) -> Outcome | None:
-    """Sampling for what the dictionary method left in a pool, within its own budget; None where it cannot find it."""
-    budget = _budget_of_rest(problem, plan, run.config)
-    if not budget:
-        return None
-    limited = run._replace(config=dataclasses.replace(run.config, max_candidates=budget))
-    sampled = sample(problem, plan.sampling, limited, state)
-    is_ours = sampled.status is Status.CANDIDATE_BUDGET and budget < run.config.max_candidates
-    return sampled._replace(status=Status.ROUND_BUDGET) if is_ours else sampled
-
-
-def _budget_of_rest(problem: Problem, plan: Plan, config: ReconstructConfig) -> int:
-    """Candidates that may be drawn for what the dictionary method leaves; 0 where sampling cannot find it."""
-    own = plan.sampling.expected / plan.sampling.efficiency
-    if not is_skewed(problem, config.dictionary.regime):
-        return config.max_candidates if own <= config.max_candidates else 0
-    return min(config.max_candidates, int(SKEWED_PATIENCE * own)) if _is_at_once(problem, plan.sampling) else 0
-
-
-def _is_at_once(problem: Problem, sampling: SamplingPlan) -> bool:
-    """Whether sampling is expected to take seconds."""
-    is_noisy = numerics.relative_noise(problem.factorization) > WALK_NOISE
-    return sampling.expected <= (AUTO_NOISY_SAMPLING if is_noisy else AUTO_SAMPLING)
+def _by_roots(problem: Problem, plan: Plan, run: Run, state: SearchState | None) -> Outcome:
+    """The span method, with the activation that is told or found; the pattern certificate too where it is ReLU."""
+    pairs, told = plan.pairs, run.config.activation if state is None else state.activation
+    pair = pairs[0]
+    if told is not None:
+        pair = next(pair for pair in pairs if pair.activation == named(told))
+    elif run.config.method == "span":
+        pair = identify(problem, pairs, run) or pair
+    outcome = find_roots(problem, pair, run, state)
+    assert outcome.state.roots is not None
+    fitting = also_fit(pairs, pair, outcome.state.roots.points)
+    outcome = outcome._replace(activations=fitting)
+    if not outcome.is_relu or len(outcome.directions) < problem.rank:
+        return outcome
+    agreement = agree(problem, outcome.directions)
+    return outcome._replace(agreement=agreement, status=settled(agreement) or outcome.status)

@@ -7,6 +7,8 @@ Neighbours may use `certify`, `certified_alone` and `samples_by_themselves`; wha
 
 from __future__ import annotations
 
+import dataclasses
+
 from spear_jax.attacks.dense.certificates.alone import by_next_layer, by_samples_alone
 from spear_jax.attacks.dense.certificates.alone import certified_alone as certified_alone
 from spear_jax.attacks.dense.certificates.by_itself import labelled
@@ -16,7 +18,7 @@ from spear_jax.attacks.dense.certificates.means import by_number
 from spear_jax.attacks.dense.certificates.moving import still
 from spear_jax.attacks.dense.certificates.network import by_network
 from spear_jax.attacks.dense.certificates.pattern import by_pattern
-from spear_jax.attacks.dense.certificates.verdict import Verdict
+from spear_jax.attacks.dense.certificates.verdict import Verdict, no_verdict
 from spear_jax.attacks.dense.outcome import Outcome
 from spear_jax.attacks.dense.problem import Problem
 
@@ -29,6 +31,9 @@ def certify(problem: Problem, outcome: Outcome, num_examples: int | None = None)
         outcome: of the search.
         num_examples: batch size as the client reports it, None where it does not.
     """
+    if not outcome.is_relu:  # then zeros say nothing, and neither does what takes the layers above for ReLU's
+        verdict = by_samples_alone(no_verdict(outcome.directions), outcome.alone)
+        return by_number(dataclasses.replace(problem, above=None), verdict, num_examples)
     verdict = by_pattern(outcome.directions, outcome.agreement)  # all samples, or none
     verdict = by_network(problem, verdict, num_examples)  # one by one, with labels; mends directions and scales
     verdict = by_next_layer(problem, verdict)  # the scale, where no network saw it

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from spear_jax.attacks.dense.certificates import network
+from spear_jax.attacks.dense.certificates import limits, network
 from spear_jax.attacks.dense.certificates.next_layer import next_layer_factor, samples_alone
 from spear_jax.attacks.dense.certificates.pattern import agree, by_pattern
 from spear_jax.attacks.dense.certificates.scale import UNSEEN
@@ -72,13 +72,19 @@ def by_next_layer(problem: Problem, verdict: Verdict) -> Verdict:
 
 
 def by_samples_alone(verdict: Verdict, alone: Samples | None) -> Verdict:
-    """The verdict with the samples that were certified alone; they are given by their dual vectors."""
-    if alone is None or verdict.exact.all():
-        return verdict
-    added = np.flatnonzero(alone.confirmed & ~verdict.exact[: len(alone.confirmed)])
-    dual, exact = verdict.dual.copy(), verdict.exact.copy()
+    """The verdict with the samples that were certified alone; they are given by their dual vectors.
+
+    One whose error is too large to be called exact is approximate, or a picture without a bar where nothing bounds it.
+    """
+    is_scaled = verdict.scale is not Scale.BIAS_GRADIENT and verdict.factor is not None
+    if alone is None or verdict.exact.all() or is_scaled:
+        return verdict  # at another scale than the bias gradient's, which may be all that they had
+    struck = np.zeros(len(verdict.exact), bool) if verdict.struck is None else verdict.struck
+    added = np.flatnonzero(alone.confirmed & ~(verdict.exact | struck)[: len(alone.confirmed)])
+    added = added[~(verdict.approximate[added] & (verdict.error[added] <= alone.error[added]))]
+    dual, exact, approximate = verdict.dual.copy(), verdict.exact.copy(), verdict.approximate.copy()
     matching, error = verdict.matching.copy(), verdict.error.copy()
-    dual[added], exact[added] = alone.dual[added], True
-    matching[added], error[added] = alone.matching[added], alone.error[added]
-    approximate = verdict.approximate & ~exact
+    dual[added], matching[added], error[added] = alone.dual[added], alone.matching[added], alone.error[added]
+    exact[added] = error[added] <= limits.MAX_ERROR / limits.ERROR_MARGIN
+    approximate[added] = ~exact[added] & (error[added] <= limits.MAX_APPROXIMATE_ERROR)
     return verdict._replace(dual=dual, exact=exact, approximate=approximate, matching=matching, error=error)

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.certificates.means import Shares, read_shares
+from spear_jax.attacks.dense.certificates.moves import weakest
 from spear_jax.attacks.dense.certificates.own_gradient import Own, own_gradients
 from spear_jax.attacks.dense.certificates.reply import judge
 from spear_jax.attacks.dense.certificates.verdict import Verdict
@@ -132,8 +133,10 @@ def _error(problem: Problem, dual: Float[np.ndarray, "k r"], own: Own) -> Float[
     common = common_weight(weight)
     before = misfit(own, weight, common)
     least = np.full(len(dual), np.inf)
-    for seed in range(limits.TAINTS):
-        moved = dual + STEP * _mixture(problem, dual, seed)
+    size_of = lambda vectors: np.linalg.norm(vectors * problem.spectrum, axis=1, keepdims=True)
+    weak = [along * size_of(dual) for along in weakest(dual, problem.spectrum)]
+    for move in (*(_mixture(problem, dual, seed) for seed in range(limits.TAINTS)), *weak):
+        moved = dual + STEP * move
         after = own_gradients(problem, moved)
         with np.errstate(invalid="ignore"):
             grown = np.linalg.norm(misfit(after, weights(problem, moved, after), common) - before, axis=0)

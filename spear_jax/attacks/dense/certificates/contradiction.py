@@ -62,7 +62,7 @@ def explain(problem: Problem, directions: Float[np.ndarray, "r r"]) -> Reason | 
     centred, is_on, bias = centred[live], is_on[live], problem.bias[live]
     if _is_scaled(problem, directions, centred, is_on):
         return Reason.SCALE
-    if _has_thresholds(centred, is_on):
+    if _has_thresholds(centred, is_on) and _left_by_scales(centred, bias, is_on) > limits.OTHER_THRESHOLDS:
         return Reason.BATCH_NORM
     return Reason.BASE_WEIGHTS if _is_blurred(centred + bias[:, None], is_on) else None
 
@@ -109,6 +109,14 @@ def _is_scaled(
         grid = grid ** (4 / len(grid))
     scaled = dataclasses.replace(problem, bias_grad=problem.bias_grad / centre)
     return bool(agree(scaled, directions).confirmed.all())
+
+
+def _left_by_scales(
+    centred: Float[np.ndarray, "l r"], bias: Float[np.ndarray, " l"], is_on: Bool[np.ndarray, "l r"]
+) -> float:
+    """Share of the entries that disagree with the model's own thresholds where each sample may have any scale."""
+    wrong = [np.mean((factor * centred + bias[:, None] > 0) != is_on, axis=0) for factor in FACTORS]
+    return float(np.min(wrong, axis=0).mean())
 
 
 def _has_thresholds(centred: Float[np.ndarray, "l r"], is_on: Bool[np.ndarray, "l r"]) -> bool:

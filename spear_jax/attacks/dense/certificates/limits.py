@@ -88,3 +88,22 @@ MOST_COPIES = 64
 MOST_DETERMINED = 0.9
 # Share of the neurons that a threshold of their own must explain, and standard deviations beyond chance that are plain.
 MOST_SEPARABLE, PLAIN = 0.99, 6.0
+
+# Share of the entries that disagree with the model's own thresholds, at the best scale of each sample, from which the
+# thresholds are others: BatchNorm leaves 0.17 to 0.23, local steps and inputs of a wrong scale 0.09 at most.
+OTHER_THRESHOLDS = 0.12
+
+# Roots of the span equations (`root`).
+# Chi squared per degree of freedom of a root; true ones under noise show 0.8 to 1.6.
+ROOT_MISFIT = 1.5
+# So much more where all of the variance is rounding of the client, of which only the order is known: long sums round
+# more.
+ROUNDED_MISFIT = 100.0
+# Ratio of the largest to the smallest whitened singular value: 5 to 400 are typical, near-duplicates show 7e4 at most,
+# a line of roots 1e9.
+ROOT_CONDITION = 1e6
+# Chi squared rises by what the bar says at three deviations, within this factor.
+ROOT_PROFILE = 2.0
+# The gradient of a sample leaves the column space by so many times what is expected; that of another root by a share
+# of one.
+ROOT_MARGIN = 8.0

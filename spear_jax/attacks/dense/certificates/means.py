@@ -60,12 +60,14 @@ def by_number(problem: Problem, verdict: Verdict, num_examples: int | None) -> V
     vouched, error = verdict.exact | verdict.approximate, verdict.error
     several = np.flatnonzero(vouched & (verdict.mean_of > 1))
     if len(several):
+        # A direction that nobody vouches for may hold the difference of two, which then may be as far apart as any.
+        spread = _spread(problem, _dual_of(problem, verdict, several), verdict.mean_of) if vouched.all() else np.inf
         error = error.copy()
-        error[several] = np.hypot(
-            error[several], _spread(problem, _dual_of(problem, verdict, several), verdict.mean_of)
-        )
+        error[several] = np.hypot(error[several], spread)
     if num_examples is not None and num_examples > len(verdict.exact):
         vouched = vouched & (verdict.mean_of > 0)
+    if num_examples is not None and num_examples < len(verdict.exact):
+        vouched = np.zeros_like(vouched)  # some directions are noise, which is then larger than it seems
     if not np.isfinite(bias_noise(problem)):
         vouched = vouched & (verdict.mean_of == 1)
     is_near = error <= limits.MAX_ERROR / limits.ERROR_MARGIN
@@ -133,14 +135,34 @@ def read_shares(reply: Reply, error: Float[np.ndarray, " r"], num_examples: int 
     known = int(reply.confirmed.sum())
     if best < 2 or best < limits.MOST_SHARES * known or not agreed:
         return _shares(reply.fits, np.zeros(len(error), int), np.zeros(len(error), bool))
+    if num_examples is not None and num_examples > len(error):
+        agreed = _by_size(tried, agreed, num_examples)
     # A unit and half of it explain the same shares: the largest unit counts fewest samples.
-    fewest = min(int(counts.max(axis=1).sum()) for counts in agreed)
-    agreed = [counts for counts in agreed if counts.max(axis=1).sum() == fewest]
+    if num_examples is None or num_examples <= len(error):
+        fewest = min(int(counts.max(axis=1).sum()) for counts in agreed)
+        agreed = [counts for counts in agreed if counts.max(axis=1).sum() == fewest]
     fits = np.any([counts > 0 for counts in agreed], axis=0)
     mean_of = agreed[0].max(axis=1)
     same = np.all([counts.max(axis=1) == mean_of for counts in agreed], axis=0)
     is_odd = reply.confirmed & ~fits.any(axis=1) & (_to_whole(reply, tried[0][1]) > limits.PLAINLY_ODD)
     return _shares(np.where(is_odd[:, None], reply.fits, fits), np.where(same, mean_of, 0), is_odd)
+
+
+def _by_size(
+    tried: list[tuple[Int[np.ndarray, "r c"], float]], agreed: list[Int[np.ndarray, "r c"]], num_examples: int
+) -> list[Int[np.ndarray, "r c"]]:
+    """Of several ways to count the one whose unit is a single sample's share of a mean loss, or of a summed one.
+
+    Some samples of those reported do not show: they may send next to nothing, or hide in means, of which then every
+    one may be. Where no unit tells, all ways to count stay.
+    """
+    told = [
+        counts
+        for counts, unit in tried
+        if any(counts is one for one in agreed)
+        and min(abs(unit * num_examples - 1), abs(unit - 1)) <= limits.MAX_SHARE_ERROR / num_examples
+    ]
+    return told or agreed
 
 
 def _to_whole(reply: Reply, unit: float) -> Float[np.ndarray, " r"]:

@@ -11,6 +11,8 @@ from spear_jax.attacks.dense.certificates import limits
 
 # Random ways to move inputs; their seeds are part of the algorithm, not of the experiment.
 MIXTURES = 2
+# Directions of the row space that the gradient shows least.
+WEAKEST = 8
 
 
 def ways(dual: Float[np.ndarray, "k r"], spectrum: Float[np.ndarray, " r"]) -> Iterator[Float[np.ndarray, "k r"]]:
@@ -18,7 +20,8 @@ def ways(dual: Float[np.ndarray, "k r"], spectrum: Float[np.ndarray, " r"]) -> I
 
     Several, because a network that is blind to the input itself notices now and then, by a neuron that changes sign.
     """
-    for along in (*(mixture(dual, spectrum, seed) for seed in range(MIXTURES)), towards_nearest(dual, spectrum)):
+    random = (mixture(dual, spectrum, seed) for seed in range(MIXTURES))
+    for along in (*random, towards_nearest(dual, spectrum), *weakest(dual, spectrum)):
         yield along
         yield -along
 
@@ -28,6 +31,12 @@ def mixture(
 ) -> Float[np.ndarray, "k r"]:
     """A random input of the row space for each sample."""
     return np.random.default_rng(seed).standard_normal(dual.shape) / spectrum
+
+
+def weakest(dual: Float[np.ndarray, "k r"], spectrum: Float[np.ndarray, " r"]) -> list[Float[np.ndarray, "k r"]]:
+    """Along the weakest directions of the gradient, which may be noise that its rank counts as signal."""
+    places = np.argsort(spectrum)[: min(WEAKEST, len(spectrum) - 1)]
+    return [np.broadcast_to(np.eye(len(spectrum))[place] / spectrum[place], dual.shape) for place in places]
 
 
 def towards_nearest(dual: Float[np.ndarray, "k r"], spectrum: Float[np.ndarray, " r"]) -> Float[np.ndarray, "k r"]:

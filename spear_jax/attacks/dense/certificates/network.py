@@ -69,13 +69,16 @@ def by_network(problem: Problem, verdict: Verdict, num_examples: int | None = No
     found = by_pattern(directions, agreement)._replace(factor=verdict.factor, factor_error=verdict.factor_error)
     found = found._replace(error=np.hypot(found.error, found.factor_error))
     if factors.deviates(1.0).any() or not reply.confirmed.any():
-        found = _each_at_its_scale(problem, found, dual, factors)
+        is_right = factors.reply.confirmed & ~factors.deviates(1.0) & bool(common.is_seen and not common.is_not(1.0))
+        found = _each_at_its_scale(problem, found, dual, factors, is_right)
     elif found.is_whole:
         found = found._replace(exact=found.exact & ~reply.is_refused, approximate=found.approximate & ~reply.is_refused)
     else:
         found = _one_by_one(problem, found, dual, reply)
     shares = read_shares(factors.reply, np.minimum(found.error, 1.0), num_examples)
+    struck = shares.is_odd | reply.is_refused
     return found._replace(
+        struck=struck,
         exact=found.exact & ~shares.is_odd,
         approximate=found.approximate & ~shares.is_odd,
         labels=shares.labels,
@@ -94,20 +97,30 @@ def _one_by_one(problem: Problem, verdict: Verdict, dual: Float[np.ndarray, "r r
     return verdict._replace(exact=exact, approximate=np.zeros_like(exact), error=np.where(exact, error, verdict.error))
 
 
-def _each_at_its_scale(problem: Problem, verdict: Verdict, dual: Float[np.ndarray, "r r"], factors: Factors) -> Verdict:
-    """Every sample that the network confirms at a scale of its own, which the bias gradient does not give."""
+def _each_at_its_scale(
+    problem: Problem,
+    verdict: Verdict,
+    dual: Float[np.ndarray, "r r"],
+    factors: Factors,
+    is_right: Bool[np.ndarray, " r"],
+) -> Verdict:
+    """Every sample that the network confirms at a scale of its own, which the bias gradient does not give.
+
+    Those that are right as they are stay so.
+    """
     assert verdict.agreement is not None
     scaled = dual * factors.value[:, None]
     noticed, seen = _would_notice(problem, scaled, factors.reply)
     shape = np.where(np.isfinite(verdict.agreement.shape_error), verdict.agreement.shape_error, seen)
     error = np.hypot(shape, factors.error)
-    known = factors.reply.confirmed & noticed & (limits.DEVIATES * factors.error <= limits.MAX_ERROR)
+    known = factors.reply.confirmed & noticed & (limits.DEVIATES * factors.error <= limits.MAX_ERROR) & ~is_right
     exact = known & (error <= limits.MAX_ERROR / limits.ERROR_MARGIN)
+    stays = is_right & verdict.exact
     return verdict._replace(
         dual=np.where(known[:, None], scaled, verdict.dual),
-        exact=exact,
-        approximate=np.zeros_like(exact),
-        error=np.where(exact, error, np.inf),
+        exact=exact | stays,
+        approximate=is_right & verdict.approximate,
+        error=np.where(exact, error, np.where(is_right, verdict.error, np.inf)),
         factor=float("nan") if exact.any() else None,
     )
 
@@ -154,17 +167,11 @@ def samples(problem: Problem, directions: Float[np.ndarray, "r r"], agreement: A
         directions: (r, r) unit directions, one a row.
         agreement: theirs.
     """
-    dual = dual_vectors(problem.factorization, problem.bias_grad, directions)
+    verdict = by_network(problem, by_pattern(directions, agreement))
+    dual = dual_vectors(problem.factorization, problem.bias_grad / verdict.common_factor, verdict.directions)
     if dual is None:
         return no_samples(directions)
-    directions, agreement, reply = mend(problem, directions, agreement)
-    verdict = by_pattern(directions, agreement)
-    dual = dual_vectors(problem.factorization, problem.bias_grad, directions)
-    assert dual is not None
-    if verdict.is_whole:
-        verdict = verdict._replace(exact=verdict.exact & ~reply.is_refused)
-    else:
-        verdict = _one_by_one(problem, verdict, dual, reply)
+    dual = np.where(np.isfinite(verdict.dual), verdict.dual, dual)
     return Samples(verdict.directions, dual, verdict.exact, verdict.matching, verdict.error)
 
 

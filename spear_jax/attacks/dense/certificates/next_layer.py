@@ -10,6 +10,8 @@ Without biases that is homogeneous; then the scale comes from the bias gradient 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -87,18 +89,32 @@ def _is_unique(problem: Problem, zero: Bool[np.ndarray, " m"]) -> bool:
     return bool(np.linalg.svd(gradient, compute_uv=False)[rank - 2] > limits.SHOWN * problem.factorization.noise_floor)
 
 
-def _activation(basis: Float[np.ndarray, "m j"], zero: Bool[np.ndarray, " m"]) -> Float[np.ndarray, " m"] | None:
-    """``Y_i`` up to a positive scale, from the rows where it vanishes; None where these leave it open."""
-    values, vectors = np.linalg.eigh(basis[zero].T @ basis[zero])
-    open_, held = max(float(values[0]), 0.0) ** 0.5, max(float(values[1]), 0.0) ** 0.5
-    if np.sum(zero) < basis.shape[1] or held < limits.MIN_SEPARATION * max(open_, numerics.EPS64**0.5):
+class Activation(NamedTuple):
+    """``Y_i`` of one sample.
+
+    Attributes:
+        value: (m,) up to a positive scale.
+        error: relative, what the rows where it vanishes leave open: of another sample, mixed in, little else shows.
+    """
+
+    value: Float[np.ndarray, " m"]
+    error: float
+
+
+def _activation(basis: Float[np.ndarray, "m j"], zero: Bool[np.ndarray, " m"]) -> Activation | None:
+    """``Y_i`` from the rows where it vanishes; None where these leave it open."""
+    if np.sum(zero) < basis.shape[1]:
         return None
-    activation = basis @ vectors[:, 0]
-    return activation * np.sign(activation.sum())
+    _, values, vectors = np.linalg.svd(basis[zero], full_matrices=False)
+    held, open_ = float(values[-2]), float(values[-1])
+    if held < limits.MIN_SEPARATION * max(open_, numerics.EPS64**0.5):
+        return None
+    value = basis @ vectors[-1]
+    return Activation(value * np.sign(value.sum()), open_ / held)
 
 
 def _fit(
-    problem: Problem, activation: Float[np.ndarray, " m"], zero: Bool[np.ndarray, " m"], live: Bool[np.ndarray, " m"]
+    problem: Problem, seen: Activation, zero: Bool[np.ndarray, " m"], live: Bool[np.ndarray, " m"]
 ) -> tuple[Float[np.ndarray, " r"], bool, float, float]:
     """Dual vector, verdict, matching and error of one sample by least squares on its active rows."""
     spectrum = problem.spectrum
@@ -108,7 +124,7 @@ def _fit(
     surplus = int(active.sum()) - unknowns
     if surplus < limits.MIN_SURPLUS:
         return np.full(unknowns - 1, np.nan), False, 0.0, np.inf
-    system = np.column_stack([response[active], -activation[active]])
+    system = np.column_stack([response[active], -seen.value[active]])
     wanted = -problem.bias[active]
     if not problem.bias.any():
         along = problem.left.T @ problem.bias_grad / spectrum
@@ -126,7 +142,7 @@ def _fit(
     error = float(np.linalg.norm(spread[:-1]) / np.linalg.norm(solution[:-1]) + spread[-1] / abs(solution[-1]))
     if not problem.bias.any():
         error += error_bars.bias_noise(problem) * float(np.linalg.norm(solution[:-1] / spectrum))
-    error = float(np.hypot(error, limits.ROUNDED_INPUT * problem.client_eps))
+    error = float(np.hypot(error + seen.error, limits.ROUNDED_INPUT * problem.client_eps))
     exact = bool(agrees[live].all() and solution[-1] > 0 and error < limits.MAX_ERROR / limits.ERROR_MARGIN)
     exact &= bool(decided.sum() >= max(limits.MIN_DECIDED * live.sum(), limits.MIN_ENTRIES))
     return solution[:-1] / spectrum, exact, float(agrees.sum() / max(live.sum(), 1)), error

@@ -29,6 +29,7 @@ class Verdict(NamedTuple):
         factor: by which all inputs were multiplied because the layers above see it, None where they agree with the
             bias gradient, NaN where each has its own.
         factor_error: its expected error, relative.
+        struck: (r,) samples that the network's shares or its refusal spoke against, None where it was not asked.
         factor_range: common factors that the patterns allow where nothing confirms the scale.
         is_contradicted: whether the directions are found but the model refuses what they say.
         reason: the one reason that explains a contradiction, None without.
@@ -49,6 +50,7 @@ class Verdict(NamedTuple):
     factor_error: float = 0.0
     factor_range: tuple[float, float] = (1.0, 1.0)
     is_contradicted: bool = False
+    struck: Bool[np.ndarray, " r"] | None = None
     reason: Reason | None = None
 
     @property

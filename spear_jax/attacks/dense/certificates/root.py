@@ -1,0 +1,209 @@
+"""When a root of the span equations is a sample, and how far it may be off (docs/span.md, Sec. 6).
+
+A root fits the equations to the noise. It is a sample where it is the only root far around (*isolation*), where its own
+gradient lies in the column space too, which no equation of the root asked for (*dual*), and its error bar holds where
+the residual rises as the linear model behind the bar has it (*profile*). The three ways in which a root is none: two
+samples that fire the same neurons have a line of roots between them, an odd activation without biases has ``-x``, and
+an activation that is all but linear on the data fits anything on the plane of the samples.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from spear_jax.activations import apply
+from spear_jax.attacks.dense.certificates import limits
+from spear_jax.attacks.dense.outcome import Samples
+from spear_jax.attacks.dense.problem import Problem
+from spear_jax.attacks.dense.roots.exact import DUAL_LANES, in_lanes
+from spear_jax.attacks.dense.roots.pair import Found, Pair
+
+# Gauss-Newton steps that whiten the equations, and steps of the iterations for the extreme eigenvalues.
+WHITENINGS, POWER_STEPS = 3, 12
+
+
+class Basin(NamedTuple):
+    """What the equations say around each root.
+
+    Attributes:
+        points: (k, r) the roots, by generalised least squares.
+        misfit: (k,) chi squared per degree of freedom.
+        guessed: (k,) share of the variance that is the client's rounding, of which only the order is known.
+        inside, outside: (k,) expected squared errors of the input, within the row space and beyond.
+        condition: (k,) root of the ratio of the extreme eigenvalues of the normal matrix.
+        rise: (k, 2) of chi squared at three deviations along the weakest direction, both ways, over what it should be.
+        scale_error: (k,) relative error of the scale where neither bias gradient is believed.
+    """
+
+    points: Float[np.ndarray, "k r"]
+    misfit: Float[np.ndarray, " k"]
+    guessed: Float[np.ndarray, " k"]
+    inside: Float[np.ndarray, " k"]
+    outside: Float[np.ndarray, " k"]
+    condition: Float[np.ndarray, " k"]
+    rise: Float[np.ndarray, "k 2"]
+    scale_error: Float[np.ndarray, " k"]
+
+
+def judge_roots(problem: Problem, pair: Pair, found: Found) -> Samples:
+    """What the certificate says of each root, in the order they were found.
+
+    Confirmed is what is a sample; its error is infinite where that is all that can be said, and the picture has no bar.
+
+    Args:
+        problem: of the layer.
+        pair: the equations.
+        found: roots with their duals.
+    """
+    directions = found.duals * pair.spectrum
+    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    if len(found.points) == 0:
+        return Samples(directions, found.points, np.zeros(0, bool), np.zeros(0), np.zeros(0))
+    basin = basins(problem, pair, found.points)
+    size = np.linalg.norm(basin.points, axis=1)
+    error = np.sqrt(basin.inside + basin.outside) / size
+    confirmed = _is_root(basin) & _is_isolated(basin) & _has_gradient(problem, pair, found, error)
+    if pair.activation.is_odd and not pair.bias.any():
+        confirmed = confirmed & False
+    bars = np.where(_has_profile(basin), np.maximum(error, limits.ROUNDED_INPUT * problem.client_eps), np.inf)
+    # A share of what the equations left over is no pattern, but says as much: 1 at a root.
+    matching = confirmed.astype(float)
+    return Samples(directions, basin.points / pair.spectrum, confirmed, matching, np.where(confirmed, bars, np.inf))
+
+
+def _is_root(basin: Basin) -> Bool[np.ndarray, " k"]:
+    limit = limits.ROOT_MISFIT + basin.guessed * limits.ROUNDED_MISFIT
+    return np.isfinite(basin.misfit) & (basin.misfit < limit)
+
+
+def _is_isolated(basin: Basin) -> Bool[np.ndarray, " k"]:
+    return np.isfinite(basin.condition) & (basin.condition < limits.ROOT_CONDITION)
+
+
+def _has_profile(basin: Basin) -> Bool[np.ndarray, " k"]:
+    low, high = 1 / limits.ROOT_PROFILE, limits.ROOT_PROFILE
+    return np.all((basin.rise > low) & (basin.rise < high), axis=1)
+
+
+def _has_gradient(problem: Problem, pair: Pair, found: Found, error: Float[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
+    """Whether each root's own gradient lies in the column space, as far as noise and the root's own error go."""
+    own = np.sqrt(len(pair.bias)) * np.hypot(pair.noise * np.linalg.norm(found.duals, axis=1), pair.rounding)
+    gradient = np.linalg.norm(found.duals * pair.spectrum, axis=1)
+    allowed = limits.ROOT_MARGIN * (own / gradient + error) + limits.ROOT_MARGIN * pair.rounding
+    return found.outside <= allowed
+
+
+def basins(problem: Problem, pair: Pair, points: Float[np.ndarray, "k r"]) -> Basin:
+    """The equations around points, whitened by the noise of both gradients."""
+    sides = {"response": pair.response, "bias": pair.bias, "seen": pair.seen, "slope": pair.slope, "total": pair.total}
+    sides |= {"spectrum": pair.spectrum, "next_spectrum": pair.next_spectrum, "norms": pair.weight_norms}
+    # Rounding reaches the points by each of their equations, as noise does.
+    sizes = np.asarray([max(pair.noise, TINY), pair.next_noise, pair.rounding])
+    function = partial(_basins, sides, sizes, np.int32(pair.activation.kind))
+    points, misfit, guessed, inside, spread, condition, rise, scale = in_lanes(function, points, DUAL_LANES)
+    beyond = problem.factorization.right.shape[1] - pair.rank
+    return Basin(points, misfit, guessed, inside, spread * beyond, condition, rise, scale)
+
+
+TINY = float(np.finfo(np.float64).tiny) ** 0.5
+
+
+class _Local(NamedTuple):
+    """The whitened equations at one point.
+
+    Attributes:
+        misfit: chi squared.
+        gradient, normal: of half of it, by Gauss and Newton.
+        spread: variance of an entry of the input outside the row space.
+        guessed: share of the variance of an equation that is rounding.
+    """
+
+    misfit: Float[Array, ""]
+    gradient: Float[Array, " r"]
+    normal: Float[Array, "r r"]
+    spread: Float[Array, ""]
+    guessed: Float[Array, ""]
+
+
+@jax.jit
+def _basins(sides: dict[str, Any], sizes: jax.Array, kind: jax.Array, points: jax.Array) -> tuple[jax.Array, ...]:
+    """`Basin` of a block of points."""
+    freedom = sides["seen"].shape[1] + 1 - sides["seen"].shape[0] - points.shape[1]
+
+    def one(point: jax.Array) -> tuple[jax.Array, ...]:
+        local_at = partial(_local, sides, sizes, kind)
+        step = lambda _, point: _stepped(point, local_at(point))
+        point = jax.lax.fori_loop(0, WHITENINGS, step, point)
+        here = local_at(point)
+        factor = jax.scipy.linalg.cho_factor(here.normal)
+        weakest, least = _extreme(lambda v: jax.scipy.linalg.cho_solve(factor, v), len(point))
+        _, largest = _extreme(lambda v: here.normal @ v, len(point))
+        covariance = jnp.trace(jax.scipy.linalg.cho_solve(factor, jnp.eye(len(point))))
+        misfit = here.misfit / freedom
+        unit = jnp.maximum(misfit, 1)  # what is left over is the better estimate of the noise where it is the larger
+        away = 3 * jnp.sqrt(unit * least) * weakest
+        rise = jnp.stack([local_at(point + away).misfit, local_at(point - away).misfit]) - here.misfit
+        free = _local(sides, sizes, kind, point, is_free=True).normal
+        along = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(free), point)
+        scale = jnp.sqrt(jnp.abs(point @ along)) / jnp.sum(point**2) ** 0.5
+        covariance, rise = unit * covariance, rise / (9 * unit)
+        return point, misfit, here.guessed, covariance, here.spread, jnp.sqrt(largest * least), rise, scale
+
+    return jax.lax.map(one, points)
+
+
+def _stepped(point: jax.Array, local: _Local) -> jax.Array:
+    """A Gauss-Newton step, none where the equations do not allow one."""
+    step = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(local.normal), local.gradient)
+    return jnp.where(jnp.isfinite(step).all(), point - step, point)
+
+
+def _extreme(times: Any, size: int) -> tuple[jax.Array, jax.Array]:
+    """The vector that a symmetric map stretches most, and by how much, by power iteration."""
+    step = lambda _, v: times(v) / jnp.linalg.norm(times(v))
+    vector = jax.lax.fori_loop(0, POWER_STEPS, step, jnp.cos(jnp.arange(size, dtype=float) ** 2) + 0.1)
+    vector = vector / jnp.linalg.norm(vector)
+    return vector, vector @ times(vector)
+
+
+def _local(sides: dict[str, Any], sizes: jax.Array, kind: jax.Array, point: jax.Array, is_free: bool = False) -> _Local:
+    """The equations at a point, whitened: noise of the row space is of one size, that of the inputs the neurons'.
+
+    Args:
+        sides: of the pair.
+        sizes: of the noises and of rounding.
+        kind: of the activation.
+        point: (r,).
+        is_free: whether the scales of both bias gradients are unknown.
+    """
+    noise, next_noise, rounding = sizes
+    hidden, slopes = apply(kind, sides["slope"], (sides["response"] @ point + sides["bias"])[None], jnp.zeros(1))
+    hidden, slopes = hidden[0], slopes[0]
+    extended = jnp.append(hidden, 1.0)
+    later = jnp.sum((sides["seen"] @ extended / sides["next_spectrum"]) ** 2)
+    spread = noise**2 * jnp.sum((point / sides["spectrum"]) ** 2)
+    common = next_noise**2 * later + rounding**2 * jnp.mean(hidden**2)
+    weights = 1 / jnp.sqrt(common + spread * jnp.append(slopes * sides["norms"], 0.0) ** 2)
+    known = sides["seen"].T * weights[:, None]
+    if is_free:
+        known = jnp.concatenate([known, jnp.zeros(len(weights)).at[-1].set(weights[-1])[:, None]], axis=1)
+    gram = jax.scipy.linalg.cho_factor(known.T @ known)
+    project = lambda array: array - known @ jax.scipy.linalg.cho_solve(gram, known.T @ array)
+    residual = project(extended * weights)
+    jacobian = project(
+        jnp.append(slopes[:, None] * sides["response"], jnp.zeros((1, len(point))), axis=0) * weights[:, None]
+    )
+    normal, gradient = jacobian.T @ jacobian, jacobian.T @ residual
+    off = sides["total"] @ point - 1
+    if not is_free:
+        own = spread + rounding**2
+        normal = normal + jnp.outer(sides["total"], sides["total"]) / own
+        gradient = gradient + sides["total"] * off / own
+    misfit = residual @ residual + (0.0 if is_free else off**2 / (spread + rounding**2))
+    return _Local(misfit, gradient, normal, spread, rounding**2 * jnp.mean(hidden**2) * jnp.mean(weights**2))

@@ -24,6 +24,7 @@ CLAIMS = (
     "frontier",
     "against",
     "client_updates",
+    "activations",
     "unsolvable",
     "certificates",
     "scaling_study",

@@ -48,11 +48,6 @@ class Activation(NamedTuple):
         return self.name in KINKED
 
     @property
-    def is_odd(self) -> bool:
-        """Whether ``act(-z) = -act(z)``: without biases ``-x`` fits as well as ``x``."""
-        return self.name == "tanh"
-
-    @property
     def is_relu(self) -> bool:
         """Whether it sends negative pre-activations to exactly zero, and no others."""
         return self.name == "relu"

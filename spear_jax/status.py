@@ -42,12 +42,13 @@ class Status(enum.Enum):
         "the expected number still needed is in the statistics."
     )
     ROUND_BUDGET = (
-        "The rounds of the dictionary method ran out before every direction was found: give the rest to sampling "
-        "(method auto), raise dictionary.max_rounds, or try another seed."
+        "The rounds ran out before every sample was found: try another seed, raise dictionary.max_rounds or "
+        "span.starts, or give the rest to another method (method auto)."
     )
     NOT_SPARSE = (
         "No direction is sparse, although there are rows enough to show it: no ReLU follows the layer (GELU, SiLU, "
-        "tanh or nothing does), or noise hides every zero. This update cannot be inverted this way."
+        "tanh or nothing does), or noise hides every zero. Give the next dense layer's gradients too (the whole "
+        "update, layers_above=): the span method needs no zeros."
     )
     RANK_FULL = (
         "The weight gradient has full rank, so its column space hides nothing: the batch is at least as large as "

@@ -62,7 +62,7 @@ def dp_sgd_update(
     inputs, labels = jnp.asarray(batch.inputs, dtype), jnp.asarray(batch.labels)
     mean = _clipped_mean(model, chunk_size, params, inputs, labels, clip_norm)
 
-    update = Update(flatten(params), flatten(mean), update_metadata(batch, model))
+    update = Update(flatten(params), flatten(mean), update_metadata(batch, model.activation))
     noisy = gaussian_noise(update, noise_multiplier * clip_norm / batch.size, key, relative=False)
     done = f"dp_sgd(clip_norm={float(clip_norm)!r}, noise_multiplier={float(noise_multiplier)!r})"
     return dataclasses.replace(noisy, metadata=dict(update.metadata) | {"defence": done})

@@ -43,7 +43,7 @@ def simulate_update(model: MLP, params: Params, batch: Batch, *, dtype: str = "f
     inputs = jnp.asarray(batch.inputs, dtype)
     gradients, grad_z, pre_activations = _differentiate(model, params, inputs, jnp.asarray(batch.labels))
 
-    update = Update(flatten(params), flatten(gradients), update_metadata(batch, model))
+    update = Update(flatten(params), flatten(gradients), update_metadata(batch, model.activation))
     layers = [layer_name(index) for index in range(len(model.widths) + 1)]
     hidden = [inputs, *(activate(model.activation, z) for z in pre_activations[:-1])]
     truth = truth_of(
@@ -95,7 +95,7 @@ def flatten(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return {f"{layer}/{leaf}": np.asarray(value) for layer, leaves in params.items() for leaf, value in leaves.items()}
 
 
-def update_metadata(batch: Batch, model: MLP) -> dict[str, str]:
+def update_metadata(batch: Batch, activation: str = "relu") -> dict[str, str]:
     """What the bundle of one step's gradient says of itself."""
     metadata = {
         "kind": "gradient",
@@ -103,7 +103,7 @@ def update_metadata(batch: Batch, model: MLP) -> dict[str, str]:
         "format_version": FORMAT_VERSION,
         "num_examples": str(batch.size),
         "local_steps": "1",
-        "activation": str(named(model.activation)),
+        "activation": str(named(activation)),
     }
     if batch.normalization is not None:
         metadata["normalization"] = batch.normalization.to_json()

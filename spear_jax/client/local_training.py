@@ -118,7 +118,7 @@ def simulate_round(
             chosen = order[start : start + (training.mini_batch or batch.size)]
             trained, state = _step(model, training, trained, state, inputs[chosen], labels[chosen])
     came_back = trained if kind == "weights" else jax.tree.map(jnp.subtract, trained, sent)
-    metadata = update_metadata(batch, model) | {
+    metadata = update_metadata(batch, model.activation) | {
         "kind": kind,
         "lr": str(training.learning_rate),
         "local_steps": str(training.steps(batch.size)),

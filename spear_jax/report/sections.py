@@ -243,8 +243,4 @@ def limits(record: Mapping[str, Any]) -> Rows:
             "The server sees only a sum over clients, which is one batch as large as all of theirs together.",
         ),
         ("No bias gradient", "The scale of every sample is read off it: leave the bias out, or do not send it."),
-        (
-            "A smooth activation",
-            "GELU, SiLU, tanh or sigmoid let every sample pass every neuron, so there are no zeros to find.",
-        ),
     ]

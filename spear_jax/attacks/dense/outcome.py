@@ -162,6 +162,7 @@ class Outcome(NamedTuple):
         agreement: of the r chosen directions, None while some are missing.
         status: how it ended.
         alone: what the layers above tell of each chosen direction, None where they were not asked.
+        scale_error: of the scale of all samples, relative, where the span method saw it apart from the bias gradients.
         compile_seconds, search_seconds, solve_seconds: wall-clock time of compilation, rounds and host arithmetic.
         devices: number and kind of the devices.
         activations: between the layer and the next one, those that fit what was found, the likeliest first.
@@ -172,6 +173,7 @@ class Outcome(NamedTuple):
     agreement: Agreement | None
     status: Status
     alone: Samples | None = None
+    scale_error: float = float("inf")
     compile_seconds: float = 0.0
     search_seconds: float = 0.0
     solve_seconds: float = 0.0

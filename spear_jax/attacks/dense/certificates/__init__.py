@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.certificates.alone import by_next_layer, by_samples_alone
 from spear_jax.attacks.dense.certificates.alone import certified_alone as certified_alone
 from spear_jax.attacks.dense.certificates.by_itself import labelled
@@ -21,6 +22,7 @@ from spear_jax.attacks.dense.certificates.pattern import by_pattern
 from spear_jax.attacks.dense.certificates.verdict import Verdict, no_verdict
 from spear_jax.attacks.dense.outcome import Outcome
 from spear_jax.attacks.dense.problem import Problem
+from spear_jax.status import Scale
 
 
 def certify(problem: Problem, outcome: Outcome, num_examples: int | None = None) -> Verdict:
@@ -33,6 +35,8 @@ def certify(problem: Problem, outcome: Outcome, num_examples: int | None = None)
     """
     if not outcome.is_relu:  # then zeros say nothing, and neither does what takes the layers above for ReLU's
         verdict = by_samples_alone(no_verdict(outcome.directions), outcome.alone)
+        if limits.DEVIATES * outcome.scale_error <= limits.MAX_ERROR:
+            verdict = verdict._replace(scale=Scale.NEXT_LAYER)
         return by_number(dataclasses.replace(problem, above=None), verdict, num_examples)
     verdict = by_pattern(outcome.directions, outcome.agreement)  # all samples, or none
     verdict = by_network(problem, verdict, num_examples)  # one by one, with labels; mends directions and scales

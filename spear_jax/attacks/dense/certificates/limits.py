@@ -99,6 +99,9 @@ ROOT_MISFIT = 1.5
 # So much more where all of the variance is rounding of the client, of which only the order is known: long sums round
 # more.
 ROUNDED_MISFIT = 100.0
+# So much more where the noise is the rounding of the gradients, up to so many units of their norm: it grows with the
+# entries, and true roots of photos in float32 show up to 3.
+UNEVEN_MISFIT, ROUNDED_NOISE = 6.0, 4.0
 # Ratio of the largest to the smallest whitened singular value: 5 to 400 are typical, near-duplicates show 7e4 at most,
 # a line of roots 1e9.
 ROOT_CONDITION = 1e6

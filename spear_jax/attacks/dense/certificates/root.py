@@ -2,9 +2,9 @@
 
 A root fits the equations to the noise. It is a sample where it is the only root far around (*isolation*), where its own
 gradient lies in the column space too, which no equation of the root asked for (*dual*), and its error bar holds where
-the residual rises as the linear model behind the bar has it (*profile*). The three ways in which a root is none: two
-samples that fire the same neurons have a line of roots between them, an odd activation without biases has ``-x``, and
-an activation that is all but linear on the data fits anything on the plane of the samples.
+the residual rises as the linear model behind the bar has it (*profile*). Roots that are none: between two samples that
+fire the same neurons there is a line of them, and an activation that is all but linear on the data fits anything on
+the plane of the samples.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ class Basin(NamedTuple):
     scale_error: Float[np.ndarray, " k"]
 
 
-def judge_roots(problem: Problem, pair: Pair, found: Found) -> Samples:
-    """What the certificate says of each root, in the order they were found.
+def judge_roots(problem: Problem, pair: Pair, found: Found) -> tuple[Samples, float]:
+    """What the certificate says of each root, in the order they were found, and the error of their common scale.
 
     Confirmed is what is a sample; its error is infinite where that is all that can be said, and the picture has no bar.
+    The scale is what the two layers see of it where neither bias gradient is believed: infinite where that is nothing.
 
     Args:
         problem: of the layer.
@@ -64,21 +65,24 @@ def judge_roots(problem: Problem, pair: Pair, found: Found) -> Samples:
     directions = found.duals * pair.spectrum
     directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     if len(found.points) == 0:
-        return Samples(directions, found.points, np.zeros(0, bool), np.zeros(0), np.zeros(0))
+        return Samples(directions, found.points, np.zeros(0, bool), np.zeros(0), np.zeros(0)), np.inf
     basin = basins(problem, pair, found.points)
     size = np.linalg.norm(basin.points, axis=1)
     error = np.sqrt(basin.inside + basin.outside) / size
-    confirmed = _is_root(basin) & _is_isolated(basin) & _has_gradient(problem, pair, found, error)
-    if pair.activation.is_odd and not pair.bias.any():
-        confirmed = confirmed & False
+    confirmed = _is_root(problem, pair, basin) & _is_isolated(basin) & _has_gradient(problem, pair, found, error)
     bars = np.where(_has_profile(basin), np.maximum(error, limits.ROUNDED_INPUT * problem.client_eps), np.inf)
     # A share of what the equations left over is no pattern, but says as much: 1 at a root.
     matching = confirmed.astype(float)
-    return Samples(directions, basin.points / pair.spectrum, confirmed, matching, np.where(confirmed, bars, np.inf))
+    samples = Samples(directions, basin.points / pair.spectrum, confirmed, matching, np.where(confirmed, bars, np.inf))
+    seen = np.where(confirmed & np.isfinite(basin.scale_error), basin.scale_error, np.inf)
+    return samples, float(np.sum(seen**-2.0) ** -0.5) if np.isfinite(seen).any() else np.inf
 
 
-def _is_root(basin: Basin) -> Bool[np.ndarray, " k"]:
-    limit = limits.ROOT_MISFIT + basin.guessed * limits.ROUNDED_MISFIT
+def _is_root(problem: Problem, pair: Pair, basin: Basin) -> Bool[np.ndarray, " k"]:
+    """Whether the residual is the noise's. Rounding of the gradients is measured, but it is not of one size."""
+    noise = pair.noise * np.sqrt(len(pair.bias) * problem.factorization.right.shape[1])
+    is_rounding = noise <= limits.ROUNDED_NOISE * problem.client_eps * np.linalg.norm(pair.spectrum)
+    limit = limits.ROOT_MISFIT + limits.UNEVEN_MISFIT * is_rounding + limits.ROUNDED_MISFIT * basin.guessed
     return np.isfinite(basin.misfit) & (basin.misfit < limit)
 
 

@@ -123,6 +123,9 @@ def pose_pair(problem: Problem, following: LayerObservation, activation: Activat
     """
     gradient = np.column_stack([np.asarray(following.weight_grad), np.asarray(following.bias_grad)])
     found = factorize(gradient, rounding=following.rounding)
+    if found.is_full and problem.rank < min(gradient.shape):
+        # Noise of a square gradient has no smallest size to tell it by: the samples are those that this layer shows.
+        found = factorize(gradient, rank=problem.rank, rounding=following.rounding)
     rank, spectrum = found.rank, np.asarray(found.singular_values)
     if found.is_full or rank < problem.rank:
         return None

@@ -132,7 +132,7 @@ def _descended(
 def _outcome(problem: Problem, pair: Pair, found: Found, state: SearchState, run: Run) -> Outcome:
     """The roots as an outcome: directions of their gradients, and what the certificate says of each."""
     devices = select_devices(run.config.num_devices)
-    alone = judge_roots(problem, pair, found)
+    alone, scale_error = judge_roots(problem, pair, found)
     zeros = pool.zero_count(problem.factorization, alone.directions)
     filled = pool.merge(state.pool, alone.directions, zeros, np.ones(len(zeros), np.int64))
     is_all = len(found.points) == pair.rank
@@ -142,5 +142,6 @@ def _outcome(problem: Problem, pair: Pair, found: Found, state: SearchState, run
         agreement=None,
         status=Status.PARTIAL if is_all else Status.ROUND_BUDGET,
         alone=alone,
+        scale_error=scale_error,
         devices=(len(devices), devices[0].device_kind),
     )

@@ -1,0 +1,153 @@
+"""The certificate of a root: what is no sample is refused, bars hold, and the scale is seen where it can be."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from spans import errors, simulate
+
+from spear_jax.activations import named
+from spear_jax.attacks.dense.above import Above
+from spear_jax.attacks.dense.certificates.root import basins, judge_roots
+from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.attacks.dense.problem import pose
+from spear_jax.attacks.dense.roots import exact
+from spear_jax.attacks.dense.roots.pair import pose_pair
+from spear_jax.config import ReconstructConfig
+from spear_jax.factorization import factorize
+from spear_jax.status import Scale
+
+B, M = 12, 80
+KEY = jax.random.key(0)
+
+
+def posed(name, seen):
+    """The problem, the equations, and the true points."""
+    above = Above(None, None, tuple(seen.layers[1:]))
+    problem = pose(seen.layers[0], factorize(seen.layers[0].weight_grad), above)
+    pair = pose_pair(problem, seen.layers[1], named(name))
+    if pair is None:
+        return problem, None, None
+    right = np.asarray(problem.factorization.right)
+    return problem, pair, seen.inputs @ np.linalg.pinv(right) * pair.spectrum
+
+
+def judged(name, seen, points):
+    problem, pair, _ = posed(name, seen)
+    return judge_roots(problem, pair, exact.with_duals(pair, points))[0]
+
+
+@pytest.mark.parametrize("name", ["gelu", "relu", "tanh", "leaky_relu(0.2)"])
+def test_true_samples_are_confirmed_and_their_duals_are_their_gradients(name):
+    seen = simulate(name, B, M, seed=1)
+    problem, pair, points = posed(name, seen)
+    found = exact.with_duals(pair, points)
+    samples, _ = judge_roots(problem, pair, found)
+    assert samples.confirmed.all()
+    assert samples.error.max() < 1e-9
+    true = (problem.left.T @ seen.grad_z).T
+    likeness = np.abs(np.sum(samples.directions * true, axis=1)) / np.linalg.norm(true, axis=1)
+    np.testing.assert_allclose(likeness, 1, atol=1e-12)
+    np.testing.assert_allclose(found.points @ found.duals.T, np.eye(B), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["gelu", "relu", "tanh"])
+@pytest.mark.parametrize("share", [0.5, 0.1, 1e-3])
+def test_mixtures_of_two_samples_are_refused(name, share):
+    seen = simulate(name, B, M, seed=2)
+    _, _, points = posed(name, seen)
+    mixed = (1 - share) * points + share * np.roll(points, 1, axis=0)
+    problem, pair, _ = posed(name, seen)
+    samples = judge_roots(problem, pair, exact.with_duals(pair, mixed))[0]
+    # A mixture of very little may be led back to its sample; what is confirmed is one.
+    moved = np.linalg.norm(samples.dual * pair.spectrum - points, axis=1) / np.linalg.norm(points, axis=1)
+    assert not samples.confirmed[moved > 1e-6].any()
+    assert share == 1e-3 or not samples.confirmed.any()
+
+
+def test_samples_that_fire_the_same_neurons_have_a_line_of_roots_and_are_refused():
+    inputs = np.random.default_rng(3).normal(size=(B, 100))
+    inputs[1] = inputs[0] + 3e-3 * np.random.default_rng(4).normal(size=100)
+    seen = simulate("relu", B, M, seed=3, inputs=inputs, labels=np.arange(B) % 10)
+    hidden = [inputs[i] @ np.asarray(seen.layers[0].weight).T + np.asarray(seen.layers[0].bias) > 0 for i in (0, 1)]
+    assert np.array_equal(*hidden)
+    problem, pair, points = posed("relu", seen)
+    assert problem.rank == B
+    assert not (basins(problem, pair, points).condition[:2] < 1e6).any()
+    mean = np.concatenate([(points[:1] + points[1:2]) / 2, points])
+    samples = judged("relu", seen, mean)
+    assert not samples.confirmed[:3].any()
+    assert samples.confirmed[3:].all()
+
+
+def test_near_duplicates_behind_gelu_are_two_exact_samples():
+    inputs = np.random.default_rng(3).normal(size=(B, 100))
+    inputs[1] = inputs[0] + 3e-3 * np.random.default_rng(4).normal(size=100)
+    seen = simulate("gelu", B, M, seed=3, inputs=inputs, labels=np.arange(B) % 10)
+    config = ReconstructConfig(activation="gelu", num_devices=1)
+    result = reconstruct(seen.layers[0], KEY, config, layers_above=seen.layers[1:2])
+    assert result.certificate.exact.all()
+    assert errors(result, inputs).max() < 1e-8
+
+
+@pytest.mark.parametrize("name", ["gelu", "relu", "sigmoid"])
+@pytest.mark.parametrize("noise", [1e-6, 1e-4, 1e-2])
+def test_bars_hold_under_noise(name, noise):
+    """Actual over stated errors, over twenty batches of true points that are sharpened as a search does."""
+    ratios = []
+    for seed in range(20):
+        seen = simulate(name, 4, M, seed=seed)
+        rng = np.random.default_rng(seed)
+        noisy = lambda array, rng=rng: array + noise * np.sqrt(np.mean(array**2)) * rng.normal(size=array.shape)
+        layers = [
+            dataclasses.replace(layer, weight_grad=noisy(layer.weight_grad), bias_grad=noisy(layer.bias_grad))
+            for layer in seen.layers
+        ]
+        seen = seen._replace(layers=layers)
+        problem, pair, points = posed(name, seen)
+        if pair is None or problem.rank != 4:
+            continue
+        points = exact.polish(pair, points)
+        samples = judge_roots(problem, pair, exact.with_duals(pair, points))[0]
+        known = samples.confirmed & np.isfinite(samples.error)
+        inputs = samples.dual[known] @ np.asarray(problem.factorization.right)
+        distance = np.linalg.norm(inputs[:, None] - seen.inputs[None], axis=2) / np.linalg.norm(seen.inputs, axis=1)
+        ratios += (distance.min(axis=1) / samples.error[known]).tolist()
+    assert len(ratios) >= 20
+    assert 0.2 < np.median(ratios) < 1.5
+    assert np.quantile(ratios, 0.95) < 2
+    assert max(ratios) < 4
+
+
+def test_the_scale_is_seen_where_the_activation_is_not_homogeneous():
+    for name, has_biases, scale in (("gelu", True, Scale.NEXT_LAYER), ("relu", False, Scale.BIAS_GRADIENT)):
+        seen = simulate(name, B, M, seed=5, has_biases=has_biases)
+        problem, pair, points = posed(name, seen)
+        error = judge_roots(problem, pair, exact.with_duals(pair, points))[1]
+        assert (error < 1e-6) == (scale is Scale.NEXT_LAYER)
+    seen = simulate("gelu", B, M, seed=5)
+    config = ReconstructConfig(activation="gelu", num_devices=1)
+    result = reconstruct(seen.layers[0], KEY, config, layers_above=seen.layers[1:2])
+    assert result.certificate.scale is Scale.NEXT_LAYER
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_kernel_and_bias_gradients_scaled_apart_are_not_certified_at_a_wrong_scale(layer):
+    seen = simulate("gelu", B, M, seed=6)
+    layers = list(seen.layers)
+    layers[layer] = dataclasses.replace(layers[layer], bias_grad=1.3 * layers[layer].bias_grad)
+    config = ReconstructConfig(activation="gelu", num_devices=1)
+    result = reconstruct(layers[0], KEY, config, layers_above=layers[1:2])
+    known = result.certificate.exact | result.certificate.approximate
+    assert (errors(result, seen.inputs)[known] < 1e-3).all()
+
+
+def test_an_exact_sample_has_a_finite_bar_and_a_picture_none():
+    seen = simulate("gelu", B, M, seed=7)
+    result = reconstruct(
+        seen.layers[0], KEY, ReconstructConfig(activation="gelu", num_devices=1), layers_above=seen.layers[1:2]
+    )
+    known = result.certificate.exact | result.certificate.approximate
+    assert np.isfinite(result.certificate.error[known]).all()
+    assert (result.certificate.error[known] > 0).all()

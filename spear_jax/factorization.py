@@ -7,6 +7,7 @@ so a float32 gradient of 2000 x 150528 is never copied whole. The sketch grows u
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -26,6 +27,9 @@ ROUNDING_MARGIN = 64.0
 # Entries of G converted to float64 once and kept (256 MiB), and of what a pass over G works on at a time (8 MiB: larger
 # temporaries come fresh from the operating system each time, which costs twice the arithmetic), in columns at least.
 KEPT_ENTRIES, BLOCK_ENTRIES, BLOCK_COLUMNS = 2**25, 2**20, 128
+# White noise: how far above its edge a singular value must be to be none of it, and the shares of its singular values
+# that are compared with what they should be, within a part of the largest.
+WHITE_EDGE, WHITE_SHARES, WHITE_TOLERANCE = 1.05, np.array([0.1, 0.3, 0.5, 0.7, 0.9]), 0.03
 # The sketch's random matrix is part of the algorithm, not of the experiment: the same for every run.
 SKETCH_SEED = 0
 
@@ -64,7 +68,11 @@ def factorize(weight_grad: Array, *, rank: int | None = None, rounding: float = 
         if width >= reach or found <= width - OVERSAMPLING:
             break
         width = min(limit, 2 * width)
-    return _assemble(weight_grad, left, spectrum, right, found if rank is None else rank, reach)
+    white = white_rank(spectrum, (m, n)) if rank is None and found >= reach == limit else None
+    if white is not None:
+        found = white
+    whole = _assemble(weight_grad, left, spectrum, right, found if rank is None else rank, reach)
+    return whole if white is None else dataclasses.replace(whole, is_full=False)
 
 
 def estimate_rank(spectrum: np.ndarray, rounding_floor: float) -> int:
@@ -92,6 +100,42 @@ def estimate_rank(spectrum: np.ndarray, rounding_floor: float) -> int:
     is_flat = spectrum[1:] <= NOISE_MARGIN * spectrum[last - 1]
     wide = np.flatnonzero((gaps > MIN_GAP)[:last] & is_flat[:last])
     return 1 + int(wide[-1]) if len(wide) else int(np.sum(spectrum > NOISE_MARGIN * arithmetic))
+
+
+def white_rank(spectrum: np.ndarray, shape: tuple[int, int]) -> int | None:
+    """Number of singular values above white noise, None where what lies below them is anything else.
+
+    Noise that hides every gap still has a law: the singular values of a white matrix end at ``std (sqrt m + sqrt n)``
+    and are spread below that as Marchenko and Pastur (1967) have it. A batch without noise leaves no such tail.
+
+    Args:
+        spectrum: (min(m, n),) all singular values in falling order.
+        shape: (m, n) of the matrix.
+    """
+    (m, n), rank = shape, 0
+    while rank <= len(spectrum) // 2:
+        tail = spectrum[rank:]
+        std = float(np.sqrt(np.sum(tail**2) / ((m - rank) * (n - rank))))
+        above = int(np.sum(spectrum > WHITE_EDGE * std * (np.sqrt(m) + np.sqrt(n))))
+        if above <= rank:
+            break
+        rank = above
+    else:
+        return None
+    expected = std * _white_quantiles(m - rank, n - rank)
+    found = np.quantile(tail, WHITE_SHARES)
+    is_white = np.all(np.abs(found - expected) <= WHITE_TOLERANCE * expected[-1])
+    return rank if rank > 0 and is_white else None
+
+
+def _white_quantiles(m: int, n: int) -> np.ndarray:
+    """Quantiles of the singular values of a white matrix of variance one, for `WHITE_SHARES`."""
+    short, long = sorted((m, n))
+    low, high = np.sqrt(long) - np.sqrt(short), np.sqrt(long) + np.sqrt(short)
+    values = np.linspace(low, high, 4001)[1:-1]
+    density = np.sqrt((high**2 - values**2) * (values**2 - low**2)) / values
+    shares = np.cumsum(density) / np.sum(density)
+    return np.interp(WHITE_SHARES, shares, values)
 
 
 def _rounding_floor(shape: tuple[int, ...], eps: float, rounding: float, spectrum: np.ndarray) -> float:

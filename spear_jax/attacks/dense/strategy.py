@@ -159,4 +159,5 @@ def _by_roots(problem: Problem, plan: Plan, run: Run, state: SearchState | None)
     if not outcome.is_relu or len(outcome.directions) < problem.rank:
         return outcome
     agreement = agree(problem, outcome.directions)
-    return outcome._replace(agreement=agreement, status=settled(agreement) or outcome.status)
+    settled_as = settled(agreement)  # patterns that noise blurs contradict nothing
+    return outcome if settled_as is None else outcome._replace(agreement=agreement, status=settled_as)

@@ -102,11 +102,17 @@ ROUNDED_MISFIT = 100.0
 # So much more where the noise is the rounding of the gradients, up to so many units of their norm: it grows with the
 # entries, and true roots of photos in float32 show up to 3.
 UNEVEN_MISFIT, ROUNDED_NOISE = 6.0, 4.0
+# But not in a valley, where a root that is none is off by little too: behind sigmoid, all but linear, 1e4 to 6e4.
+UNEVEN_CONDITION = 5e3
 # Ratio of the largest to the smallest whitened singular value: 5 to 400 are typical, near-duplicates show 7e4 at most,
 # a line of roots 1e9.
 ROOT_CONDITION = 1e6
-# Chi squared rises by what the bar says at three deviations, within this factor.
-ROOT_PROFILE = 2.0
+# Chi squared rises by what the bar says at three deviations, within this factor: true roots show 0.9 to 1.02 at noise
+# of a tenth, the valley of an activation that is all but linear 0.8 to 1.5.
+ROOT_PROFILE = 1.1
+# Times the largest singular value of the noise that the smallest of the gradients' own must be for bars to hold: below
+# that the spaces themselves turn, and errors are 1.6 to 3 times as large (noise of a fifth and more).
+ROOT_STRENGTH = 5.0
 # The gradient of a sample leaves the column space by so many times what is expected; that of another root by a share
 # of one.
 ROOT_MARGIN = 8.0

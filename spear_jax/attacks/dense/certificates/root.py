@@ -70,7 +70,8 @@ def judge_roots(problem: Problem, pair: Pair, found: Found) -> tuple[Samples, fl
     size = np.linalg.norm(basin.points, axis=1)
     error = np.sqrt(basin.inside + basin.outside) / size
     confirmed = _is_root(problem, pair, basin) & _is_isolated(basin) & _has_gradient(problem, pair, found, error)
-    bars = np.where(_has_profile(basin), np.maximum(error, limits.ROUNDED_INPUT * problem.client_eps), np.inf)
+    has_bar = _has_profile(basin) & _is_strong(problem, pair)
+    bars = np.where(has_bar, np.maximum(error, limits.ROUNDED_INPUT * problem.client_eps), np.inf)
     # A share of what the equations left over is no pattern, but says as much: 1 at a root.
     matching = confirmed.astype(float)
     samples = Samples(directions, basin.points / pair.spectrum, confirmed, matching, np.where(confirmed, bars, np.inf))
@@ -82,7 +83,8 @@ def _is_root(problem: Problem, pair: Pair, basin: Basin) -> Bool[np.ndarray, " k
     """Whether the residual is the noise's. Rounding of the gradients is measured, but it is not of one size."""
     noise = pair.noise * np.sqrt(len(pair.bias) * problem.factorization.right.shape[1])
     is_rounding = noise <= limits.ROUNDED_NOISE * problem.client_eps * np.linalg.norm(pair.spectrum)
-    limit = limits.ROOT_MISFIT + limits.UNEVEN_MISFIT * is_rounding + limits.ROUNDED_MISFIT * basin.guessed
+    uneven = limits.UNEVEN_MISFIT * (is_rounding & (basin.condition < limits.UNEVEN_CONDITION))
+    limit = limits.ROOT_MISFIT + uneven + limits.ROUNDED_MISFIT * basin.guessed
     return np.isfinite(basin.misfit) & (basin.misfit < limit)
 
 
@@ -93,6 +95,14 @@ def _is_isolated(basin: Basin) -> Bool[np.ndarray, " k"]:
 def _has_profile(basin: Basin) -> Bool[np.ndarray, " k"]:
     low, high = 1 / limits.ROOT_PROFILE, limits.ROOT_PROFILE
     return np.all((basin.rise > low) & (basin.rise < high), axis=1)
+
+
+def _is_strong(problem: Problem, pair: Pair) -> bool:
+    """Whether every direction of both gradients stands well above the noise."""
+    edge = lambda noise, rows, columns: limits.ROOT_STRENGTH * noise * (np.sqrt(rows) + np.sqrt(columns))
+    m, n, j = len(pair.bias), problem.factorization.right.shape[1], len(pair.next_left)
+    own, later = edge(pair.noise, m, n), edge(pair.next_noise, j, m + 1)
+    return bool(own <= pair.spectrum[-1] and later <= pair.next_spectrum[-1])
 
 
 def _has_gradient(problem: Problem, pair: Pair, found: Found, error: Float[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
@@ -118,33 +128,39 @@ def basins(problem: Problem, pair: Pair, points: Float[np.ndarray, "k r"]) -> Ba
 TINY = float(np.finfo(np.float64).tiny) ** 0.5
 
 
-class _Local(NamedTuple):
-    """The whitened equations at one point.
+class _Noise(NamedTuple):
+    """The noise of the equations at one point.
 
     Attributes:
-        misfit: chi squared.
-        gradient, normal: of half of it, by Gauss and Newton.
-        spread: variance of an entry of the input outside the row space.
+        weights: (w,) one over the deviation of each neuron's equation, and of that of the constant.
+        own: variance of an entry of the input, and of ``total . p``.
         guessed: share of the variance of an equation that is rounding.
     """
+
+    weights: Float[Array, " w"]
+    own: Float[Array, ""]
+    guessed: Float[Array, ""]
+
+
+class _Local(NamedTuple):
+    """The whitened equations at one point: chi squared; the gradient, and the normal matrix, of half of it."""
 
     misfit: Float[Array, ""]
     gradient: Float[Array, " r"]
     normal: Float[Array, "r r"]
-    spread: Float[Array, ""]
-    guessed: Float[Array, ""]
 
 
 @jax.jit
 def _basins(sides: dict[str, Any], sizes: jax.Array, kind: jax.Array, points: jax.Array) -> tuple[jax.Array, ...]:
     """`Basin` of a block of points."""
     freedom = sides["seen"].shape[1] + 1 - sides["seen"].shape[0] - points.shape[1]
+    noise_at, local = partial(_noise_at, sides, sizes, kind), partial(_local, sides, kind)
 
     def one(point: jax.Array) -> tuple[jax.Array, ...]:
-        local_at = partial(_local, sides, sizes, kind)
-        step = lambda _, point: _stepped(point, local_at(point))
+        step = lambda _, point: _stepped(point, local(noise_at(point), point))
         point = jax.lax.fori_loop(0, WHITENINGS, step, point)
-        here = local_at(point)
+        noise = noise_at(point)
+        here = local(noise, point)
         factor = jax.scipy.linalg.cho_factor(here.normal)
         weakest, least = _extreme(lambda v: jax.scipy.linalg.cho_solve(factor, v), len(point))
         _, largest = _extreme(lambda v: here.normal @ v, len(point))
@@ -152,12 +168,12 @@ def _basins(sides: dict[str, Any], sizes: jax.Array, kind: jax.Array, points: ja
         misfit = here.misfit / freedom
         unit = jnp.maximum(misfit, 1)  # what is left over is the better estimate of the noise where it is the larger
         away = 3 * jnp.sqrt(unit * least) * weakest
-        rise = jnp.stack([local_at(point + away).misfit, local_at(point - away).misfit]) - here.misfit
-        free = _local(sides, sizes, kind, point, is_free=True).normal
+        rise = jnp.stack([local(noise, point + away).misfit, local(noise, point - away).misfit]) - here.misfit
+        free = local(noise, point, is_free=True).normal
         along = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(free), point)
         scale = jnp.sqrt(jnp.abs(point @ along)) / jnp.sum(point**2) ** 0.5
         covariance, rise = unit * covariance, rise / (9 * unit)
-        return point, misfit, here.guessed, covariance, here.spread, jnp.sqrt(largest * least), rise, scale
+        return point, misfit, noise.guessed, covariance, noise.own, jnp.sqrt(largest * least), rise, scale
 
     return jax.lax.map(one, points)
 
@@ -176,38 +192,48 @@ def _extreme(times: Any, size: int) -> tuple[jax.Array, jax.Array]:
     return vector, vector @ times(vector)
 
 
-def _local(sides: dict[str, Any], sizes: jax.Array, kind: jax.Array, point: jax.Array, is_free: bool = False) -> _Local:
-    """The equations at a point, whitened: noise of the row space is of one size, that of the inputs the neurons'.
+def _noise_at(sides: dict[str, Any], sizes: jax.Array, kind: jax.Array, point: jax.Array) -> _Noise:
+    """The noise there: that of the row space is of one size, that of the inputs the neurons'."""
+    noise, next_noise, rounding = sizes
+    hidden, slopes = _seen_at(sides, kind, point)
+    later = jnp.sum((sides["seen"] @ jnp.append(hidden, 1.0) / sides["next_spectrum"]) ** 2)
+    own = noise**2 * jnp.sum((point / sides["spectrum"]) ** 2)
+    guessed = rounding**2 * jnp.mean(hidden**2)
+    common = next_noise**2 * later + guessed
+    variance = common + own * jnp.append(slopes * sides["norms"], 0.0) ** 2
+    return _Noise(1 / jnp.sqrt(variance), own + rounding**2, guessed * jnp.mean(1 / variance))
+
+
+def _seen_at(sides: dict[str, Any], kind: jax.Array, point: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Activations and their derivatives at a point."""
+    z = sides["response"] @ point + sides["bias"]
+    hidden, slopes = apply(kind, sides["slope"], z[None], jnp.zeros(1))
+    return hidden[0], slopes[0]
+
+
+def _local(sides: dict[str, Any], kind: jax.Array, noise: _Noise, point: jax.Array, is_free: bool = False) -> _Local:
+    """The equations at a point, whitened.
 
     Args:
         sides: of the pair.
-        sizes: of the noises and of rounding.
         kind: of the activation.
+        noise: to whiten by.
         point: (r,).
         is_free: whether the scales of both bias gradients are unknown.
     """
-    noise, next_noise, rounding = sizes
-    hidden, slopes = apply(kind, sides["slope"], (sides["response"] @ point + sides["bias"])[None], jnp.zeros(1))
-    hidden, slopes = hidden[0], slopes[0]
-    extended = jnp.append(hidden, 1.0)
-    later = jnp.sum((sides["seen"] @ extended / sides["next_spectrum"]) ** 2)
-    spread = noise**2 * jnp.sum((point / sides["spectrum"]) ** 2)
-    common = next_noise**2 * later + rounding**2 * jnp.mean(hidden**2)
-    weights = 1 / jnp.sqrt(common + spread * jnp.append(slopes * sides["norms"], 0.0) ** 2)
+    hidden, slopes = _seen_at(sides, kind, point)
+    weights = noise.weights
     known = sides["seen"].T * weights[:, None]
     if is_free:
         known = jnp.concatenate([known, jnp.zeros(len(weights)).at[-1].set(weights[-1])[:, None]], axis=1)
     gram = jax.scipy.linalg.cho_factor(known.T @ known)
     project = lambda array: array - known @ jax.scipy.linalg.cho_solve(gram, known.T @ array)
-    residual = project(extended * weights)
-    jacobian = project(
-        jnp.append(slopes[:, None] * sides["response"], jnp.zeros((1, len(point))), axis=0) * weights[:, None]
-    )
-    normal, gradient = jacobian.T @ jacobian, jacobian.T @ residual
-    off = sides["total"] @ point - 1
-    if not is_free:
-        own = spread + rounding**2
-        normal = normal + jnp.outer(sides["total"], sides["total"]) / own
-        gradient = gradient + sides["total"] * off / own
-    misfit = residual @ residual + (0.0 if is_free else off**2 / (spread + rounding**2))
-    return _Local(misfit, gradient, normal, spread, rounding**2 * jnp.mean(hidden**2) * jnp.mean(weights**2))
+    residual = project(jnp.append(hidden, 1.0) * weights)
+    slopes = jnp.append(slopes[:, None] * sides["response"], jnp.zeros((1, len(point))), axis=0)
+    jacobian = project(slopes * weights[:, None])
+    normal, gradient, misfit = jacobian.T @ jacobian, jacobian.T @ residual, residual @ residual
+    if is_free:
+        return _Local(misfit, gradient, normal)
+    total, off = sides["total"], sides["total"] @ point - 1
+    normal, gradient = normal + jnp.outer(total, total) / noise.own, gradient + total * off / noise.own
+    return _Local(misfit + off**2 / noise.own, gradient, normal)

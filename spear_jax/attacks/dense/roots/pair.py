@@ -20,6 +20,7 @@ from spear_jax.activations import Activation
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.roots.newton import Equations
 from spear_jax.factorization import factorize
+from spear_jax.numerics import MIN_GAP
 from spear_jax.observation import LayerObservation
 
 # Rounding of a client's forward pass, in units of its dtype, and of this side's float64 arithmetic.
@@ -123,11 +124,11 @@ def pose_pair(problem: Problem, following: LayerObservation, activation: Activat
     """
     gradient = np.column_stack([np.asarray(following.weight_grad), np.asarray(following.bias_grad)])
     found = factorize(gradient, rounding=following.rounding)
-    if found.is_full and problem.rank < min(gradient.shape):
-        # Noise of a square gradient has no smallest size to tell it by: the samples are those that this layer shows.
+    if (found.is_full or found.gap < MIN_GAP) and problem.rank < min(gradient.shape):
+        # Where noise hides the gap the samples are those that this layer shows, as it has the longer rows.
         found = factorize(gradient, rank=problem.rank, rounding=following.rounding)
     rank, spectrum = found.rank, np.asarray(found.singular_values)
-    if found.is_full or rank < problem.rank:
+    if rank < problem.rank or rank >= min(gradient.shape):
         return None
     pair = Pair(
         left=problem.left,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from spear_jax.attacks.dense.above import known_above
 from spear_jax.attacks.dense.problem import pose
 from spear_jax.attacks.dense.regime import is_skewed, single_rows
 from spear_jax.attacks.dense.strategy import make_plan
@@ -43,8 +44,12 @@ def exposure(update: Update, layer: DenseLayer, *, is_diagnosed: bool = True) ->
     except SpearError as error:
         return facts | {"findings": [], "invertible": False, "verdict": str(error)}
     factorization = factorize(observation.weight_grad, rounding=observation.rounding)
-    problem = pose(observation, factorization)
-    plan = make_plan(problem, ReconstructConfig())
+    above = known_above(observation, None, None, update.layers_above(layer.name))
+    problem = pose(observation, factorization, above)
+    try:
+        plan = make_plan(problem, ReconstructConfig(activation=update.activation))
+    except SpearError as error:  # behind this activation only the span method reads, and its equations are not there
+        return facts | {"findings": [], "invertible": False, "verdict": str(error)}
     facts |= {
         "rank": factorization.rank,
         "live_rows": len(problem.live_rows),
@@ -66,7 +71,8 @@ def exposure(update: Update, layer: DenseLayer, *, is_diagnosed: bool = True) ->
     else:
         findings = full_rank(factorization, observation.weight_grad)
     facts["findings"] = [finding._asdict() for finding in findings]
-    hindrance = _hindrance(update, layer, findings, factorization, plan.sampling.expected)
+    expected = 1.0 if plan.method == "span" else plan.sampling.expected
+    hindrance = _hindrance(update, layer, findings, factorization, expected)
     count = update.metadata.get("num_examples")
     return facts | {
         "invertible": hindrance is None,

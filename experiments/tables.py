@@ -25,6 +25,7 @@ CLAIMS = (
     "against",
     "client_updates",
     "activations",
+    "span_noise",
     "unsolvable",
     "certificates",
     "scaling_study",

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.errors import SpearError
-from spear_jax.numerics import EPS64, MIN_GAP, NOISE_MARGIN, float64_namespace, to_float64
+from spear_jax.numerics import EPS64, MIN_GAP, NOISE_MARGIN, ZERO_SIGMAS, float64_namespace, to_float64
 from spear_jax.types import Array, Factorization
 
 # Columns of the sketch beyond the rank: these are what the noise floor is read from.
@@ -70,9 +70,10 @@ def factorize(weight_grad: Array, *, rank: int | None = None, rounding: float = 
         width = min(limit, 2 * width)
     white = white_rank(spectrum, (m, n)) if rank is None and found >= reach == limit else None
     if white is not None:
-        found = white
-    whole = _assemble(weight_grad, left, spectrum, right, found if rank is None else rank, reach)
-    return whole if white is None else dataclasses.replace(whole, is_full=False)
+        noisy = _with_white(weight_grad, _assemble(weight_grad, left, spectrum, right, white, reach))
+        if noisy is not None:
+            return noisy
+    return _assemble(weight_grad, left, spectrum, right, found if rank is None else rank, reach)
 
 
 def estimate_rank(spectrum: np.ndarray, rounding_floor: float) -> int:
@@ -164,6 +165,14 @@ def _assemble(weight_grad: Array, left: Any, spectrum: np.ndarray, right: Any, r
         live_mask=size > np.maximum(2 * residual, EPS64 * size.max()),
         is_full=reach <= len(spectrum) and (rank >= reach or gap < MIN_GAP),
     )
+
+
+def _with_white(weight_grad: Array, whole: Factorization) -> Factorization | None:
+    """The factorisation whose noise is known to be white: rows are live that stand out of it; None where too few do."""
+    residual, size = _row_norms(weight_grad, whole.left, whole.right)
+    beyond = 1 + ZERO_SIGMAS * np.sqrt(2 / weight_grad.shape[1])
+    live = size**2 > beyond * np.median(residual**2)
+    return dataclasses.replace(whole, live_mask=live, is_full=False) if int(live.sum()) > whole.rank else None
 
 
 def _reach(weight_grad: Array) -> int:

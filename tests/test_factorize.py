@@ -225,3 +225,24 @@ for dtype, tolerance in (("float64", 1e-11), ("float32", 1e-4)):
     assert np.linalg.norm(exact - found.left @ (found.left.T @ exact), 2) < tolerance
 """
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"JAX_ENABLE_X64": "0"})
+
+
+@pytest.mark.parametrize("shape", [(80, 400), (150, 151), (200, 60)])
+@pytest.mark.parametrize("strength", [1.3, 3.0, 8.0])
+def test_white_noise_without_a_gap_is_known_by_its_law(shape, strength):
+    """Samples whose singular values are this far above the noise's largest, with no gap of ten anywhere."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        left, right = (np.linalg.qr(rng.normal(size=(size, 6)))[0] for size in shape)
+        edge = np.sqrt(shape[0]) + np.sqrt(shape[1])
+        signal = left @ np.diag(strength * edge * np.geomspace(3, 1, 6)) @ right.T
+        found = factorize(signal + rng.normal(size=shape))
+        assert (found.rank, found.is_full) == (6, False)
+
+
+def test_a_full_batch_without_noise_is_full_whatever_its_spectrum():
+    for decay in (0.0, 0.5, 1.0, 2.0):
+        rng = np.random.default_rng(0)
+        scales = np.arange(1, 91.0) ** -decay
+        found = factorize(rng.normal(size=(60, 90)) @ (scales[:, None] * rng.normal(size=(90, 200))))
+        assert found.is_full

@@ -134,7 +134,7 @@ def read_shares(reply: Reply, error: Float[np.ndarray, " r"], num_examples: int 
         agreed = [counts for counts in agreed if counts.max(axis=1, initial=0).sum() <= num_examples]
     known = int(reply.confirmed.sum())
     if best < 2 or best < limits.MOST_SHARES * known or not agreed:
-        return _shares(reply.fits, np.zeros(len(error), int), np.zeros(len(error), bool))
+        return _shares(reply.fits, _by_itself(reply, tolerance, num_examples), np.zeros(len(error), bool))
     if num_examples is not None and num_examples > len(error):
         agreed = _by_size(tried, agreed, num_examples)
     # A unit and half of it explain the same shares: the largest unit counts fewest samples.
@@ -163,6 +163,20 @@ def _by_size(
         and min(abs(unit * num_examples - 1), abs(unit - 1)) <= limits.MAX_SHARE_ERROR / num_examples
     ]
     return told or agreed
+
+
+def _by_itself(reply: Reply, tolerance: Float[np.ndarray, " r"], num_examples: int | None) -> Int[np.ndarray, " r"]:
+    """How many samples each one stands for where the others do not tell: its share of a mean loss, times the batch.
+
+    A single sample of a summed loss has a share of one.
+    """
+    if num_examples is None:
+        return np.zeros(len(tolerance), int)
+    shares = np.abs(np.where(reply.fits, reply.ratios, 0.0)).max(axis=1)
+    counts = np.where(np.abs(shares - 1) <= tolerance, 1.0, np.minimum(shares * num_examples, limits.MOST_COPIES))
+    whole = np.rint(counts)
+    is_whole = reply.confirmed & (whole >= 1) & (np.abs(counts - whole) <= tolerance * whole)
+    return np.where(is_whole & (tolerance * whole < limits.MAX_SHARE_ERROR), whole, 0).astype(int)
 
 
 def _to_whole(reply: Reply, unit: float) -> Float[np.ndarray, " r"]:

@@ -32,6 +32,10 @@ EARLY_ROUNDS, EARLY_RANK = 2, 64
 MOST_PEELED = 0.5
 
 
+# The proposers of this module, as a user asks for one.
+BY_ZEROS = ("dictionary", "sampling")
+
+
 class ZerosPlan(NamedTuple):
     """How directions are looked for, decided once, before the search starts.
 
@@ -59,7 +63,7 @@ def plan_by_zeros(problem: Problem, config: ReconstructConfig) -> ZerosPlan:
         f"{problem.rank} directions in {len(problem.left)} rows need about {expected:.3g} independent "
         f"candidates ({sampling.sampler} sampler, {expected / sampling.efficiency:.3g} of its own)"
     )
-    if config.method in ("dictionary", "sampling"):
+    if config.method in BY_ZEROS:
         return ZerosPlan(config.method, f"{config.method}, as asked; by sampling {cost}", sampling)
     at_once = _is_at_once(problem, sampling)
     if problem.rank > 1 and is_skewed(problem, config.dictionary.regime):
@@ -86,7 +90,7 @@ def search_by_zeros(problem: Problem, plan: ZerosPlan, run: Run, state: SearchSt
     """
     if problem.above is None:
         return propose(problem, plan, run, state)
-    if not problem.is_mended or run.config.method in ("dictionary", "sampling") or state is not None:
+    if not problem.is_mended or run.config.method in BY_ZEROS or state is not None:
         return _one_by_one(problem, plan, run, state)
     peeled = peel_samples(problem, run)
     if peeled.is_whole:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from spear_jax import numerics
 from spear_jax.activations import ACTIVATIONS, named
-from spear_jax.attacks.dense.by_zeros import ZerosPlan, plan_by_zeros, search_by_zeros
+from spear_jax.attacks.dense.by_zeros import BY_ZEROS, ZerosPlan, plan_by_zeros, search_by_zeros
 from spear_jax.attacks.dense.certificates.pattern import agree
 from spear_jax.attacks.dense.dictionary.search import MANY_ROWS, find_together
 from spear_jax.attacks.dense.one_by_one import with_known
@@ -26,8 +26,6 @@ NO_EQUATIONS = (
     "The span method ({between}) needs the gradients of the next dense layer too, of a rank below its width and from "
     "one step: pass layers_above=, or a file that holds the whole update. Only ReLU can do without."
 )
-# Of the proposers, those that look for ReLU's zeros.
-BY_ZEROS = ("dictionary", "sampling")
 
 
 class Plan(NamedTuple):
@@ -134,9 +132,8 @@ def _open(problem: Problem, plan: Plan, run: Run) -> Outcome:
             return started
     relu = dataclasses.replace(run.config, activation="relu")
     if started is not None and len(started.directions):
-        state = started.state if plan.method == "dictionary" else None
-        if state is not None:
-            return search_by_zeros(problem, plan.zeros, run.after(started.spent), state).after(started)
+        if plan.method == "dictionary":
+            return search_by_zeros(problem, plan.zeros, run.after(started.spent), started.state).after(started)
         return _told(problem, plan, run._replace(config=relu))
     chosen = identify(problem, plan.pairs, run)
     if chosen is not None and not chosen.activation.is_relu:

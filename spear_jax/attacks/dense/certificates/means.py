@@ -137,8 +137,7 @@ def read_shares(reply: Reply, error: Float[np.ndarray, " r"], num_examples: int 
         return _shares(reply.fits, _by_itself(reply, tolerance, num_examples), np.zeros(len(error), bool))
     if num_examples is not None and num_examples > len(error):
         agreed = _by_size(tried, agreed, num_examples)
-    # A unit and half of it explain the same shares: the largest unit counts fewest samples.
-    if num_examples is None or num_examples <= len(error):
+    else:  # a unit and half of it explain the same shares: the largest unit counts fewest samples
         fewest = min(int(counts.max(axis=1).sum()) for counts in agreed)
         agreed = [counts for counts in agreed if counts.max(axis=1).sum() == fewest]
     fits = np.any([counts > 0 for counts in agreed], axis=0)

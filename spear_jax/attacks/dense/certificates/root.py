@@ -116,17 +116,10 @@ def _has_gradient(problem: Problem, pair: Pair, found: Found, error: Float[np.nd
 
 def basins(problem: Problem, pair: Pair, points: Float[np.ndarray, "k r"]) -> Basin:
     """The equations around points, whitened by the noise of both gradients."""
-    sides = {"response": pair.response, "bias": pair.bias, "seen": pair.seen, "slope": pair.slope, "total": pair.total}
-    sides |= {"spectrum": pair.spectrum, "next_spectrum": pair.next_spectrum, "norms": pair.weight_norms}
-    # Rounding reaches the points by each of their equations, as noise does.
-    sizes = np.asarray([max(pair.noise, TINY), pair.next_noise, pair.rounding])
-    function = partial(_basins, sides, sizes, np.int32(pair.activation.kind))
-    points, misfit, guessed, inside, spread, condition, rise, scale = in_lanes(function, points, DUAL_LANES)
+    found = in_lanes(partial(_basins, pair.sides), points, DUAL_LANES)
+    points, misfit, guessed, inside, spread, condition, rise, scale = found
     beyond = problem.factorization.right.shape[1] - pair.rank
     return Basin(points, misfit, guessed, inside, spread * beyond, condition, rise, scale)
-
-
-TINY = float(np.finfo(np.float64).tiny) ** 0.5
 
 
 class _Noise(NamedTuple):
@@ -152,10 +145,10 @@ class _Local(NamedTuple):
 
 
 @jax.jit
-def _basins(sides: dict[str, Any], sizes: jax.Array, kind: jax.Array, points: jax.Array) -> tuple[jax.Array, ...]:
+def _basins(sides: dict[str, Any], points: jax.Array) -> tuple[jax.Array, ...]:
     """`Basin` of a block of points."""
     freedom = sides["seen"].shape[1] + 1 - sides["seen"].shape[0] - points.shape[1]
-    noise_at, local = partial(_noise_at, sides, sizes, kind), partial(_local, sides, kind)
+    noise_at, local = partial(_noise_at, sides), partial(_local, sides)
 
     def one(point: jax.Array) -> tuple[jax.Array, ...]:
         step = lambda _, point: _stepped(point, local(noise_at(point), point))
@@ -193,36 +186,35 @@ def _extreme(times: Any, size: int) -> tuple[jax.Array, jax.Array]:
     return vector, vector @ times(vector)
 
 
-def _noise_at(sides: dict[str, Any], sizes: jax.Array, kind: jax.Array, point: jax.Array) -> _Noise:
+def _noise_at(sides: dict[str, Any], point: jax.Array) -> _Noise:
     """The noise there: that of the row space is of one size, that of the inputs the neurons'."""
-    noise, next_noise, rounding = sizes
-    hidden, slopes = _seen_at(sides, kind, point)
+    noise, next_noise, rounding = sides["sizes"]
+    hidden, slopes = _seen_at(sides, point)
     later = jnp.sum((sides["seen"] @ jnp.append(hidden, 1.0) / sides["next_spectrum"]) ** 2)
     own = noise**2 * jnp.sum((point / sides["spectrum"]) ** 2)
     guessed = rounding**2 * jnp.mean(hidden**2)
     common = next_noise**2 * later + guessed
-    variance = common + own * jnp.append(slopes * sides["norms"], 0.0) ** 2
+    variance = common + own * jnp.append(slopes * sides["weight_norms"], 0.0) ** 2
     return _Noise(1 / jnp.sqrt(variance), own + rounding**2, guessed * jnp.mean(1 / variance))
 
 
-def _seen_at(sides: dict[str, Any], kind: jax.Array, point: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _seen_at(sides: dict[str, Any], point: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Activations and their derivatives at a point."""
     z = sides["response"] @ point + sides["bias"]
-    hidden, slopes = apply(kind, sides["slope"], z[None], jnp.zeros(1))
+    hidden, slopes = apply(sides["kind"], sides["slope"], z[None], jnp.zeros(1))
     return hidden[0], slopes[0]
 
 
-def _local(sides: dict[str, Any], kind: jax.Array, noise: _Noise, point: jax.Array, is_free: bool = False) -> _Local:
+def _local(sides: dict[str, Any], noise: _Noise, point: jax.Array, is_free: bool = False) -> _Local:
     """The equations at a point, whitened.
 
     Args:
         sides: of the pair.
-        kind: of the activation.
         noise: to whiten by.
         point: (r,).
         is_free: whether the scales of both bias gradients are unknown.
     """
-    hidden, slopes = _seen_at(sides, kind, point)
+    hidden, slopes = _seen_at(sides, point)
     weights = noise.weights
     known = sides["seen"].T * weights[:, None]
     if is_free:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from spear_jax.activations import apply
 from spear_jax.attacks.dense.roots.newton import Course, Equations, descend
-from spear_jax.attacks.dense.roots.pair import Found, Pair, none_found, rest_of
+from spear_jax.attacks.dense.roots.pair import Found, Pair
 from spear_jax.numerics import in_float64, search_matmul
 
 # Lanes of a compiled program; fewer are padded.
@@ -41,7 +41,7 @@ def in_lanes(function: Any, points: Float[np.ndarray, "k r"], lanes: int = LANES
 
 def polish(pair: Pair, points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k r"]:
     """Points after a few Newton steps on the equations of all neurons, with no sample taken out."""
-    rest = rest_of(pair, none_found(pair))
+    rest = pair.whole
     if rest.basis.shape[1] == 0:
         return points
     place = np.zeros((len(points), rest.equations.response.shape[0]))
@@ -69,19 +69,20 @@ def noise_cost(pair: Pair, points: Float[np.ndarray, "k r"]) -> Float[np.ndarray
 
 
 def _residuals(pair: Pair, points: Float[np.ndarray, "k r"]) -> tuple[np.ndarray, ...]:
-    sides = {"response": pair.response, "bias": pair.bias, "seen": pair.seen, "slope": pair.slope}
-    sides |= {"spectrum": pair.spectrum, "next_spectrum": pair.next_spectrum, "weight_norms": pair.weight_norms}
-    sizes = np.asarray([pair.noise, pair.next_noise, pair.rounding])
-    return in_lanes(partial(_residual, sides, sizes, np.int32(pair.activation.kind)), points)
+    return in_lanes(partial(_residual, pair.sides), points)
+
+
+def _seen(sides: dict[str, Any], points: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Activations and their derivatives at points."""
+    z = search_matmul(points, sides["response"].T) + sides["bias"][None]
+    return apply(sides["kind"], sides["slope"], z, jnp.zeros(len(points)))
 
 
 @jax.jit
-def _residual(sides: dict[str, Any], sizes: jax.Array, kind: jax.Array, points: jax.Array) -> tuple[jax.Array, ...]:
+def _residual(sides: dict[str, Any], points: jax.Array) -> tuple[jax.Array, ...]:
     """Squared residuals, the variance of one equation, and the size of the activations."""
-    noise, next_noise, rounding = sizes
-    hidden, slopes = apply(
-        kind, sides["slope"], search_matmul(points, sides["response"].T) + sides["bias"][None], jnp.zeros(len(points))
-    )
+    noise, next_noise, rounding = sides["sizes"]
+    hidden, slopes = _seen(sides, points)
     extended = jnp.concatenate([hidden, jnp.ones((len(points), 1))], axis=1)
     inside = search_matmul(extended, sides["seen"].T)
     residual = jnp.sum((extended - search_matmul(inside, sides["seen"])) ** 2, axis=1)
@@ -95,19 +96,14 @@ def _residual(sides: dict[str, Any], sizes: jax.Array, kind: jax.Array, points: 
 
 def with_duals(pair: Pair, points: Float[np.ndarray, "k r"]) -> Found:
     """The points with the duals of both layers."""
-    sides = {"response": pair.response, "bias": pair.bias, "seen": pair.seen, "slope": pair.slope, "left": pair.left}
-    sides |= {"spectrum": pair.spectrum, "next_spectrum": pair.next_spectrum}
-    sides["back"] = pair.next_weight.T @ pair.next_left
-    function = partial(_duals, sides, np.int32(pair.activation.kind))
-    duals, next_duals, outside = in_lanes(function, points, DUAL_LANES)
+    duals, next_duals, outside = in_lanes(partial(_duals, pair.sides), points, DUAL_LANES)
     return Found(points, duals, next_duals, outside)
 
 
 @jax.jit
-def _duals(sides: dict[str, Any], kind: jax.Array, points: jax.Array) -> tuple[jax.Array, ...]:
+def _duals(sides: dict[str, Any], points: jax.Array) -> tuple[jax.Array, ...]:
     """Duals of both layers, and the share of ``d`` outside the column space."""
-    z = search_matmul(points, sides["response"].T) + sides["bias"][None]
-    hidden, slopes = apply(kind, sides["slope"], z, jnp.zeros(len(points)))
+    hidden, slopes = _seen(sides, points)
     inside = search_matmul(hidden, sides["seen"][:, :-1].T) + sides["seen"][:, -1][None]
 
     def one(point: jax.Array, inside: jax.Array, slopes: jax.Array) -> tuple[jax.Array, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -77,6 +78,21 @@ class Pair:
     def surplus(self) -> int:
         """Equations of the row space beyond the unknowns."""
         return len(self.bias) + 2 - len(self.next_spectrum) - self.rank
+
+    @cached_property
+    def sides(self) -> dict[str, np.ndarray]:
+        """All that a float64 program needs of the two layers, by name; ``back`` turns ``c`` into ``W2^T d2``."""
+        names = ("response", "bias", "seen", "slope", "total", "left", "spectrum", "next_spectrum", "weight_norms")
+        sizes = np.asarray([self.noise, self.next_noise, self.rounding])
+        back = self.next_weight.T @ self.next_left
+        return {name: getattr(self, name) for name in names} | {
+            "back": back, "sizes": sizes, "kind": np.asarray(self.activation.kind, np.int32),
+        }  # fmt: skip
+
+    @cached_property
+    def whole(self) -> Rest:
+        """The equations of all neurons, with no sample taken out."""
+        return rest_of(self, none_found(self))
 
     @property
     def slope(self) -> Float[np.ndarray, " m"]:

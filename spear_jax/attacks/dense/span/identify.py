@@ -14,6 +14,8 @@ from spear_jax.attacks.dense.span.search import SHARP, one_round
 
 # Passes over all activations, each with other starts, before none of them is said to hold.
 PASSES = 3
+# Roots of two activations that are nearer than this, relative to their norm, are one.
+ALIKE = 1e-2
 # Separates the keys of these rounds from those of the search.
 IDENTIFY_KEY = 2**30
 
@@ -45,7 +47,3 @@ def also_fit(pairs: tuple[Pair, ...], chosen: Pair, points: Float[np.ndarray, "k
             if np.all(is_same & (exact.scores(pair, moved) < SHARP)):
                 names.append(str(pair.activation))
     return tuple(names)
-
-
-# Roots of two activations that are nearer than this, relative to their norm, are one.
-ALIKE = 1e-2

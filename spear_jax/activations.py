@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf
 from jax.scipy.stats import norm
+from jaxtyping import Array, Float
 
 from spear_jax.errors import SpearError
 
@@ -131,16 +132,29 @@ def named(name: str) -> Activation:
     return Activation(plain, slope)
 
 
-def apply(kind: jax.Array, slope: jax.Array, z: jax.Array, width: jax.Array) -> tuple[jax.Array, jax.Array]:
+def apply(
+    kind: jax.Array, slope: jax.Array, z: Float[Array, "l m"], width: Float[Array, " l"]
+) -> tuple[Float[Array, "l m"], Float[Array, "l m"]]:
     """The activation and its derivative.
 
     Args:
         kind: () int32, number of the function.
-        slope: (m,) of negative pre-activations, where the function has one.
-        z: (k, m) pre-activations.
-        width: (k,) of the Gaussian noise that kinks are averaged over, 0 for none.
+        slope: () of negative pre-activations, where the function has one.
+        z: pre-activations.
+        width: of the Gaussian noise that kinks are averaged over, 0 for none.
     """
-    branches = [
-        lambda z, function=function: function(z, slope[None], width[:, None]) for function in FUNCTIONS.values()
-    ]
+    branches = [lambda z, function=function: function(z, slope, width[:, None]) for function in FUNCTIONS.values()]
     return jax.jvp(lambda z: jax.lax.switch(kind, branches, z), (z,), (jnp.ones_like(z),))
+
+
+@jax.custom_jvp
+def activate(z: jax.Array, kind: jax.Array, slope: jax.Array, width: jax.Array) -> jax.Array:
+    """The activation, see `apply`; linearised it keeps one array, whichever function is chosen."""
+    return apply(kind, slope, z, width)[0]
+
+
+@activate.defjvp
+def _activate_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    z, kind, slope, width = primals
+    value, slopes = apply(kind, slope, z, width)
+    return value, slopes * tangents[0]

@@ -13,7 +13,7 @@ from spear_jax.attacks.dense.certificates.root import basins, judge_roots
 from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.attacks.dense.problem import pose
 from spear_jax.attacks.dense.roots import exact
-from spear_jax.attacks.dense.roots.pair import pose_pair
+from spear_jax.attacks.dense.roots.stack import pose_stack
 from spear_jax.config import ReconstructConfig
 from spear_jax.factorization import factorize
 from spear_jax.status import Scale
@@ -26,24 +26,24 @@ def posed(name, seen):
     """The problem, the equations, and the true points."""
     above = Above(None, None, tuple(seen.layers[1:]))
     problem = pose(seen.layers[0], factorize(seen.layers[0].weight_grad), above)
-    pair = pose_pair(problem, seen.layers[1], named(name))
-    if pair is None:
+    stack = pose_stack(problem, seen.layers[1:2], named(name))
+    if stack is None:
         return problem, None, None
     right = np.asarray(problem.factorization.right)
-    return problem, pair, seen.inputs @ np.linalg.pinv(right) * pair.spectrum
+    return problem, stack, seen.inputs @ np.linalg.pinv(right) * problem.spectrum
 
 
 def judged(name, seen, points):
-    problem, pair, _ = posed(name, seen)
-    return judge_roots(problem, pair, exact.with_duals(pair, points))[0]
+    problem, stack, _ = posed(name, seen)
+    return judge_roots(problem, stack, exact.with_duals(stack, points))[0]
 
 
 @pytest.mark.parametrize("name", ["gelu", "relu", "tanh", "leaky_relu(0.2)"])
 def test_true_samples_are_confirmed_and_their_duals_are_their_gradients(name):
     seen = simulate(name, B, M, seed=1)
-    problem, pair, points = posed(name, seen)
-    found = exact.with_duals(pair, points)
-    samples, _ = judge_roots(problem, pair, found)
+    problem, stack, points = posed(name, seen)
+    found = exact.with_duals(stack, points)
+    samples, _ = judge_roots(problem, stack, found)
     assert samples.confirmed.all()
     assert samples.error.max() < 1e-9
     true = (problem.left.T @ seen.grad_z).T
@@ -58,10 +58,10 @@ def test_mixtures_of_two_samples_are_refused(name, share):
     seen = simulate(name, B, M, seed=2)
     _, _, points = posed(name, seen)
     mixed = (1 - share) * points + share * np.roll(points, 1, axis=0)
-    problem, pair, _ = posed(name, seen)
-    samples = judge_roots(problem, pair, exact.with_duals(pair, mixed))[0]
+    problem, stack, _ = posed(name, seen)
+    samples = judge_roots(problem, stack, exact.with_duals(stack, mixed))[0]
     # A mixture of very little may be led back to its sample; what is confirmed is one.
-    moved = np.linalg.norm(samples.dual * pair.spectrum - points, axis=1) / np.linalg.norm(points, axis=1)
+    moved = np.linalg.norm(samples.dual * problem.spectrum - points, axis=1) / np.linalg.norm(points, axis=1)
     assert not samples.confirmed[moved > 1e-6].any()
     assert share == 1e-3 or not samples.confirmed.any()
 
@@ -72,9 +72,9 @@ def test_samples_that_fire_the_same_neurons_have_a_line_of_roots_and_are_refused
     seen = simulate("relu", B, M, seed=3, inputs=inputs, labels=np.arange(B) % 10)
     hidden = [inputs[i] @ np.asarray(seen.layers[0].weight).T + np.asarray(seen.layers[0].bias) > 0 for i in (0, 1)]
     assert np.array_equal(*hidden)
-    problem, pair, points = posed("relu", seen)
+    problem, stack, points = posed("relu", seen)
     assert problem.rank == B
-    assert not (basins(problem, pair, points).condition[:2] < 1e6).any()
+    assert not (basins(stack, points).condition[:2] < 1e6).any()
     mean = np.concatenate([(points[:1] + points[1:2]) / 2, points])
     samples = judged("relu", seen, mean)
     assert not samples.confirmed[:3].any()
@@ -105,11 +105,11 @@ def test_bars_hold_under_noise(name, noise):
             for layer in seen.layers
         ]
         seen = seen._replace(layers=layers)
-        problem, pair, points = posed(name, seen)
-        if pair is None or problem.rank != 4:
+        problem, stack, points = posed(name, seen)
+        if stack is None or problem.rank != 4:
             continue
-        points = exact.polish(pair, points)
-        samples = judge_roots(problem, pair, exact.with_duals(pair, points))[0]
+        points = exact.polish(stack, points)
+        samples = judge_roots(problem, stack, exact.with_duals(stack, points))[0]
         known = samples.confirmed & np.isfinite(samples.error)
         inputs = samples.dual[known] @ np.asarray(problem.factorization.right)
         distance = np.linalg.norm(inputs[:, None] - seen.inputs[None], axis=2) / np.linalg.norm(seen.inputs, axis=1)
@@ -123,8 +123,8 @@ def test_bars_hold_under_noise(name, noise):
 def test_the_scale_is_seen_where_the_activation_is_not_homogeneous():
     for name, has_biases, scale in (("gelu", True, Scale.NEXT_LAYER), ("relu", False, Scale.BIAS_GRADIENT)):
         seen = simulate(name, B, M, seed=5, has_biases=has_biases)
-        problem, pair, points = posed(name, seen)
-        error = judge_roots(problem, pair, exact.with_duals(pair, points))[1]
+        problem, stack, points = posed(name, seen)
+        error = judge_roots(problem, stack, exact.with_duals(stack, points))[1]
         assert (error < 1e-6) == (scale is Scale.NEXT_LAYER)
     seen = simulate("gelu", B, M, seed=5)
     config = ReconstructConfig(activation="gelu", num_devices=1)

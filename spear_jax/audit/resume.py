@@ -19,7 +19,7 @@ import numpy as np
 
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.outcome import SearchState
-from spear_jax.attacks.dense.roots.pair import Found, united
+from spear_jax.attacks.dense.roots.found import Found, united
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import CheckpointError, TensorFileError
 from spear_jax.observation import LayerObservation

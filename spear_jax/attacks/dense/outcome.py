@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from spear_jax.attacks.dense.directions import pool
-from spear_jax.attacks.dense.roots.pair import Found
+from spear_jax.attacks.dense.roots.found import Found
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import agree
 from spear_jax.errors import SpearError

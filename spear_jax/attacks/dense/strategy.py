@@ -15,7 +15,7 @@ from spear_jax.attacks.dense.outcome import Outcome, Run, SearchState, settled
 from spear_jax.attacks.dense.peeling import peel_samples
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.regime import is_skewed
-from spear_jax.attacks.dense.roots.pair import Pair, pose_pair
+from spear_jax.attacks.dense.roots.stack import Stack, pose_stack
 from spear_jax.attacks.dense.sampling.plan import WALK_NOISE, SamplingPlan
 from spear_jax.attacks.dense.span.identify import also_fit, identify
 from spear_jax.attacks.dense.span.search import find_roots
@@ -35,14 +35,14 @@ class Plan(NamedTuple):
         method: the proposer to start with, ``"sampling"``, ``"dictionary"`` or ``"span"``.
         reason: why that one, in a sentence.
         zeros: how directions are looked for by zeros.
-        pairs: the span equations with each activation that may be between the layer and the next one; empty where
+        stacks: the span equations with each activation that may be between the layer and the next one; empty where
             the next layer did not come back or is not asked.
     """
 
     method: str
     reason: str
     zeros: ZerosPlan
-    pairs: tuple[Pair, ...] = ()
+    stacks: tuple[Stack, ...] = ()
 
     @property
     def sampling(self) -> SamplingPlan:
@@ -65,24 +65,32 @@ def make_plan(problem: Problem, config: ReconstructConfig) -> Plan:
     if config.method in BY_ZEROS and may_be_relu:
         return Plan(zeros.method, zeros.reason, zeros)
     between = "any activation" if config.activation is None else str(named(config.activation))
-    pairs = _pairs(problem, config)
-    rows, after = len(problem.left), len(pairs[0].next_spectrum) if pairs else 0
-    spanned = Plan(
-        "span", f"span: {problem.rank} samples, {rows} + 1 - {after} equations each, {between}", zeros, pairs
-    )
+    stacks = _stacks(problem, config)
     if config.method == "span" or not may_be_relu:
-        if not pairs:
+        if not stacks:
             raise SpearError(NO_EQUATIONS.format(between=f"for {between}"))
-        return spanned
-    return spanned if pairs and not _suits_zeros(problem, zeros) else Plan(zeros.method, zeros.reason, zeros, pairs)
+        return _spanned(problem, zeros, stacks, between)
+    spanned = _spanned(problem, zeros, stacks, between)
+    return spanned if stacks and not _suits_zeros(problem, zeros) else Plan(zeros.method, zeros.reason, zeros, stacks)
 
 
-def _pairs(problem: Problem, config: ReconstructConfig) -> tuple[Pair, ...]:
+def _spanned(problem: Problem, zeros: ZerosPlan, stacks: tuple[Stack, ...], between: str) -> Plan:
+    if not stacks:
+        return Plan(zeros.method, zeros.reason, zeros)
+    upper, rank = stacks[0].uppers[0], len(stacks[0].uppers[0].spectrum)
+    each = f"{upper.weight.shape[1]} + {upper.constant:.0f} - {rank} equations each"
+    each += "" if stacks[0].views == 1 else f" from the next layer, {stacks[0].equations} from {stacks[0].views} layers"
+    return Plan("span", f"span: {problem.rank} samples, {each}, {between}", zeros, stacks)
+
+
+def _stacks(problem: Problem, config: ReconstructConfig) -> tuple[Stack, ...]:
     if problem.above is None or not problem.above.observed:
         return ()
     names = ACTIVATIONS if config.activation is None else (config.activation,)
-    first = pose_pair(problem, problem.above.observed[0], named(names[0]))
-    return () if first is None else tuple(dataclasses.replace(first, activation=named(name)) for name in names)
+    first = pose_stack(problem, problem.above.observed, named(names[0]))
+    if first is None:
+        return ()
+    return tuple(dataclasses.replace(first, activation=named(name)).with_enough_views() for name in names)
 
 
 def _suits_zeros(problem: Problem, zeros: ZerosPlan) -> bool:
@@ -101,7 +109,7 @@ def search(problem: Problem, plan: Plan, run: Run, state: SearchState | None = N
         run: key, budgets and callback.
         state: where to go on, None for the start.
     """
-    if not plan.pairs or (state is not None and state.method in BY_ZEROS):
+    if not plan.stacks or (state is not None and state.method in BY_ZEROS):
         return search_by_zeros(problem, plan.zeros, run, state)
     if state is not None:
         return _by_roots(problem, plan, run, state)
@@ -135,23 +143,23 @@ def _open(problem: Problem, plan: Plan, run: Run) -> Outcome:
         if plan.method == "dictionary":
             return search_by_zeros(problem, plan.zeros, run.after(started.spent), started.state).after(started)
         return _told(problem, plan, run._replace(config=relu))
-    chosen = identify(problem, plan.pairs, run)
+    chosen = identify(problem, plan.stacks, run)
     if chosen is not None and not chosen.activation.is_relu:
-        return _by_roots(problem, plan._replace(pairs=(chosen, *plan.pairs)), run, None)
+        return _by_roots(problem, plan._replace(stacks=(chosen, *plan.stacks)), run, None)
     return _told(problem, plan, run._replace(config=relu))
 
 
 def _by_roots(problem: Problem, plan: Plan, run: Run, state: SearchState | None) -> Outcome:
     """The span method, with the activation that is told or found; the pattern certificate too where it is ReLU."""
-    pairs, told = plan.pairs, run.config.activation if state is None else state.activation
-    pair = pairs[0]
+    stacks, told = plan.stacks, run.config.activation if state is None else state.activation
+    stack = stacks[0]
     if told is not None:
-        pair = next(pair for pair in pairs if pair.activation == named(told))
+        stack = next(stack for stack in stacks if stack.activation == named(told))
     elif run.config.method == "span":
-        pair = identify(problem, pairs, run) or pair
-    outcome = find_roots(problem, pair, run, state)
+        stack = identify(problem, stacks, run) or stack
+    outcome = find_roots(problem, stack, run, state)
     assert outcome.state.roots is not None
-    fitting = also_fit(pairs, pair, outcome.state.roots.points)
+    fitting = also_fit(stacks, stack, outcome.state.roots.points)
     outcome = outcome._replace(activations=fitting)
     if not outcome.is_relu or len(outcome.directions) < problem.rank:
         return outcome

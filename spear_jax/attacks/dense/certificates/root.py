@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from spear_jax.activations import apply
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.outcome import Samples
 from spear_jax.attacks.dense.problem import Problem
-from spear_jax.attacks.dense.roots.exact import DUAL_LANES, in_lanes
-from spear_jax.attacks.dense.roots.pair import Found, Pair
+from spear_jax.attacks.dense.roots.equations import placed, seen_above
+from spear_jax.attacks.dense.roots.exact import DUAL_LANES, Sides, in_lanes, sides_of
+from spear_jax.attacks.dense.roots.found import Found
+from spear_jax.attacks.dense.roots.stack import Stack
 
 # Gauss-Newton steps that whiten the equations, and steps of the iterations for the extreme eigenvalues.
 WHITENINGS, POWER_STEPS = 3, 12
@@ -51,7 +52,7 @@ class Basin(NamedTuple):
     scale_error: Float[np.ndarray, " k"]
 
 
-def judge_roots(problem: Problem, pair: Pair, found: Found) -> tuple[Samples, float]:
+def judge_roots(problem: Problem, stack: Stack, found: Found) -> tuple[Samples, float]:
     """What the certificate says of each root, in the order they were found, and the error of their common scale.
 
     Confirmed is what is a sample; its error is infinite where that is all that can be said, and the picture has no bar.
@@ -59,30 +60,33 @@ def judge_roots(problem: Problem, pair: Pair, found: Found) -> tuple[Samples, fl
 
     Args:
         problem: of the layer.
-        pair: the equations.
+        stack: the equations.
         found: roots with their duals.
     """
-    directions = found.duals * pair.spectrum
+    directions = found.duals * problem.spectrum
     directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     if len(found.points) == 0:
         return Samples(directions, found.points, np.zeros(0, bool), np.zeros(0), np.zeros(0)), np.inf
-    basin = basins(problem, pair, found.points)
+    basin = basins(stack, found.points)
     size = np.linalg.norm(basin.points, axis=1)
     error = np.sqrt(basin.inside + basin.outside) / size
-    confirmed = _is_root(problem, pair, basin) & _is_isolated(basin) & _has_gradient(problem, pair, found, error)
-    has_bar = _has_profile(basin) & _is_strong(problem, pair)
+    confirmed = _is_root(problem, stack, basin) & _is_isolated(basin) & _has_gradient(stack, found, error)
+    has_bar = _has_profile(basin) & _is_strong(stack)
     bars = np.where(has_bar, np.maximum(error, limits.ROUNDED_INPUT * problem.client_eps), np.inf)
     # A share of what the equations left over is no pattern, but says as much: 1 at a root.
     matching = confirmed.astype(float)
-    samples = Samples(directions, basin.points / pair.spectrum, confirmed, matching, np.where(confirmed, bars, np.inf))
+    samples = Samples(
+        directions, basin.points / problem.spectrum, confirmed, matching, np.where(confirmed, bars, np.inf)
+    )
     seen = np.where(confirmed & np.isfinite(basin.scale_error), basin.scale_error, np.inf)
     return samples, float(np.sum(seen**-2.0) ** -0.5) if np.isfinite(seen).any() else np.inf
 
 
-def _is_root(problem: Problem, pair: Pair, basin: Basin) -> Bool[np.ndarray, " k"]:
+def _is_root(problem: Problem, stack: Stack, basin: Basin) -> Bool[np.ndarray, " k"]:
     """Whether the residual is the noise's. Rounding of the gradients is measured, but it is not of one size."""
-    noise = pair.noise * np.sqrt(len(pair.bias) * problem.factorization.right.shape[1])
-    is_rounding = noise <= limits.ROUNDED_NOISE * problem.client_eps * np.linalg.norm(pair.spectrum)
+    factorization = problem.factorization
+    noise = factorization.noise_std * np.sqrt(len(problem.bias) * factorization.right.shape[1])
+    is_rounding = noise <= limits.ROUNDED_NOISE * problem.client_eps * np.linalg.norm(problem.spectrum)
     uneven = limits.UNEVEN_MISFIT * (is_rounding & (basin.condition < limits.UNEVEN_CONDITION))
     limit = limits.ROOT_MISFIT + uneven + limits.ROUNDED_MISFIT * basin.guessed
     return np.isfinite(basin.misfit) & (basin.misfit < limit)
@@ -98,27 +102,25 @@ def _has_profile(basin: Basin) -> Bool[np.ndarray, " k"]:
     return np.all((basin.rise > 1 / high) & (basin.rise < high), axis=1)
 
 
-def _is_strong(problem: Problem, pair: Pair) -> bool:
-    """Whether every direction of both gradients stands well above the noise."""
+def _is_strong(stack: Stack) -> bool:
+    """Whether every direction of all gradients that give equations stands well above the noise."""
     edge = lambda noise, rows, columns: limits.ROOT_STRENGTH * noise * (np.sqrt(rows) + np.sqrt(columns))
-    m, n, j = len(pair.bias), problem.factorization.right.shape[1], len(pair.next_left)
-    own, later = edge(pair.noise, m, n), edge(pair.next_noise, j, m + 1)
-    return bool(own <= pair.spectrum[-1] and later <= pair.next_spectrum[-1])
+    factorization = stack.problem.factorization
+    own = edge(factorization.noise_std, len(stack.problem.bias), factorization.right.shape[1])
+    later = [edge(upper.noise, *np.add(upper.weight.shape, (0, 1))) <= upper.spectrum[-1] for upper in stack.viewing]
+    return bool(own <= stack.problem.spectrum[-1] and all(later))
 
 
-def _has_gradient(problem: Problem, pair: Pair, found: Found, error: Float[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
-    """Whether each root's own gradient lies in the column space, as far as noise and the root's own error go."""
-    own = np.sqrt(len(pair.bias)) * np.hypot(pair.noise * np.linalg.norm(found.duals, axis=1), pair.rounding)
-    gradient = np.linalg.norm(found.duals * pair.spectrum, axis=1)
-    allowed = limits.ROOT_MARGIN * (own / gradient + error) + limits.ROOT_MARGIN * pair.rounding
-    return found.outside <= allowed
+def _has_gradient(stack: Stack, found: Found, error: Float[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
+    """Whether each root's own gradients lie in the column spaces, as far as noise and the root's own error go."""
+    return found.outside <= limits.ROOT_MARGIN * (found.expected + error)
 
 
-def basins(problem: Problem, pair: Pair, points: Float[np.ndarray, "k r"]) -> Basin:
-    """The equations around points, whitened by the noise of both gradients."""
-    found = in_lanes(partial(_basins, pair.sides), points, DUAL_LANES)
+def basins(stack: Stack, points: Float[np.ndarray, "k r"]) -> Basin:
+    """The equations around points, whitened by the noise of all gradients."""
+    found = in_lanes(partial(_basins, sides_of(stack)), points, DUAL_LANES)
     points, misfit, guessed, inside, spread, condition, rise, scale = found
-    beyond = problem.factorization.right.shape[1] - pair.rank
+    beyond = stack.problem.factorization.right.shape[1] - stack.rank
     return Basin(points, misfit, guessed, inside, spread * beyond, condition, rise, scale)
 
 
@@ -126,12 +128,12 @@ class _Noise(NamedTuple):
     """The noise of the equations at one point.
 
     Attributes:
-        weights: (w,) one over the deviation of each neuron's equation, and of that of the constant.
+        weights: per view (w,) one over the deviation of each neuron's equation, and of that of the constant.
         own: variance of an entry of the input, and of ``total . p``.
         guessed: share of the variance of an equation that is rounding.
     """
 
-    weights: Float[Array, " w"]
+    weights: tuple[Array, ...]
     own: Float[Array, ""]
     guessed: Float[Array, ""]
 
@@ -145,9 +147,11 @@ class _Local(NamedTuple):
 
 
 @jax.jit
-def _basins(sides: dict[str, Any], points: jax.Array) -> tuple[jax.Array, ...]:
+def _basins(sides: Sides, points: jax.Array) -> tuple[jax.Array, ...]:
     """`Basin` of a block of points."""
-    freedom = sides["seen"].shape[1] + 1 - sides["seen"].shape[0] - points.shape[1]
+    equations = sides.equations
+    rows = sum(seen.shape[1] - seen.shape[0] + c for seen, c in zip(equations.seen, equations.constants, strict=True))
+    freedom = rows + sides.has_total - points.shape[1]
     noise_at, local = partial(_noise_at, sides), partial(_local, sides)
 
     def one(point: jax.Array) -> tuple[jax.Array, ...]:
@@ -186,47 +190,55 @@ def _extreme(times: Any, size: int) -> tuple[jax.Array, jax.Array]:
     return vector, vector @ times(vector)
 
 
-def _noise_at(sides: dict[str, Any], point: jax.Array) -> _Noise:
-    """The noise there: that of the row space is of one size, that of the inputs the neurons'."""
-    noise, next_noise, rounding = sides["sizes"]
-    hidden, slopes = _seen_at(sides, point)
-    later = jnp.sum((sides["seen"] @ jnp.append(hidden, 1.0) / sides["next_spectrum"]) ** 2)
-    own = noise**2 * jnp.sum((point / sides["spectrum"]) ** 2)
-    guessed = rounding**2 * jnp.mean(hidden**2)
-    common = next_noise**2 * later + guessed
-    variance = common + own * jnp.append(slopes * sides["weight_norms"], 0.0) ** 2
-    return _Noise(1 / jnp.sqrt(variance), own + rounding**2, guessed * jnp.mean(1 / variance))
+def _noise_at(sides: Sides, point: jax.Array) -> _Noise:
+    """The noise there: that of the row spaces is of one size each, that of the inputs the neurons'."""
+    equations = sides.equations
+    z, x = placed(equations, point[None])
+    hidden, push = jax.linearize(lambda z, x: seen_above(equations, z, x, jnp.zeros(1)), z, x)
+    shaken = jax.vmap(lambda z, x: push(z[None], x[None]))(*(probe.T for probe in sides.probes))
+    own = sides.noise**2 * jnp.sum((point / sides.spectrum) ** 2)
+    weights, shares = [], []
+    for number, (seen, shake) in enumerate(zip(hidden, shaken, strict=True)):
+        inside = equations.seen[number] @ seen[0] + equations.ones[number] * equations.constants[number]
+        later = sides.noises[number] ** 2 * jnp.sum((inside / sides.spectra[number]) ** 2)
+        guessed = sides.rounding**2 * jnp.mean(seen**2)
+        variance = later + guessed + own * jnp.append(jnp.sum(shake**2, axis=0)[0], 0.0)
+        weights.append(1 / jnp.sqrt(variance))
+        shares.append(guessed / variance)
+    return _Noise(tuple(weights), own + sides.rounding**2, jnp.mean(jnp.concatenate(shares)))
 
 
-def _seen_at(sides: dict[str, Any], point: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Activations and their derivatives at a point."""
-    z = sides["response"] @ point + sides["bias"]
-    hidden, slopes = apply(sides["kind"], sides["slope"], z[None], jnp.zeros(1))
-    return hidden[0], slopes[0]
-
-
-def _local(sides: dict[str, Any], noise: _Noise, point: jax.Array, is_free: bool = False) -> _Local:
+def _local(sides: Sides, noise: _Noise, point: jax.Array, is_free: bool = False) -> _Local:
     """The equations at a point, whitened.
 
     Args:
-        sides: of the pair.
+        sides: of the layers.
         noise: to whiten by.
         point: (r,).
-        is_free: whether the scales of both bias gradients are unknown.
+        is_free: whether the scales of all bias gradients are unknown.
     """
-    hidden, slopes = _seen_at(sides, point)
-    weights = noise.weights
-    known = sides["seen"].T * weights[:, None]
-    if is_free:
-        known = jnp.concatenate([known, jnp.zeros(len(weights)).at[-1].set(weights[-1])[:, None]], axis=1)
-    gram = jax.scipy.linalg.cho_factor(known.T @ known)
-    project = lambda array: array - known @ jax.scipy.linalg.cho_solve(gram, known.T @ array)
-    residual = project(jnp.append(hidden, 1.0) * weights)
-    slopes = jnp.append(slopes[:, None] * sides["response"], jnp.zeros((1, len(point))), axis=0)
-    jacobian = project(slopes * weights[:, None])
-    normal, gradient, misfit = jacobian.T @ jacobian, jacobian.T @ residual, residual @ residual
+    equations = sides.equations
+    at = lambda point: [y[0] for y in seen_above(equations, *placed(equations, point[None]), jnp.zeros(1))]
+    hidden, jacobians = at(point), jax.jacfwd(at)(point)
+    misfit, gradient, normal = jnp.zeros(()), jnp.zeros(len(point)), jnp.zeros((len(point), len(point)))
+    for number, weights in enumerate(noise.weights):
+        rows, one, constant = equations.seen[number], equations.ones[number], equations.constants[number]
+        known = jnp.append(rows, one[:, None], axis=1).T * weights[:, None]
+        if is_free:
+            known = jnp.concatenate([known, jnp.zeros(len(weights)).at[-1].set(weights[-1])[:, None]], axis=1)
+        project = partial(_without, known, jax.scipy.linalg.cho_factor(known.T @ known))
+        residual = project(jnp.append(hidden[number], constant) * weights)
+        slopes = jnp.append(jacobians[number], jnp.zeros((1, len(point))), axis=0)
+        jacobian = project(slopes * weights[:, None])
+        misfit, gradient = misfit + residual @ residual, gradient + jacobian.T @ residual
+        normal = normal + jacobian.T @ jacobian
     if is_free:
         return _Local(misfit, gradient, normal)
-    total, off = sides["total"], sides["total"] @ point - 1
+    total, off = sides.total, sides.total @ point - sides.has_total
     normal, gradient = normal + jnp.outer(total, total) / noise.own, gradient + total * off / noise.own
     return _Local(misfit + off**2 / noise.own, gradient, normal)
+
+
+def _without(known: jax.Array, factor: Any, array: jax.Array) -> jax.Array:
+    """What of an array lies outside the span of known columns, whose Gram matrix is factored."""
+    return array - known @ jax.scipy.linalg.cho_solve(factor, known.T @ array)

@@ -1,14 +1,15 @@
 """Roots in float64: sharpened on all equations, judged by the noise, and the gradients that take a sample out.
 
-A sample's own gradient is ``d = act'(z) o (W2^T d2)`` with ``d2`` in the column space of the next layer's gradient and
-``d`` in that of this one: linear in ``d2``, so the next layer's weights give both, and the equations left over confirm
-the sample by the other side of the gradient (docs/span.md, Sec. 1, *dual*).
+A sample's own gradient is ``d = act'(z) o (W2^T d2)``, and so on upwards, until ``dk`` in the column space of a layer's
+gradient, whose size is all that is left open: linear in it, so the weights above give the gradients of all layers, and
+the equations left over confirm the sample by the other side of the gradients (docs/span.md, Sec. 1, *dual*).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from spear_jax.activations import apply
-from spear_jax.attacks.dense.roots.newton import Course, Equations, descend
-from spear_jax.attacks.dense.roots.pair import Found, Pair
+from spear_jax.attacks.dense.roots.equations import Equations, first_seen, placed, seen_above
+from spear_jax.attacks.dense.roots.found import Found, none_found, rest_of
+from spear_jax.attacks.dense.roots.newton import Course, descend
+from spear_jax.attacks.dense.roots.stack import PROBES, Stack
 from spear_jax.numerics import in_float64, search_matmul
 
 # Lanes of a compiled program; fewer are padded.
@@ -26,6 +29,65 @@ LANES, DUAL_LANES = 32, 8
 POLISH_STEPS, POLISH_DAMPING = 8, 1e-9
 # Steps of inverse iteration: the wanted vector's value is the noise's, the next one a share of one.
 INVERSE_STEPS = 4
+# What noise is expected to leave outside the column spaces may be exceeded so many times before other layers are asked.
+WRONG_CHAIN = 100.0
+
+
+class Sides(NamedTuple):
+    """All that a float64 program needs of the layers.
+
+    Attributes:
+        equations: in p, with no sample taken out.
+        left, spectrum, total: of the layer, as `Stack` and `Problem` have them.
+        lefts, spectra: of the layers above.
+        probes: (m, c) and (n, c), what noise of the inputs of unit size does to pre-activations, and to what reads the
+            inputs too; as many as show its size, not its law.
+        noise: () of the layer's gradient, per entry.
+        noises: () of the layers above each.
+        rounding: () error of the activations relative to their size.
+    """
+
+    equations: Equations
+    left: Float[Array, "m r"]
+    spectrum: Float[Array, " r"]
+    total: Float[Array, " r"]
+    lefts: tuple[Array, ...]
+    spectra: tuple[Array, ...]
+    probes: tuple[Array, Array]
+    noise: Float[Array, ""]
+    noises: tuple[Array, ...]
+    rounding: Float[Array, ""]
+
+    @property
+    def has_total(self) -> Float[Array, ""]:
+        """1 where the bias gradient came back, else 0."""
+        return jnp.any(self.total != 0).astype(self.total.dtype)
+
+
+def sides_of(stack: Stack) -> Sides:
+    """The layers as arrays in float64."""
+    scalar = lambda value: np.asarray(value, np.float64)
+    leaves: dict[str, Any] = dict(
+        equations=stack.whole,
+        left=stack.problem.left,
+        spectrum=stack.problem.spectrum,
+        total=stack.total,
+        lefts=tuple(upper.left for upper in stack.uppers),
+        spectra=tuple(upper.spectrum for upper in stack.uppers),
+        probes=_probes(stack),
+        noise=scalar(stack.problem.factorization.noise_std),
+        noises=tuple(scalar(upper.noise) for upper in stack.uppers),
+        rounding=scalar(stack.rounding),
+    )
+    return Sides(**leaves)
+
+
+def _probes(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
+    """Random signs for each neuron: their rows have the norms of the kernel's, and are as good as orthogonal."""
+    rng = np.random.default_rng(0)
+    norms = stack.problem.weight_norms[:, None] / np.sqrt(PROBES)
+    z = norms * rng.choice([-1.0, 1.0], size=(len(norms), PROBES))
+    return z, rng.choice([-1.0, 1.0], size=(stack.right.shape[1], PROBES)) / np.sqrt(PROBES)
 
 
 def in_lanes(function: Any, points: Float[np.ndarray, "k r"], lanes: int = LANES) -> tuple[np.ndarray, ...]:
@@ -33,21 +95,23 @@ def in_lanes(function: Any, points: Float[np.ndarray, "k r"], lanes: int = LANES
     blocks = []
     for start in range(0, max(len(points), 1), lanes):
         block = points[start : start + lanes]
-        padding = np.ones((lanes - len(block), points.shape[1]))
+        padding = np.ones((lanes - len(block), points.shape[1])) if len(block) == 0 else block[-1:]
+        padding = np.broadcast_to(padding, (lanes - len(block), points.shape[1]))
         results = in_float64(function, np.concatenate([block, padding]))
         blocks.append([result[: len(block)] for result in results])
     return tuple(np.concatenate(parts) for parts in zip(*blocks, strict=True))
 
 
-def polish(pair: Pair, points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k r"]:
+def polish(stack: Stack, points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k r"]:
     """Points after a few Newton steps on the equations of all neurons, with no sample taken out."""
-    rest = pair.whole
-    if rest.basis.shape[1] == 0:
+    rest = rest_of(stack, none_found(stack))
+    free = rest.basis.shape[1]
+    if free == 0:
         return points
     place = np.zeros((len(points), rest.equations.response.shape[0]))
-    place[:, : rest.basis.shape[1]] = (points - rest.origin) @ rest.basis
+    place[:, :free] = (points - rest.origin) @ rest.basis
     (ended,) = in_lanes(partial(_sharpen, rest.equations), place)
-    return rest.origin + ended[:, : rest.basis.shape[1]] @ rest.basis.T
+    return rest.origin + ended[:, :free] @ rest.basis.T
 
 
 @jax.jit
@@ -56,74 +120,146 @@ def _sharpen(equations: Equations, place: Float[Array, "l q"]) -> tuple[jax.Arra
     return (descend(equations, place, course).place,)
 
 
-def scores(pair: Pair, points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
+def scores(stack: Stack, points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
     """Squared residual of each point over what noise and rounding explain, per equation left over: near 1 for roots."""
-    residual, variance, _ = _residuals(pair, points)
-    return residual / (pair.surplus * variance)
+    whitened, _, _ = in_lanes(partial(_residuals, sides_of(stack)), points)
+    return whitened / stack.surplus
 
 
-def noise_cost(pair: Pair, points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
+def noise_cost(stack: Stack, points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
     """Squared residual that noise and rounding explain, relative to the activations."""
-    _, variance, size = _residuals(pair, points)
-    return pair.surplus * variance / size
-
-
-def _residuals(pair: Pair, points: Float[np.ndarray, "k r"]) -> tuple[np.ndarray, ...]:
-    return in_lanes(partial(_residual, pair.sides), points)
-
-
-def _seen(sides: dict[str, Any], points: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Activations and their derivatives at points."""
-    z = search_matmul(points, sides["response"].T) + sides["bias"][None]
-    return apply(sides["kind"], sides["slope"], z, jnp.zeros(len(points)))
+    _, expected, size = in_lanes(partial(_residuals, sides_of(stack)), points)
+    return expected / size
 
 
 @jax.jit
-def _residual(sides: dict[str, Any], points: jax.Array) -> tuple[jax.Array, ...]:
-    """Squared residuals, the variance of one equation, and the size of the activations."""
-    noise, next_noise, rounding = sides["sizes"]
-    hidden, slopes = _seen(sides, points)
-    extended = jnp.concatenate([hidden, jnp.ones((len(points), 1))], axis=1)
-    inside = search_matmul(extended, sides["seen"].T)
-    residual = jnp.sum((extended - search_matmul(inside, sides["seen"])) ** 2, axis=1)
-    own = jnp.sum((points / sides["spectrum"][None]) ** 2, axis=1) * jnp.mean(
-        slopes**2 * sides["weight_norms"][None] ** 2, axis=1
+def _residuals(sides: Sides, points: jax.Array) -> tuple[jax.Array, ...]:
+    """Squared residuals over their variance, what noise makes of them, and the size of what is seen, balanced both."""
+    equations = sides.equations
+    z, x = placed(equations, points)
+    hidden, push = jax.linearize(lambda z, x: seen_above(equations, z, x, jnp.zeros(len(points))), z, x)
+    shaken = jax.vmap(lambda z, x: push(jnp.tile(z, (len(points), 1)), jnp.tile(x, (len(points), 1))))(
+        *(probe.T for probe in sides.probes)
     )
-    later = jnp.sum((inside / sides["next_spectrum"][None]) ** 2, axis=1)
-    variance = noise**2 * own + next_noise**2 * later + rounding**2 * jnp.mean(hidden**2, axis=1)
-    return residual, variance, jnp.sum(hidden**2, axis=1)
+    own = jnp.sum((points / sides.spectrum[None]) ** 2, axis=1) * sides.noise**2
+    whitened, expected, size = (jnp.zeros(len(points)) for _ in range(3))
+    for number, (seen, shake) in enumerate(zip(hidden, shaken, strict=True)):
+        rows, one, constant = equations.seen[number], equations.ones[number], equations.constants[number]
+        inside = search_matmul(seen, rows.T) + constant * one[None]
+        left = seen - search_matmul(inside, rows)
+        residual = jnp.sum(left**2, axis=1) + (constant * (1 - search_matmul(inside, one))) ** 2
+        later = jnp.sum((inside / sides.spectra[number][None]) ** 2, axis=1) * sides.noises[number] ** 2
+        guessed = sides.rounding**2 * jnp.mean(seen**2, axis=1)
+        variance = own * jnp.mean(jnp.sum(shake**2, axis=0), axis=1) + later + guessed
+        count, balance = seen.shape[1] + constant - len(rows), equations.balance[number] ** 2
+        whitened = whitened + residual / variance
+        expected, size = expected + balance * count * variance, size + balance * jnp.sum(seen**2, axis=1)
+    return whitened, expected, size
 
 
-def with_duals(pair: Pair, points: Float[np.ndarray, "k r"]) -> Found:
-    """The points with the duals of both layers."""
-    duals, next_duals, outside = in_lanes(partial(_duals, pair.sides), points, DUAL_LANES)
-    return Found(points, duals, next_duals, outside)
+def with_duals(stack: Stack, points: Float[np.ndarray, "k r"]) -> Found:
+    """The points with the duals of all layers, by all layers above, or by the next one where these do not hold."""
+    after = sum(len(upper.spectrum) for upper in stack.viewing)
+    if not stack.takes_out:
+        nothing = np.zeros((len(points), after))
+        return Found(points, _without_layers(points), nothing, np.zeros(len(points)), np.zeros(len(points)))
+    found = _by_chain(stack, points)
+    shorter = dataclasses.replace(stack, uppers=stack.viewing)
+    wrong = found.outside > WRONG_CHAIN * found.expected
+    if len(shorter.uppers) == len(stack.uppers) or not shorter.takes_out or not wrong.any():
+        return found
+    other = _by_chain(shorter, points)
+    better = wrong & (other.outside * found.expected < found.outside * other.expected)
+    pick = lambda new, old: np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    return Found(*(pick(new, old) for new, old in zip(other, found, strict=True)))
+
+
+def _without_layers(points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k r"]:
+    """Vectors of least norm with ``p_i . q_j = delta_ij``: the duals where all points are known."""
+    return np.linalg.pinv(points).T
+
+
+def _by_chain(stack: Stack, points: Float[np.ndarray, "k r"]) -> Found:
+    return Found(points, *in_lanes(partial(_duals, sides_of(stack)), points, DUAL_LANES))
 
 
 @jax.jit
-def _duals(sides: dict[str, Any], points: jax.Array) -> tuple[jax.Array, ...]:
-    """Duals of both layers, and the share of ``d`` outside the column space."""
-    hidden, slopes = _seen(sides, points)
-    inside = search_matmul(hidden, sides["seen"][:, :-1].T) + sides["seen"][:, -1][None]
+def _duals(sides: Sides, points: jax.Array) -> tuple[jax.Array, ...]:
+    """The fields of `Found` but for the points."""
+    return jax.vmap(partial(_dual, sides))(points)
 
-    def one(point: jax.Array, inside: jax.Array, slopes: jax.Array) -> tuple[jax.Array, ...]:
-        gradients = slopes[:, None] * sides["back"]  # d is a mixture of these columns
-        within = sides["left"].T @ gradients
-        size = gradients.T @ gradients
-        outside = size - within.T @ within
-        trace = jnp.trace(outside) / len(outside)
-        factors = jax.scipy.linalg.lu_factor(outside + 1e-15 * trace * jnp.eye(len(outside)))
 
-        def nearer(_: jax.Array, mixture: jax.Array) -> jax.Array:
-            mixture = jax.scipy.linalg.lu_solve(factors, size @ mixture)
-            return mixture / jnp.sqrt(mixture @ size @ mixture)
+class _Side(NamedTuple):
+    """Gradients of one layer as mixtures of the columns of a matrix, and its column space.
 
-        start = jax.random.normal(jax.random.key(0), (len(outside),), point.dtype)
-        mixture = jax.lax.fori_loop(0, INVERSE_STEPS, nearer, start)
-        gradient = gradients @ mixture
-        off = jnp.linalg.norm(gradient - sides["left"] @ (sides["left"].T @ gradient)) / jnp.linalg.norm(gradient)
-        dual = (within @ mixture) / sides["spectrum"]
-        after = mixture / sides["next_spectrum"]
-        return dual / (dual @ point), after / (after @ inside), off
+    Attributes:
+        columns: (m, c) the gradient is one mixture of these.
+        left: (m, r) of the gradient.
+        within: (r, c) what of the columns lies in the column space.
+        noise: () of the layer's gradient.
+        spectrum: (r,) its singular values.
+    """
 
-    return jax.vmap(one)(points, inside, slopes)
+    columns: Float[Array, "m c"]
+    left: Float[Array, "m r"]
+    within: Float[Array, "r c"]
+    noise: Float[Array, ""]
+    spectrum: Float[Array, " r"]
+
+
+def _dual(sides: Sides, point: jax.Array) -> tuple[jax.Array, ...]:
+    """Duals of all layers at one point: the mixture of the top layer's gradients that fits all column spaces best."""
+    seen, chain = _chain(sides, point)
+    size, off = (jnp.zeros([chain[0].columns.shape[1]] * 2) for _ in range(2))
+    for side in chain:
+        gram = side.columns.T @ side.columns
+        unit = jnp.trace(gram)
+        size, off = size + gram / unit, off + (gram - side.within.T @ side.within) / unit
+    factors = jax.scipy.linalg.lu_factor(off + 1e-15 * jnp.trace(off) / len(off) * jnp.eye(len(off)))
+
+    def nearer(_: jax.Array, mixture: jax.Array) -> jax.Array:
+        mixture = jax.scipy.linalg.lu_solve(factors, size @ mixture)
+        return mixture / jnp.sqrt(mixture @ size @ mixture)
+
+    start = jax.random.normal(jax.random.key(0), (len(off),), point.dtype)
+    mixture = jax.lax.fori_loop(0, INVERSE_STEPS, nearer, start)
+    duals = [(side.within @ mixture) / side.spectrum for side in chain]
+    outside, expected = _shares(sides, chain, mixture, duals)
+    after = [*duals[1:], mixture / sides.spectra[-1]][: len(seen)]
+    after = jnp.concatenate([dual / (dual @ inside) for dual, inside in zip(after, seen, strict=True)])
+    return duals[0] / (duals[0] @ point), after, outside, expected
+
+
+def _shares(
+    sides: Sides, chain: list[_Side], mixture: jax.Array, duals: list[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Share of the gradients outside the column spaces, and what noise and rounding put there."""
+    outside, expected = jnp.zeros(()), jnp.zeros(())
+    for side, dual in zip(chain, duals, strict=True):
+        gradient = side.columns @ mixture
+        size = jnp.sum(gradient**2)
+        outside = outside + jnp.sum((gradient - side.left @ (side.within @ mixture)) ** 2) / size
+        expected = expected + len(gradient) * side.noise**2 * jnp.sum(dual**2) / size + sides.rounding**2
+    return jnp.sqrt(outside), jnp.sqrt(expected)
+
+
+def _chain(sides: Sides, point: jax.Array) -> tuple[list[jax.Array], list[_Side]]:
+    """Per view its coordinates of what it saw, and the layers' gradients, from the layer itself upwards."""
+    equations, none = sides.equations, jnp.zeros(1)
+    z, x = placed(equations, point[None])
+    y, pull = jax.vjp(lambda z: first_seen(equations, z, x, none), z)
+    hidden, slopes = [y[0]], []
+    for weight, bias in zip(equations.weights[:-1], equations.biases[:-1], strict=True):
+        y, slope = apply(equations.kind, equations.slope, (weight @ hidden[-1] + bias)[None], none)
+        hidden.append(y[0])
+        slopes.append(slope[0])
+    columns, chain = sides.lefts[-1], []
+    layers = zip(equations.weights[1:], slopes, sides.lefts, sides.noises, sides.spectra, strict=False)
+    for weight, slope, left, noise, spectrum in reversed(list(layers)):
+        columns = slope[:, None] * (weight.T @ columns)
+        chain.insert(0, _Side(columns, left, left.T @ columns, noise, spectrum))
+    back = equations.weights[0].T @ columns
+    columns = jax.vmap(lambda change: pull(change[None])[0][0], 1, 1)(back)
+    chain.insert(0, _Side(columns, sides.left, sides.left.T @ columns, sides.noise, sides.spectrum))
+    pairs = zip(equations.seen, equations.ones, equations.constants, hidden, strict=False)
+    return [rows @ seen + one * constant for rows, one, constant, seen in pairs], chain

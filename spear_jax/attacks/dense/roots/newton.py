@@ -8,14 +8,14 @@ matrices (docs/span.md, Sec. 3). Shapes depend on the bucket alone, never on how
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from spear_jax.activations import apply
+from spear_jax.attacks.dense.roots.equations import Equations, views
 from spear_jax.numerics import search_matmul
 
 # Steps with rounded kinks: their width is halved so many times, with so many steps each; then those of the true one.
@@ -28,28 +28,10 @@ DAMPING, EASE, RESIST = 0.1, 0.2, 4.0
 GAIN, UNDAMPED = 1e-4, 1e-2
 # Steps of conjugate gradients at most, and the share of the gradient that they leave.
 CONJUGATE_STEPS, FORCING = 40, 0.1
+# Lanes that the preconditioner is the mean of, and what keeps it regular, in roundings of its mean diagonal.
+METRIC_LANES, METRIC_FLOOR = 8, 30.0
 # A residual this many roundings of its size is a root for the search.
 ROOT = 100.0
-
-
-class Equations(NamedTuple):
-    """``act(u @ response + bias)`` and the constant one lie in the span of the rows of ``[seen | one]``.
-
-    Attributes:
-        response: (q, m).
-        bias: (m,).
-        seen: (k, m), with `one` orthonormal rows, or zero.
-        one: (k,).
-        slope: (m,) of the activation.
-        kind: () of the activation.
-    """
-
-    response: Float[Array, "q m"]
-    bias: Float[Array, " m"]
-    seen: Float[Array, "k m"]
-    one: Float[Array, " k"]
-    slope: Float[Array, " m"]
-    kind: Int[Array, ""]
 
 
 class Lanes(NamedTuple):
@@ -59,8 +41,6 @@ class Lanes(NamedTuple):
         place: (l, q) u.
         cost: (l,) squared residual, over that of the activations where these are the unit.
         size: (l,) what the cost is small against.
-        residual: (l, m) by which the gradient of the cost is made.
-        slopes: (l, m) derivatives of the activations.
         damping: (l,).
         is_live: (l,) whether steps still help.
     """
@@ -68,8 +48,6 @@ class Lanes(NamedTuple):
     place: Float[Array, "l q"]
     cost: Float[Array, " l"]
     size: Float[Array, " l"]
-    residual: Float[Array, "l m"]
-    slopes: Float[Array, "l m"]
     damping: Float[Array, " l"]
     is_live: Bool[Array, " l"]
 
@@ -141,19 +119,30 @@ class Course(NamedTuple):
     damping: float = DAMPING
 
 
+class _Residual(NamedTuple):
+    """How far points are from solving the equations.
+
+    Attributes:
+        cost, size: (l,) as `Lanes` has them.
+        apart: per view (l, m_k), what its cost's gradient is made of.
+    """
+
+    cost: Float[Array, " l"]
+    size: Float[Array, " l"]
+    apart: tuple[Array, ...]
+
+
 class _Descent(NamedTuple):
     """What a step of `descend` hands to the next.
 
     Attributes:
         number: of steps done.
         lanes: where each lane stands.
-        tried: (l, q) where it may go next.
         metric, inverse: (q, q) the preconditioner, and its inverse.
     """
 
     number: Int[Array, ""]
     lanes: Lanes
-    tried: Float[Array, "l q"]
     metric: Float[Array, "q q"]
     inverse: Float[Array, "q q"]
 
@@ -168,71 +157,104 @@ def descend(equations: Equations, place: Float[Array, "l q"], course: Course) ->
     """
     count, q, dtype = *place.shape, place.dtype
     root = (ROOT * jnp.finfo(dtype).eps) ** 2
+    seen = partial(views, equations, width=course.width)
 
     def step(before: _Descent) -> _Descent:
-        # The first one only looks where the lanes stand, so that the program holds the equations once.
-        is_first, lanes = before.number == 0, before.lanes
-        there = _at(equations, before.tried, course)
-        helps = is_first | (lanes.is_live & (there.cost < lanes.cost))
-        gain = (lanes.cost - there.cost) / lanes.cost
-        is_last = helps & ~is_first & (((gain < GAIN) & (lanes.damping < UNDAMPED)) | (gain < GAIN**2))
-        damped = jnp.where(helps, jnp.maximum(lanes.damping * EASE, 1e-12), lanes.damping * RESIST)
-        damped = jnp.where(is_first, lanes.damping, damped)
-        pick = lambda new, old: jnp.where(helps.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-        chosen = jax.tree.map(pick, there, lanes)
-        is_live = lanes.is_live & ~is_last & (damped < 1e9) & (chosen.cost > root * chosen.size)
-        lanes = chosen._replace(damping=damped, is_live=is_live)
+        lanes = before.lanes
+        values, push = jax.linearize(seen, lanes.place)
+        here = _residual(equations, values, course)
+        is_live = lanes.is_live & (here.cost > root * here.size)
+        lanes = lanes._replace(cost=here.cost, size=here.size, is_live=is_live)
         known = (before.metric, before.inverse)
-        metric, inverse = lax.cond(is_first, lambda: _metric(equations, lanes), lambda: known)
-        move = _conjugate_gradients(equations, lanes, metric, inverse)
-        return _Descent(before.number + 1, lanes, lanes.place + move, metric, inverse)
+        metric, inverse = lax.cond(before.number == 0, lambda: _metric(equations, lanes.place, course), lambda: known)
+        move = _conjugate_gradients(equations, (here, push), lanes, (metric, inverse))
+        lanes = _moved(lanes, lanes.place + move, _residual(equations, seen(lanes.place + move), course))
+        return _Descent(before.number + 1, lanes, metric, inverse)
 
-    nothing = jnp.zeros((count, len(equations.bias)), dtype)
     value = jnp.full(count, jnp.inf, dtype)
-    lanes = Lanes(place, value, value, nothing, nothing, jnp.full(count, course.damping, dtype), jnp.ones(count, bool))
-    start = _Descent(jnp.asarray(0), lanes, place, *[jnp.zeros((q, q), dtype)] * 2)
-    return lax.while_loop(lambda now: now.lanes.is_live.any() & (now.number <= course.steps), step, start).lanes
+    lanes = Lanes(place, value, value, jnp.full(count, course.damping, dtype), jnp.ones(count, bool))
+    start = _Descent(jnp.asarray(0), lanes, *[jnp.zeros((q, q), dtype)] * 2)
+    return lax.while_loop(lambda now: now.lanes.is_live.any() & (now.number < course.steps), step, start).lanes
 
 
-def _at(equations: Equations, place: jax.Array, course: Course) -> Lanes:
-    """The lanes at these places."""
-    z = search_matmul(place, equations.response) + equations.bias[None]
-    hidden, slopes = apply(equations.kind, equations.slope, z, course.width)
-    inside = search_matmul(hidden, equations.seen.T) + equations.one[None]
-    residual = hidden - search_matmul(inside, equations.seen)
-    cost = jnp.sum(residual**2, axis=1) + (1 - search_matmul(inside, equations.one)) ** 2
-    size = jnp.sum(hidden**2, axis=1)
-    relative = cost / size
-    residual = residual - jnp.where(course.is_relative, relative, 0)[:, None] * hidden
-    cost, size = jnp.where(course.is_relative, relative, cost), jnp.where(course.is_relative, 1.0, size + 1)
-    return Lanes(place, cost, size, residual, slopes, jnp.zeros_like(cost), jnp.ones(len(place), bool))
-
-
-def _metric(equations: Equations, lanes: Lanes) -> tuple[jax.Array, jax.Array]:
-    """What the normal matrix would be with the mean derivative, and its inverse; the preconditioner of all lanes."""
-    mean, spread = lanes.slopes.mean(axis=0), lanes.slopes.var(axis=0)
-    jacobian = equations.response * mean[None]
-    outside = jacobian - search_matmul(search_matmul(jacobian, equations.seen.T), equations.seen)
-    metric = search_matmul(outside, jacobian.T) + search_matmul(
-        equations.response * jnp.maximum(spread, 1e-6)[None], equations.response.T
+def _moved(lanes: Lanes, place: jax.Array, there: _Residual) -> Lanes:
+    """The lanes that a step helped at their new places, and how each goes on."""
+    helps = lanes.is_live & (there.cost < lanes.cost)
+    gain = (lanes.cost - there.cost) / lanes.cost
+    is_last = helps & (((gain < GAIN) & (lanes.damping < UNDAMPED)) | (gain < GAIN**2))
+    damping = jnp.where(helps, jnp.maximum(lanes.damping * EASE, 1e-12), lanes.damping * RESIST)
+    return Lanes(
+        place=jnp.where(helps[:, None], place, lanes.place),
+        cost=jnp.where(helps, there.cost, lanes.cost),
+        size=jnp.where(helps, there.size, lanes.size),
+        damping=damping,
+        is_live=lanes.is_live & ~is_last & (damping < 1e9),
     )
+
+
+def _residual(equations: Equations, values: tuple[jax.Array, ...], course: Course) -> _Residual:
+    """The residual of what the layers above see of points."""
+    cost, size, apart = 0.0, 0.0, []
+    for hidden, seen, one, constant, balance in zip(
+        values, equations.seen, equations.ones, equations.constants, equations.balance, strict=True
+    ):
+        inside = search_matmul(hidden, seen.T) + constant * balance * one[None]
+        left = hidden - search_matmul(inside, seen)
+        apart.append(left)
+        short = constant * (balance - search_matmul(inside, one))
+        cost = cost + jnp.sum(left**2, axis=1) + short**2
+        size = size + jnp.sum(hidden**2, axis=1)
+    assert not isinstance(size, float)
+    relative = cost / size
+    pull = jnp.where(course.is_relative, relative, 0)[:, None]
+    apart = tuple(left - pull * hidden for left, hidden in zip(apart, values, strict=True))
+    return _Residual(jnp.where(course.is_relative, relative, cost), jnp.where(course.is_relative, 1.0, size + 1), apart)
+
+
+def _outside(equations: Equations, changes: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """What of changes lies outside the row spaces."""
+    pairs = zip(changes, equations.seen, strict=True)
+    return tuple(change - search_matmul(search_matmul(change, seen.T), seen) for change, seen in pairs)
+
+
+def _metric(equations: Equations, place: jax.Array, course: Course) -> tuple[jax.Array, jax.Array]:
+    """The mean normal matrix of a few lanes, and its inverse; the preconditioner of all."""
+    few, width = place[:METRIC_LANES], course.width[:METRIC_LANES]
+    _, push = jax.linearize(partial(views, equations, width=width), few)
+    q = few.shape[1]
+    basis = jnp.broadcast_to(jnp.eye(q, dtype=few.dtype)[:, None], (q, *few.shape))
+    jacobian = jax.vmap(push)(basis)
+    flat = tuple(part.reshape(-1, part.shape[2]) for part in jacobian)
+    side = lambda part: part.reshape(q, -1)
+    pairs = zip(_outside(equations, flat), flat, strict=True)
+    products = [search_matmul(side(left), side(right).T) for left, right in pairs]
+    metric = jnp.sum(jnp.stack(products), axis=0) / len(few)
     # Dimensions beyond the known ones are zero in everything else.
     trace = jnp.trace(metric) / len(metric)
-    metric = metric + jnp.diag(jnp.where(jnp.diag(metric) > 0, 30 * jnp.finfo(metric.dtype).eps * trace, trace))
+    metric = metric + jnp.diag(jnp.where(jnp.diag(metric) > 0, METRIC_FLOOR * jnp.finfo(few.dtype).eps * trace, trace))
     return metric, jnp.linalg.inv(metric)
 
 
-def _conjugate_gradients(equations: Equations, lanes: Lanes, metric: jax.Array, inverse: jax.Array) -> jax.Array:
-    """The damped Gauss-Newton step of every lane."""
+def _conjugate_gradients(
+    equations: Equations, around: tuple[_Residual, Any], lanes: Lanes, preconditioner: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+    """The damped Gauss-Newton step of every lane.
+
+    Args:
+        equations: to solve.
+        around: the residual where the lanes stand, and the derivative of what is seen there.
+        lanes: where they stand.
+        preconditioner: the metric of the damping, and its inverse.
+    """
+    (here, push), (metric, inverse) = around, preconditioner
+    transposed = jax.linear_transpose(push, lanes.place)
+    pull = lambda changes: transposed(changes)[0]
     dot = lambda a, b: jnp.sum(a * b, axis=1)
 
     def normal(move: jax.Array) -> jax.Array:
-        change = lanes.slopes * search_matmul(move, equations.response)
-        change = change - search_matmul(search_matmul(change, equations.seen.T), equations.seen)
-        damped = lanes.damping[:, None] * search_matmul(move, metric)
-        return search_matmul(lanes.slopes * change, equations.response.T) + damped
+        return pull(_outside(equations, push(move))) + lanes.damping[:, None] * search_matmul(move, metric)
 
-    gradient = -search_matmul(lanes.slopes * lanes.residual, equations.response.T)
+    gradient = -pull(here.apart)
     small = jnp.minimum(FORCING, jnp.sqrt(lanes.cost / lanes.size)) ** 2
     ahead = search_matmul(gradient, inverse)
     first = dot(gradient, ahead)

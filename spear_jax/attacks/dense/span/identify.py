@@ -9,7 +9,8 @@ from jaxtyping import Float
 from spear_jax.attacks.dense.outcome import Run, initial_state
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.roots import exact
-from spear_jax.attacks.dense.roots.pair import Pair, none_found
+from spear_jax.attacks.dense.roots.found import none_found
+from spear_jax.attacks.dense.roots.stack import Stack
 from spear_jax.attacks.dense.span.search import SHARP, one_round
 
 # Passes over all activations, each with other starts, before none of them is said to hold.
@@ -20,30 +21,30 @@ ALIKE = 1e-2
 IDENTIFY_KEY = 2**30
 
 
-def identify(problem: Problem, pairs: tuple[Pair, ...], run: Run) -> Pair | None:
+def identify(problem: Problem, stacks: tuple[Stack, ...], run: Run) -> Stack | None:
     """The equations with the activation that has roots, None where none has within a few rounds each.
 
     Args:
         problem: of the layer.
-        pairs: the equations with each activation that there may be, likely ones first.
+        stacks: the equations with each activation that there may be, likely ones first.
         run: of the search; only its key and devices are used.
     """
     for number in range(PASSES):
         key = jax.random.fold_in(run.key, IDENTIFY_KEY + number)
         state = initial_state(problem.rank, run.config)._replace(next_round=number)
-        for pair in pairs:
-            if one_round(pair, none_found(pair), state, run._replace(key=key)) is not None:
-                return pair
+        for stack in stacks:
+            if one_round(stack, none_found(stack), state, run._replace(key=key)) is not None:
+                return stack
     return None
 
 
-def also_fit(pairs: tuple[Pair, ...], chosen: Pair, points: Float[np.ndarray, "k r"]) -> tuple[str, ...]:
+def also_fit(stacks: tuple[Stack, ...], chosen: Stack, points: Float[np.ndarray, "k r"]) -> tuple[str, ...]:
     """Names of the activations that fit these roots, the chosen one first; several where the data cannot tell them."""
     names = [str(chosen.activation)]
-    for pair in pairs:
-        if pair.activation != chosen.activation and len(points):
-            moved = exact.polish(pair, points)
+    for stack in stacks:
+        if stack.activation != chosen.activation and len(points):
+            moved = exact.polish(stack, points)
             is_same = np.linalg.norm(moved - points, axis=1) < ALIKE * np.linalg.norm(points, axis=1)
-            if np.all(is_same & (exact.scores(pair, moved) < SHARP)):
-                names.append(str(pair.activation))
+            if np.all(is_same & (exact.scores(stack, moved) < SHARP)):
+                names.append(str(stack.activation))
     return tuple(names)

@@ -19,8 +19,10 @@ from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.outcome import Outcome, Progress, Run, SearchState, initial_state
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.roots import exact
+from spear_jax.attacks.dense.roots.equations import in_dtype
+from spear_jax.attacks.dense.roots.found import Found, Rest, distinct, joined, none_found, rest_of
 from spear_jax.attacks.dense.roots.newton import Start, explore
-from spear_jax.attacks.dense.roots.pair import Found, Pair, Rest, distinct, in_dtype, joined, none_found, rest_of
+from spear_jax.attacks.dense.roots.stack import Stack
 from spear_jax.devices import compile_seconds, deal_out, select_devices
 from spear_jax.status import Status
 
@@ -33,24 +35,24 @@ NEAR, LOOSE, SHARP = 1e-6, 1e4, 100.0
 NEURONS_KEY = 2**31 - 1
 
 
-def find_roots(problem: Problem, pair: Pair, run: Run, state: SearchState | None = None) -> Outcome:
+def find_roots(problem: Problem, stack: Stack, run: Run, state: SearchState | None = None) -> Outcome:
     """Rounds until all samples are found, or none has been for too long, or the time runs out.
 
     Args:
         problem: of the layer.
-        pair: the equations.
+        stack: the equations.
         run: round i uses ``fold_in(key, i)``; of the config its ``span`` part above all.
         state: where to go on, None for the start.
     """
     started, compiled = time.perf_counter(), compile_seconds()
     if state is None or state.roots is None:
         state = initial_state(problem.rank, run.config)._replace(
-            method="span", roots=none_found(pair), activation=str(pair.activation)
+            method="span", roots=none_found(stack), activation=str(stack.activation)
         )
     found = state.roots
     assert found is not None
-    while not _is_over(pair, found, state, run) and not run.is_late(started):
-        new = one_round(pair, found, state, run)
+    while not _is_over(stack, found, state, run) and not run.is_late(started):
+        new = one_round(stack, found, state, run)
         found = found if new is None else joined(found, new)
         number = state.next_round + 1
         state = state._replace(
@@ -61,17 +63,17 @@ def find_roots(problem: Problem, pair: Pair, run: Run, state: SearchState | None
         )
         if run.on_round is not None:
             elapsed = time.perf_counter() - started
-            run.on_round(Progress(state, len(found.points), pair.rank, float("nan"), elapsed, state.candidates))
+            run.on_round(Progress(state, len(found.points), stack.rank, float("nan"), elapsed, state.candidates))
     compiled = compile_seconds() - compiled
-    return _outcome(problem, pair, found, state, run)._replace(
+    return _outcome(problem, stack, found, state, run)._replace(
         compile_seconds=compiled, search_seconds=time.perf_counter() - started - compiled
     )
 
 
-def _is_over(pair: Pair, found: Found, state: SearchState, run: Run) -> bool:
+def _is_over(stack: Stack, found: Found, state: SearchState, run: Run) -> bool:
     options = run.config.span
     is_dry = state.next_round - state.grown_at >= options.dry_rounds
-    return len(found.points) >= pair.rank or is_dry or state.next_round >= options.max_rounds
+    return len(found.points) >= stack.rank or is_dry or state.next_round >= options.max_rounds
 
 
 def _starts(state: SearchState, run: Run) -> int:
@@ -80,45 +82,45 @@ def _starts(state: SearchState, run: Run) -> int:
     return LANES * max(1, run.config.span.starts // LANES) * 2**doublings
 
 
-def one_round(pair: Pair, found: Found, state: SearchState, run: Run) -> Found | None:
+def one_round(stack: Stack, found: Found, state: SearchState, run: Run) -> Found | None:
     """Samples that one round adds, None for none.
 
     Args:
-        pair: the equations.
+        stack: the equations.
         found: what is known.
         state: whose round it is.
         run: of the search.
     """
     key = jax.random.fold_in(run.key, state.next_round)
     seed = np.asarray(jax.random.key_data(jax.random.fold_in(key, NEURONS_KEY)))
-    rest = rest_of(pair, found, np.random.default_rng(seed))
+    rest = rest_of(stack, found, np.random.default_rng(seed))
     points, costs = rest.origin[None], np.zeros(1)  # the last one is free
     if rest.basis.shape[1] > 0:
-        points, costs = _descended(pair, rest, key, state, run)
-    near = costs <= np.maximum(NEAR, LOOSE * exact.noise_cost(pair, points))
+        points, costs = _descended(stack, rest, key, state, run)
+    near = costs <= np.maximum(NEAR, LOOSE * exact.noise_cost(stack, points))
     points = distinct(points[near][np.argsort(costs[near], kind="stable")], found.points)
     if len(points) == 0:
         return None
-    points = exact.polish(pair, points)
-    scores = exact.scores(pair, points)
+    points = exact.polish(stack, points)
+    scores = exact.scores(stack, points)
     order = np.argsort(scores, kind="stable")
-    points = distinct(points[order][scores[order] < SHARP], found.points)[: pair.rank - len(found.points)]
-    return exact.with_duals(pair, points) if len(points) else None
+    points = distinct(points[order][scores[order] < SHARP], found.points)[: stack.rank - len(found.points)]
+    return exact.with_duals(stack, points) if len(points) else None
 
 
 def _descended(
-    pair: Pair, rest: Rest, key: jax.Array, state: SearchState, run: Run
+    stack: Stack, rest: Rest, key: jax.Array, state: SearchState, run: Run
 ) -> tuple[Float[np.ndarray, "l r"], Float[np.ndarray, " l"]]:
     """Where the starts of a round end, and their costs."""
-    free, length = rest.basis.shape[1], np.linalg.norm(rest.origin)
+    free, length = rest.basis.shape[1], np.linalg.norm(rest.origin if stack.has_total else stack.typical)
     spread = np.mean(np.sum(rest.equations.response**2, axis=0))
     typical = np.sqrt(np.mean(rest.equations.bias**2) + length**2 * (free + 1) / free * spread)
     start = Start(
         key,
         radius=jnp.float32(length * np.sqrt(free + 1)),
-        unit=jnp.float32(typical if pair.activation.is_kinked else 0),
+        unit=jnp.float32(typical if stack.activation.is_kinked else 0),
         dimensions=jnp.int32(free),
-        is_relative=jnp.asarray(state.next_round % 2 == 1),
+        is_relative=jnp.asarray(state.next_round % 2 == 1 or not stack.has_scale),
     )
     index, count = run.config.shard
     numbers = index + count * np.arange(_starts(state, run), dtype=np.uint32).reshape(-1, LANES)
@@ -129,13 +131,13 @@ def _descended(
     return rest.origin + ended[:, :free] @ rest.basis.T, ended[:, -1]
 
 
-def _outcome(problem: Problem, pair: Pair, found: Found, state: SearchState, run: Run) -> Outcome:
+def _outcome(problem: Problem, stack: Stack, found: Found, state: SearchState, run: Run) -> Outcome:
     """The roots as an outcome: directions of their gradients, and what the certificate says of each."""
     devices = select_devices(run.config.num_devices)
-    alone, scale_error = judge_roots(problem, pair, found)
+    alone, scale_error = judge_roots(problem, stack, found)
     zeros = pool.zero_count(problem.factorization, alone.directions)
     filled = pool.merge(state.pool, alone.directions, zeros, np.ones(len(zeros), np.int64))
-    is_all = len(found.points) == pair.rank
+    is_all = len(found.points) == stack.rank
     return Outcome(
         state=state._replace(pool=filled),
         directions=alone.directions,

@@ -1,0 +1,112 @@
+"""The span equations as data: what the layers above see of an input, and the row spaces that it must lie in.
+
+A point u gives pre-activations ``z = u @ response + bias``; the layers above see ``y1 = act(z)``, or what a map of the
+user makes of it, ``y2 = act(W2 y1 + b2)`` and so on. Of the first few of these, ``[y, 1]`` lies in the span of the rows
+of a matrix that the gradient gives (docs/span.md, Sec. 1, *row* and *deep*).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from spear_jax.activations import activate
+from spear_jax.numerics import search_matmul
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Between:
+    """A user's map in place of the first activation, a part of the program, not of its arguments.
+
+    Attributes:
+        seen: from the pre-activations (m,) and the input (n,) of one sample to what the next dense layer sees, (m2,).
+    """
+
+    seen: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Equations(NamedTuple):
+    """What is seen of a point, in float32 for the search and in float64 around a root.
+
+    Attributes:
+        response: (q, m) from u to pre-activations.
+        bias: (m,) pre-activations at u = 0.
+        across: (q, n) from u to inputs; (q, 0) where nothing but the layer itself reads them.
+        start: (n,) the input at u = 0, or (0,).
+        weights: kernels (m_k+1, m_k) of the layers above that follow one another, lowest first.
+        biases: theirs.
+        seen: per view (k, m_k), with `ones` orthonormal rows, or zero.
+        ones: per view (k,) the column of the constant.
+        constants: per view () 1, or 0 where that layer has no bias gradient.
+        balance: per view () what it is multiplied by, so that all have one size.
+        widths: per layer () width of its kinks in units of the first one's.
+        slope: () of the activation.
+        kind: () of the activation.
+        between: in place of the first activation; None for that itself.
+    """
+
+    response: Float[Array, "q m"]
+    bias: Float[Array, " m"]
+    across: Float[Array, "q n"]
+    start: Float[Array, " n"]
+    weights: tuple[Array, ...]
+    biases: tuple[Array, ...]
+    seen: tuple[Array, ...]
+    ones: tuple[Array, ...]
+    constants: tuple[Array, ...]
+    balance: tuple[Array, ...]
+    widths: tuple[Array, ...]
+    slope: Float[Array, ""]
+    kind: Int[Array, ""]
+    between: Between | None = None
+
+
+def in_dtype(equations: Equations, dtype: Any) -> Equations:
+    """The equations as device arrays of this dtype."""
+    cast = lambda leaf: jnp.asarray(leaf, jnp.int32 if leaf.dtype == jnp.int32 else dtype)
+    return jax.tree.map(cast, equations)
+
+
+def placed(equations: Equations, place: Float[Array, "l q"]) -> tuple[Float[Array, "l m"], Float[Array, "l n"]]:
+    """Pre-activations and inputs of points."""
+    z = search_matmul(place, equations.response) + equations.bias[None]
+    return z, search_matmul(place, equations.across) + equations.start[None]
+
+
+def first_seen(equations: Equations, z: Float[Array, "l m"], x: Float[Array, "l n"], width: Float[Array, " l"]) -> Any:
+    """(l, m2) what the next dense layer sees."""
+    if equations.between is not None:
+        return jax.vmap(equations.between.seen)(z, x)
+    return activate(z, equations.kind, equations.slope, width)
+
+
+def seen_above(
+    equations: Equations, z: Float[Array, "l m"], x: Float[Array, "l n"], width: Float[Array, " l"]
+) -> tuple[jax.Array, ...]:
+    """Per view (l, m_k), what that layer sees.
+
+    Args:
+        equations: of the layers.
+        z: pre-activations of the first.
+        x: its inputs.
+        width: of the kinks, 0 for the activation itself.
+    """
+    seen = [first_seen(equations, z, x, width)]
+    for weight, bias, unit in zip(equations.weights, equations.biases, equations.widths[1:], strict=False):
+        if len(seen) == len(equations.seen):
+            break
+        z = search_matmul(seen[-1], weight.T) + bias[None]
+        seen.append(activate(z, equations.kind, equations.slope, unit * width))
+    return tuple(seen)
+
+
+def views(equations: Equations, place: Float[Array, "l q"], width: Float[Array, " l"]) -> tuple[jax.Array, ...]:
+    """Per view (l, m_k), what that layer sees of points, balanced."""
+    seen = seen_above(equations, *placed(equations, place), width)
+    return tuple(part * size for part, size in zip(seen, equations.balance, strict=True))

@@ -19,7 +19,8 @@ from spear_jax.devices import select_devices
 from spear_jax.errors import CheckpointError, RecordError, SpearError, UpdateError, explain
 from spear_jax.status import Status
 from spear_jax.tensor_files import make_folder
-from spear_jax.update.bundle import Update, load_update
+from spear_jax.update.bundle import Update
+from spear_jax.update.bundle_file import load_update
 from spear_jax.update.dense_layers import natural_key
 
 SUMMARY = "summary.json"

@@ -12,7 +12,7 @@ from spear_jax.cli import options
 from spear_jax.cli.output import emit
 from spear_jax.errors import UpdateError
 from spear_jax.tensor_files import make_folder
-from spear_jax.update.bundle import save_update
+from spear_jax.update.bundle_file import save_update
 from spear_jax.update.make import LEFT_OUT, make_update, pair_files
 from spear_jax.update.readers.model_files import SUFFIXES, read_model
 

@@ -12,7 +12,7 @@ from spear_jax.errors import UpdateError
 from spear_jax.update.alignment import align
 from spear_jax.update.bundle import Update
 from spear_jax.update.dense_layers import OPEN_LAYOUT
-from spear_jax.update.metadata import metadata_problem
+from spear_jax.update.metadata import require_valid
 from spear_jax.update.model_file import ModelFile, few
 from spear_jax.update.pairing import COPY, Way, pairings
 from spear_jax.update.reparametrized import Composed, compose
@@ -63,9 +63,7 @@ def make_update(
     numbers = {"lr": lr, "local_steps": local_steps, "num_examples": num_examples, "weight_decay": weight_decay}
     known = {"kind": kind, "framework": before.framework or after.framework} | numbers
     strings = {key: str(value) for key, value in known.items() if value is not None} | dict(metadata)
-    problem = metadata_problem(strings)
-    if problem is not None:
-        raise UpdateError(problem)
+    require_valid(strings)
     names = pair_files(before, after, kind=kind)
     extra = [name for name in after.tensors if name not in names]
     if as_received and extra:

@@ -98,7 +98,7 @@ def audit_one(
 
 def with_activation(config: ReconstructConfig, update: Update, layer_name: str) -> ReconstructConfig:
     """The configuration with the activation that the update names behind a layer, where none was asked for."""
-    told = config.activation or update.activation
+    told = config.activation or update.activation_behind(layer_name)
     return dataclasses.replace(config, activation=told)
 
 

@@ -15,12 +15,13 @@ from spear_jax import tensor_files
 from spear_jax.errors import UpdateError
 from spear_jax.normalization import Normalization
 from spear_jax.observation import LayerObservation
-from spear_jax.update.before import moved_share, takes_outputs, tensors_before
+from spear_jax.update.before import takes_outputs, tensors_before
 from spear_jax.update.dense_layers import DenseLayer, find_layers, floating_shapes
 from spear_jax.update.layer_order import first_candidates, is_chain, stands_before, tells_order
 from spear_jax.update.metadata import PREFIX, parse_shape, require_valid
+from spear_jax.update.named_activation import of_slopes
 from spear_jax.update.returned import Returned
-from spear_jax.update.trained import check_counterparts, why_untrained
+from spear_jax.update.trained import check_counterparts
 from spear_jax.update.weight_change import rounding_error, widen
 
 
@@ -33,7 +34,7 @@ class Update:
         client_tensors: what came back, by the same names: gradients, weights, or weight changes, as ``kind`` says.
         metadata: strings: ``kind`` (gradient, weights or delta), and where known ``lr``, ``local_steps``,
             ``weight_decay`` (lambda of the term ``lambda w`` in every gradient), ``num_examples``, ``framework``,
-            ``layout``, ``normalization`` (JSON), ``image_shape`` (JSON).
+            ``layout``, ``normalization`` (JSON), ``image_shape`` (JSON), ``activation``.
         layout: ``"out_in"`` or ``"in_out"`` to settle how square kernels are stored; overrides the metadata.
         is_ordered: whether ``global_tensors`` stand in the order of the model's file, which a bundle keeps.
 
@@ -91,8 +92,8 @@ class Update:
 
     @property
     def activation(self) -> str | None:
-        """What stands between the dense layers, where the bundle says so."""
-        return self.metadata.get("activation")
+        """What stands behind the first layer that was trained, as `activation_behind` has it."""
+        return self.activation_behind()
 
     @property
     def normalization(self) -> Normalization | None:
@@ -114,7 +115,7 @@ class Update:
     @functools.cached_property
     def trained(self) -> tuple[DenseLayer, ...]:
         """The dense layers that came back with a change, first to last: what is frozen is none of them."""
-        return tuple(layer for layer in self.layers if self._why_untrained(layer) is None)
+        return tuple(layer for layer in self.layers if self._back.why_untrained(layer) is None)
 
     def layer(self, name: str | None = None) -> DenseLayer:
         """The dense layer of this name, or the only one that ends in it; by default the first that was trained.
@@ -157,20 +158,29 @@ class Update:
         weight, bias = self._tensors(layer, self.global_tensors)
         weight_grad, bias_grad = self._tensors(layer, self._gradients(layer))
         drift = self._back.lr if self.local_steps > 1 else 0.0
-        moved = self.moved_before(layer.name)
-        input_drift = moved_share(
-            [self.global_tensors[name] for name in moved], [self._back.change(name) for name in moved]
-        )
         try:
             # Damaged numbers are reported by the check in a sentence, not by NumPy in a warning.
             with np.errstate(invalid="ignore", over="ignore"):
                 return LayerObservation(
                     weight=weight, bias=bias, weight_grad=weight_grad, bias_grad=bias_grad, drift=drift,
                     rounding=0.0 if self.kind == "gradient" else rounding_error(weight, self._back.lr),
-                    input_drift=input_drift,
+                    input_drift=self._back.moved_share(self.moved_before(layer.name)),
                 )  # fmt: skip
         except ValueError as error:
             raise UpdateError(f"layer {layer.name}: {error}{self._trained_instead(layer)}") from error
+
+    def activation_behind(self, layer_name: str | None = None) -> str | None:
+        """What stands between a layer and the next one, as the metadata say of all, else as the model's PReLUs say.
+
+        Args:
+            layer_name: as for `observation`.
+
+        Raises:
+            UpdateError: no such layer.
+        """
+        if "activation" in self.metadata or not self.layers:
+            return self.metadata.get("activation")
+        return of_slopes(self.layer(layer_name), self.layers, self.global_tensors, is_told=self._is_ordered)
 
     def moved_before(self, layer_name: str | None = None) -> tuple[str, ...]:
         """Tensors that may stand before a layer and changed over several local steps, so that its inputs moved.
@@ -204,13 +214,7 @@ class Update:
         Raises:
             UpdateError: no such layer.
         """
-        index = self.layers.index(self.layer(layer_name))
-        matrices_left_out = any(self.global_tensors[name].ndim == 2 for name, _ in self.skipped)
-        if index + 1 == len(self.layers) or self.layers[-1].out_features < 2:
-            return None
-        if matrices_left_out or not is_chain(self.layers[index:]):
-            return None
-        return [self._tensors(layer, self.global_tensors) for layer in self.layers[index + 1 :]]
+        return [self._tensors(layer, self.global_tensors) for layer in self._joined(layer_name)] or None
 
     def next_weight_grad(self, layer_name: str | None = None) -> np.ndarray | None:
         """Kernel gradient (out, in) of the dense layer above one layer, where `network` joins them, else None.
@@ -233,15 +237,19 @@ class Update:
         Raises:
             UpdateError: no such layer.
         """
-        if self.network(layer_name) is None:
-            return []
         found = []
-        for layer in self.layers[self.layers.index(self.layer(layer_name)) + 1 :]:
+        for layer in self._joined(layer_name):
             try:
                 found.append(self.observation(layer.name))
             except UpdateError:  # frozen, or damaged: the layers below it can do without
                 break
         return found
+
+    def _joined(self, layer_name: str | None) -> tuple[DenseLayer, ...]:
+        index = self.layers.index(self.layer(layer_name))
+        matrices_left_out = any(self.global_tensors[name].ndim == 2 for name, _ in self.skipped)
+        is_joined = is_chain(self.layers[index:]) and not matrices_left_out and self.layers[-1].out_features >= 2
+        return self.layers[index + 1 :] if is_joined else ()
 
     @functools.cached_property
     def _back(self) -> Returned:
@@ -285,11 +293,8 @@ class Update:
         below = () if layer in self.first_candidates else stands_before(self.layers, layer)
         return any(self._back.moved(name) for one in below for name in (one.kernel_name, one.bias_name))
 
-    def _why_untrained(self, layer: DenseLayer) -> str | None:
-        return why_untrained(layer, self.global_tensors, self.client_tensors, is_weights=self.kind == "weights")
-
     def _trained_instead(self, layer: DenseLayer) -> str:
         """What to say to who asked for a layer that was not trained."""
-        if self._why_untrained(layer) is None or not self.trained:
+        if self._back.why_untrained(layer) is None or not self.trained:
             return ""
         return f" The first layer that was trained is {self.trained[0].name}."

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from spear_jax.errors import UpdateError
+from spear_jax.update.before import moved_share
 from spear_jax.update.dense_layers import DenseLayer
+from spear_jax.update.trained import why_untrained
 from spear_jax.update.weight_change import decayed_share, gradient_sum, widen
 
 Tensors = Mapping[str, np.ndarray]
@@ -68,6 +70,10 @@ class Returned(NamedTuple):
         change = self.change(name)
         return change is None or bool(np.any(change))
 
+    def moved_share(self, names: Sequence[str]) -> float:
+        """The largest change among tensors relative to their norms, see `before.moved_share`."""
+        return moved_share([self.sent[name] for name in names], [self.change(name) for name in names])
+
     def of_kernel(self, layer: DenseLayer) -> np.ndarray | None:
         """What came back of a kernel, (out, in), as a gradient or a change; None where it did not."""
         name = layer.kernel_name
@@ -75,6 +81,10 @@ class Returned(NamedTuple):
         if change is None or change.shape != self.sent[name].shape:
             return None
         return change if layer.layout == "out_in" else change.T
+
+    def why_untrained(self, layer: DenseLayer) -> str | None:
+        """What became of a layer without a gradient, or None for one that has one."""
+        return why_untrained(layer, self.sent, self.came_back, is_weights=self.kind == "weights")
 
     def gradient(self, name: str) -> np.ndarray:
         """Sum of the gradients of a tensor that came back, without that of a penalty or of weight decay.

@@ -32,7 +32,8 @@ from flax.serialization import msgpack_serialize
 from experiments import common
 from spear_jax.errors import UpdateError
 from spear_jax.tensor_files import write_tensors
-from spear_jax.update.bundle import Update, load_update, save_update
+from spear_jax.update.bundle import Update
+from spear_jax.update.bundle_file import load_update, save_update
 from spear_jax.update.readers.model_files import read_model
 
 FIXTURES = Path(__file__).parent.parent / "tests/fixtures"

@@ -29,7 +29,8 @@ from spear_jax.normalization import Normalization
 from spear_jax.observation import LayerObservation
 from spear_jax.status import Status
 from spear_jax.types import CandidatePool, Certificate, Factorization, Result, SearchStats
-from spear_jax.update.bundle import Update, load_update, save_update
+from spear_jax.update.bundle import Update
+from spear_jax.update.bundle_file import load_update, save_update
 from spear_jax.update.make import ModelFile, make_update
 from spear_jax.update.readers.model_files import read_model
 

@@ -6,6 +6,7 @@ a step is about to change is then felt before it changes (docs/span.md, Sec. 3).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ class Activation(NamedTuple):
     slope: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.name}({self.slope:g})" if self.name in SLOPES else self.name
+        return f"{self.name}({self.slope!r})" if self.name in SLOPES else self.name
 
     @property
     def kind(self) -> int:
@@ -105,6 +106,9 @@ ALIASES = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_approximate": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_python": "gelu",
     "hard_swish": "hardswish",
     "hard_silu": "hardswish",
     "logistic": "sigmoid",
@@ -117,7 +121,8 @@ def named(name: str) -> Activation:
     Raises:
         SpearError: no activation is called so.
     """
-    plain, _, given = name.strip().lower().replace("-", "_").partition("(")
+    plain, _, given = name.strip().lower().partition("(")
+    plain = plain.replace("-", "_")
     plain = ALIASES.get(plain, plain)
     if plain not in ACTIVATIONS:
         raise SpearError(f"activation is {name!r}; expected one of {', '.join(ACTIVATIONS)}.")
@@ -125,6 +130,8 @@ def named(name: str) -> Activation:
     if given:
         try:
             slope = float(given.rstrip(")"))
+            if not math.isfinite(slope):
+                raise ValueError("no slope")
         except ValueError:
             raise SpearError(f"activation is {name!r}; expected a number in brackets, as in leaky_relu(0.2).") from None
         if plain not in SLOPES:

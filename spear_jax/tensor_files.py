@@ -8,6 +8,8 @@ string under ``key`` is a 0-d unicode array called ``meta/<key>``.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import lzma
 import math
 import os
@@ -15,7 +17,7 @@ import tokenize
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,17 @@ def write_tensors(
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TensorFileError(f"cannot write {path}: {reason}.") from error
+
+
+def content_hash(sides: Sequence[Mapping[str, np.ndarray]], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of tensors and metadata, whatever container, order or memory layout they have."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for tensors in sides:
+        for name in sorted(tensors):
+            array = np.asarray(tensors[name], order="C")
+            digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _umask() -> int:

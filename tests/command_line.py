@@ -72,7 +72,8 @@ def kill_when(process: subprocess.Popen, is_time, seconds=120) -> None:
 def planted_update(path: Path, batch_size: int, width: int, in_features: int = 20, *, seed: int = 0, layers=1) -> Path:
     """A bundle of planted layers, each with a batch of its own."""
     from spear_jax.testing import planted_problem
-    from spear_jax.update.bundle import Update, save_update
+    from spear_jax.update.bundle import Update
+    from spear_jax.update.bundle_file import save_update
 
     sent, back = {}, {}
     for index in range(layers):

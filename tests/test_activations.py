@@ -57,7 +57,13 @@ def test_names_are_found_in_every_spelling(spelled, name, slope):
     assert activations.named(spelled) == activations.Activation(name, slope)
 
 
-@pytest.mark.parametrize("wrong", ["gelo", "", "relu(0.1)", "leaky_relu(steep)"])
+@pytest.mark.parametrize("slope", [0.2, 0.25, 1 / 3, float(np.float32(0.2)), 1e-9, -0.5])
+def test_a_name_keeps_its_slope_to_the_last_bit(slope):
+    activation = activations.Activation("prelu", slope)
+    assert activations.named(str(activation)) == activation
+
+
+@pytest.mark.parametrize("wrong", ["gelo", "", "relu(0.1)", "leaky_relu(steep)", "prelu(nan)", "prelu(inf)"])
 def test_other_names_are_refused_in_a_sentence(wrong):
     with pytest.raises(SpearError, match="activation is "):
         activations.named(wrong)

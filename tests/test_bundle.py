@@ -14,7 +14,8 @@ from jax.numpy import bfloat16
 from safetensors.numpy import save_file
 
 from spear_jax.errors import UpdateError
-from spear_jax.update.bundle import Update, load_update, save_update
+from spear_jax.update.bundle import Update
+from spear_jax.update.bundle_file import load_update, save_update
 from spear_jax.update.dense_layers import find_layers, natural_key
 
 EXTENSIONS = (".safetensors", ".npz")

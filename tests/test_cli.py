@@ -8,7 +8,7 @@ import pytest
 from command_line import run
 from PIL import Image
 
-from spear_jax.update.bundle import load_update, save_update
+from spear_jax.update.bundle_file import load_update, save_update
 
 ONE = ("--num-devices", 1, "--max-candidates", 2**17)
 SMALL = ("--batch-size", 3, "--width", 100, "--depth", 2, "--image-size", 8)

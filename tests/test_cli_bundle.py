@@ -9,7 +9,7 @@ import pytest
 from command_line import run
 
 from spear_jax.tensor_files import read_npz, read_tensors
-from spear_jax.update.bundle import load_update
+from spear_jax.update.bundle_file import load_update
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BEFORE, AFTER = FIXTURES / "before.pt", FIXTURES / "after.pt"

@@ -14,7 +14,7 @@ import pytest
 from command_line import planted_update, run
 
 from spear_jax.defences import DEFENCES, by_name
-from spear_jax.update.bundle import load_update
+from spear_jax.update.bundle_file import load_update
 
 ONE = ("--num-devices", 1, "--max-candidates", 2**14)
 

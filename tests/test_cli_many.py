@@ -71,6 +71,8 @@ def test_every_update_is_inverted_as_by_itself_and_the_table_and_the_summary_say
 def test_resume_keeps_what_is_finished_goes_on_with_the_rest_and_is_whole_when_all_are(recorded, tmp_path):
     updates, out = tmp_path / "updates", tmp_path / "recon"
     shutil.copytree(recorded / "round-0001", updates)
+    tensors, metadata = read_tensors(updates / "client-2.safetensors")
+    write_tensors(updates / "client-2.safetensors", tensors, metadata | {"activation": "relu"})
     first = run("reconstruct", updates, "--out", out, *ONE, "--json")
     assert (first.code, first.json["whole"], first.json["total"]) == (0, 2, 2)
     assert first.json == summary_of(out)

@@ -12,7 +12,7 @@ from spear_jax.client.models import MLP, init_params
 from spear_jax.client.truth import Truth
 from spear_jax.errors import TruthError
 from spear_jax.normalization import Normalization
-from spear_jax.update.bundle import load_update, save_update
+from spear_jax.update.bundle_file import load_update, save_update
 
 LAYERS = ("dense_0", "dense_1", "dense_2")
 FLOAT64_TOLERANCE = 1e-14

@@ -24,7 +24,8 @@ from spear_jax.defences import (
 )
 from spear_jax.defences.alter import relative_change
 from spear_jax.errors import UpdateError
-from spear_jax.update.bundle import Update, load_update, save_update
+from spear_jax.update.bundle import Update
+from spear_jax.update.bundle_file import load_update, save_update
 
 KERNEL, BIAS = "dense_0.weight", "dense_0.bias"
 SHAPES = {KERNEL: (300, 400), BIAS: (300,), "dense_1.weight": (5, 300), "dense_1.bias": (5,)}

@@ -20,7 +20,7 @@ from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.errors import UpdateError
 from spear_jax.integrations import received_update
 from spear_jax.integrations.flower import RecordingStrategy, show_update_mod
-from spear_jax.update.bundle import load_update
+from spear_jax.update.bundle_file import load_update
 
 CLIENTS = (3, 10**18 + 1, 12)
 SIZES = (24, 40, 5)

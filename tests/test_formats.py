@@ -14,7 +14,7 @@ from flax.serialization import msgpack_serialize
 from safetensors.numpy import save_file
 
 from spear_jax.errors import UpdateError
-from spear_jax.update.bundle import load_update, save_update
+from spear_jax.update.bundle_file import load_update, save_update
 from spear_jax.update.make import make_update
 from spear_jax.update.model_file import ModelFile
 from spear_jax.update.readers.model_files import read_model

@@ -38,11 +38,11 @@ def save(path, tensors):
     return path
 
 
-def save_keras(path, tensors):
+def save_keras(path, tensors, configuration="{}"):
     buffer = io.BytesIO()
     save(buffer, tensors)
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("config.json", "{}")
+        archive.writestr("config.json", configuration)
         archive.writestr("model.weights.h5", buffer.getvalue())
     return path
 

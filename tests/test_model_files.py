@@ -16,7 +16,8 @@ from spear_jax import tensor_files
 from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.errors import UpdateError
 from spear_jax.tensor_files import read_npz
-from spear_jax.update.bundle import Update, save_update
+from spear_jax.update.bundle import Update
+from spear_jax.update.bundle_file import save_update
 from spear_jax.update.dense_layers import find_layers
 from spear_jax.update.make import ModelFile, make_update, pair_files
 from spear_jax.update.model_file import name_by_order

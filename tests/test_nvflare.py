@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from spear_jax.errors import UpdateError
-from spear_jax.update.bundle import load_update
+from spear_jax.update.bundle_file import load_update
 
 MODULE = "spear_jax.integrations.nvflare"
 

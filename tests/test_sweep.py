@@ -56,6 +56,20 @@ def test_withheld_biases_are_a_trial_and_not_a_fault(update):
     assert "bias_grad is zero everywhere" in trial.status
 
 
+def test_lost_equations_of_another_activation_are_a_trial_and_not_a_fault():
+    batch = sj.demo_batch(batch_size=BATCH, image_size=8)
+    model = sj.MLP((40, 40), batch.num_classes, activation="gelu", param_dtype="float64")
+    params = sj.init_params(model, jax.random.key(0), batch.inputs.shape[1])
+    update, _ = sj.simulate_update(model, params, batch)
+
+    def withhold_next(update, strength, key):
+        came_back = {name: 0 * it if "dense_1" in name else it for name, it in update.client_tensors.items()}
+        return dataclasses.replace(update, client_tensors=came_back)
+
+    (trial,) = sweep(update, defences=[Defence("withhold", "strength", "", (1.0,), withhold_next)])
+    assert (trial.leaked, trial.status[:26]) == (0, "The span method (for gelu)")
+
+
 def test_a_sweep_that_was_stopped_goes_on_where_it_was(update, tmp_path):
     path, grid = tmp_path / "defences.json", (0.0, 1.0, 2.0)
 

@@ -47,7 +47,7 @@ def exposure(update: Update, layer: DenseLayer, *, is_diagnosed: bool = True) ->
     above = known_above(observation, None, None, update.layers_above(layer.name))
     problem = pose(observation, factorization, above)
     try:
-        plan = make_plan(problem, ReconstructConfig(activation=update.activation))
+        plan = make_plan(problem, ReconstructConfig(activation=update.activation_behind(layer.name)))
     except SpearError as error:  # behind this activation only the span method reads, and its equations are not there
         return facts | {"findings": [], "invertible": False, "verdict": str(error)}
     facts |= {

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from spear_jax.audit import record, resume
-from spear_jax.audit.one import OnRound, Options, Source, audit_one
+from spear_jax.audit.one import OnRound, Options, Source, audit_one, with_activation
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import select_devices
 from spear_jax.errors import CheckpointError, RecordError, SpearError, UpdateError, explain
 from spear_jax.status import Status
 from spear_jax.tensor_files import make_folder
-from spear_jax.update.bundle import Update, load_update
+from spear_jax.update.bundle import Update
+from spear_jax.update.bundle_file import load_update
 from spear_jax.update.dense_layers import natural_key
 
 SUMMARY = "summary.json"
@@ -130,12 +131,14 @@ def finished(into: Path, update: Update, options: Options) -> dict[str, Any] | N
         found = record.read_reconstruction(into).record
     except RecordError:
         return None
+    layer = update.layer(options.layer).name
+    config = with_activation(options.config, update, layer)
     wanted = {
         "update_sha256": update.sha256,
         "layout": update.layout,
-        "layer": update.layer(options.layer).name,
+        "layer": layer,
         "seed": options.seed,
-        "config": json.loads(json.dumps(options.config.to_json())),
+        "config": json.loads(json.dumps(config.to_json())),
     }
     is_same = all(found.get(name) == value for name, value in wanted.items())
     return found if is_same and not resume.is_unfinished(into / record.STATE) else None

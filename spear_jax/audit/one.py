@@ -80,7 +80,7 @@ def audit_one(
     layer = update.layer(options.layer)
     observation, key = update.observation(layer.name), jax.random.key(options.seed)
     above = what_is_above(update, layer.name)
-    config = dataclasses.replace(config, activation=config.activation or update.activation)
+    config = with_activation(config, update, layer.name)
     saved = _Saved(out / record.STATE, resume.identity(observation, key, config, **above), on_round)
     start = saved.taken_up(options) if start is None else start
     make_folder(out)
@@ -94,6 +94,12 @@ def audit_one(
         record.write_reconstruction(out, result, content)
         saved.finish(start)
     return content
+
+
+def with_activation(config: ReconstructConfig, update: Update, layer_name: str) -> ReconstructConfig:
+    """The configuration with the activation that the update names behind a layer, where none was asked for."""
+    told = config.activation or update.activation_behind(layer_name)
+    return dataclasses.replace(config, activation=told)
 
 
 def what_is_above(update: Update, layer_name: str) -> dict[str, Any]:

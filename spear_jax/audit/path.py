@@ -11,7 +11,7 @@ from spear_jax.audit.one import OnRound, Options, Source, audit_one
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import SpearError
 from spear_jax.status import Status
-from spear_jax.update.bundle import load_update
+from spear_jax.update.bundle_file import load_update
 
 
 def audit_update(

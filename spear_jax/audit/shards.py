@@ -13,7 +13,7 @@ from spear_jax.audit import record, resume
 from spear_jax.audit.one import OnRound, Options, Source, audit_one, what_is_above
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import CheckpointError
-from spear_jax.update.bundle import load_update
+from spear_jax.update.bundle_file import load_update
 
 # Of the shards' options, those that decide what they found; devices and budgets are this machine's own.
 CHOSEN = ("method", "rank", "num_examples", "sampler", "round_size", "activation")

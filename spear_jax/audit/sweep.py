@@ -6,18 +6,17 @@ written after each, so that a sweep that was stopped goes on where it was.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
 
 from spear_jax.attacks.dense.pipeline import reconstruct
-from spear_jax.audit.one import what_is_above
+from spear_jax.audit.one import what_is_above, with_activation
 from spear_jax.config import ReconstructConfig
 from spear_jax.defences import DEFENCES, Defence
 from spear_jax.defences.alter import relative_change
 from spear_jax.defences.trials import Trial
-from spear_jax.errors import SweepError, UpdateError
+from spear_jax.errors import SpearError, SweepError
 from spear_jax.factorization import factorize
 from spear_jax.types import Result
 from spear_jax.update.bundle import Update
@@ -105,10 +104,10 @@ def _try(
 
 
 def _attack(update: Update, layer: str, key: jax.Array, config: ReconstructConfig) -> Result | str:
-    """The reconstruction, or why the update cannot be read: withheld biases are a defence like any other."""
+    """The reconstruction, or why there is none: withheld biases and lost equations are a defence like any other."""
     try:
         observation = update.observation(layer)
-    except UpdateError as error:
+        config = with_activation(config, update, layer)
+        return reconstruct(observation, key, config, **what_is_above(update, layer))
+    except SpearError as error:
         return str(error)
-    config = dataclasses.replace(config, activation=config.activation or update.activation)
-    return reconstruct(observation, key, config, **what_is_above(update, layer))

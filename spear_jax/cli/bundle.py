@@ -12,7 +12,7 @@ from spear_jax.cli import options
 from spear_jax.cli.output import emit
 from spear_jax.errors import UpdateError
 from spear_jax.tensor_files import make_folder
-from spear_jax.update.bundle import save_update
+from spear_jax.update.bundle_file import save_update
 from spear_jax.update.make import LEFT_OUT, make_update, pair_files
 from spear_jax.update.readers.model_files import SUFFIXES, read_model
 
@@ -64,6 +64,7 @@ def bundle(
         "update": str(out),
         "kind": update.kind,
         "metadata": dict(update.metadata),
+        "activation": update.activation,
         "tensors": len(update.client_tensors),
         "layers": [{"name": layer.name, "shape": [layer.out_features, layer.in_features]} for layer in update.layers],
         "skipped": [{"name": name, "reason": reason} for name, reason in update.skipped],
@@ -92,6 +93,8 @@ def _tell(content: dict[str, Any]) -> None:
     typer.echo(f"{content['update']}: {content['kind']} of {content['tensors']} tensors; dense layers: {layers}.")
     for name, known in list(content["renamed"].items())[:1]:
         typer.echo(f"Names aligned: {name} is {known} of the model that was sent, and so on.")
+    if content["activation"] is not None:
+        typer.echo(f"Behind the first dense layer that was trained: {content['activation']}.")
     if content["untrained"]:
         typer.echo(f"Not trained: {', '.join(content['untrained'])} did not change or did not come back.")
     if LEFT_OUT in content["metadata"]:

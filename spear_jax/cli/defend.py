@@ -18,7 +18,7 @@ from spear_jax.defences.alter import relative_change
 from spear_jax.defences.trials import TRIALS, Trial, bounds, read_trials, write_trials
 from spear_jax.errors import SweepError, UpdateError
 from spear_jax.tensor_files import make_folder
-from spear_jax.update.bundle import load_update, save_update
+from spear_jax.update.bundle_file import load_update, save_update
 
 DEFENDED, SWEPT, MAX_SECONDS = Path("defended.safetensors"), Path("recon"), 10.0
 HEADER = ("defence", "parameter", "meaning", "grid for a sweep")

@@ -20,7 +20,7 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.report.folder import make_report
 from spear_jax.report.scores import EVALUATION, score
 from spear_jax.tensor_files import make_folder
-from spear_jax.update.bundle import save_update
+from spear_jax.update.bundle_file import save_update
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ import typer
 from spear_jax.audit.exposure import exposure
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, say_first, table
-from spear_jax.update.bundle import load_update
+from spear_jax.update.bundle_file import load_update
 
 HEADER = ("layer", "m x n", "rank", "live rows", "noise floor", "gap", "expected candidates", "verdict")
 

@@ -19,7 +19,7 @@ from spear_jax.errors import SpearError
 from spear_jax.report.values import copies, said
 from spear_jax.status import Status
 from spear_jax.types import NO_LABEL
-from spear_jax.update.bundle import load_update
+from spear_jax.update.bundle_file import load_update
 
 
 def register(app: typer.Typer) -> None:

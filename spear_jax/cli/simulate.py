@@ -20,7 +20,7 @@ from spear_jax.client.simulate import Client, simulate_client
 from spear_jax.errors import DataError
 from spear_jax.normalization import Normalization
 from spear_jax.tensor_files import make_folder
-from spear_jax.update.bundle import save_update
+from spear_jax.update.bundle_file import save_update
 
 DATA_VARIABLE = "SPEAR_JAX_DATA"
 LOCAL_OPTIONS = {

@@ -16,7 +16,8 @@ import numpy as np
 
 from spear_jax import tensor_files
 from spear_jax.errors import SpearError, UpdateError
-from spear_jax.update.bundle import Update, save_update
+from spear_jax.update.bundle import Update
+from spear_jax.update.bundle_file import save_update
 from spear_jax.update.make import make_update
 from spear_jax.update.metadata import metadata_problem
 from spear_jax.update.model_file import ModelFile, name_by_order

@@ -10,7 +10,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from spear_jax.errors import SpearError
+import jax.numpy as jnp
+import numpy as np
+
+from spear_jax.errors import UpdateError
 from spear_jax.update.layer_order import in_order
 from spear_jax.update.layer_order import natural_key as natural_key
 from spear_jax.update.tensor_names import parse_kernel
@@ -69,10 +72,10 @@ def find_layers(
         The dense layers, first to last, and ``(name, reason)`` for every tensor of two or more dimensions that is none.
 
     Raises:
-        SpearError: ``layout`` is no layout, or contradicts the length of a bias.
+        UpdateError: ``layout`` is no layout, or contradicts the length of a bias.
     """
     if layout is not None and layout not in LAYOUTS:
-        raise SpearError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}.")
+        raise UpdateError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}.")
     layers, skipped = [], []
     usual = _agreed_layout(shapes) or _FRAMEWORK_LAYOUT.get((framework or "").lower())
     for name, shape in shapes.items():
@@ -85,6 +88,11 @@ def find_layers(
             else:
                 skipped.append((name, found))
     return in_order(layers, is_told=is_told), tuple(sorted(skipped, key=lambda item: natural_key(item[0])))
+
+
+def floating_shapes(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Shape of every floating-point tensor by name: only these can be layers."""
+    return {name: tensor.shape for name, tensor in tensors.items() if jnp.issubdtype(tensor.dtype, np.floating)}
 
 
 def _fitting(shape: tuple[int, ...], bias_shape: tuple[int, ...]) -> list[str]:
@@ -121,7 +129,7 @@ def _pair(name: str, shapes: Mapping[str, tuple[int, ...]], told: str | None, us
     if not fitting:
         return f"its shape {(rows, columns)} does not fit {bias_name} of length {shapes[bias_name][0]}."
     if told is not None and told not in fitting:
-        raise SpearError(
+        raise UpdateError(
             f"layout={told} contradicts {name} of shape {(rows, columns)} with a bias of length "
             f"{shapes[bias_name][0]}; it is {fitting[0]}, so leave the layout out."
         )

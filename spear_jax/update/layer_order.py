@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
 
 # A transformer has hundreds of layers and no chain; the search for one must end soon.
 _MAX_REORDERED, _MAX_DEAD_ENDS = 256, 10_000
@@ -100,6 +102,18 @@ def stands_before(layers: Sequence[L], layer: L) -> tuple[L, ...]:
             reached.append(earlier)
             found.append(earlier)
     return tuple(reversed(found))
+
+
+def tells_order(dtypes: Mapping[str, np.dtype]) -> bool:
+    """Whether the order of names tells anything: it does not where those of each dtype are sorted, as some files do.
+
+    Args:
+        dtypes: of the tensors by name, in the order of the file.
+    """
+    by_dtype: dict[np.dtype, list[str]] = {}
+    for name, dtype in dtypes.items():
+        by_dtype.setdefault(dtype, []).append(name)
+    return any(names != sorted(names) for names in by_dtype.values())
 
 
 def same_numbered(name: str) -> str:

@@ -12,7 +12,7 @@ from spear_jax.errors import UpdateError
 from spear_jax.update.alignment import align
 from spear_jax.update.bundle import Update
 from spear_jax.update.dense_layers import OPEN_LAYOUT
-from spear_jax.update.metadata import metadata_problem
+from spear_jax.update.metadata import require_valid
 from spear_jax.update.model_file import ModelFile, few
 from spear_jax.update.pairing import COPY, Way, pairings
 from spear_jax.update.reparametrized import Composed, compose
@@ -47,7 +47,8 @@ def make_update(
         local_steps: its number, where known; 1 is assumed without.
         num_examples: samples in the client's batch, where known.
         weight_decay: of the client's SGD, where known.
-        metadata: what else the metadata of a bundle hold, such as ``image_shape``.
+        metadata: what else the metadata of a bundle hold, such as ``image_shape``; ``activation`` goes before what the
+            model's files name.
         as_received: make an update also of what gives nothing away, as one who records does: nothing changed, or
             nothing belongs to a dense layer. What was never sent is an error then, as one program names both.
 
@@ -61,11 +62,9 @@ def make_update(
             first layer whose gradient does not follow from what came back.
     """
     numbers = {"lr": lr, "local_steps": local_steps, "num_examples": num_examples, "weight_decay": weight_decay}
-    known = {"kind": kind, "framework": before.framework or after.framework} | numbers
+    known = {"kind": kind, "framework": before.framework or after.framework, "activation": before.activation} | numbers
     strings = {key: str(value) for key, value in known.items() if value is not None} | dict(metadata)
-    problem = metadata_problem(strings)
-    if problem is not None:
-        raise UpdateError(problem)
+    require_valid(strings)
     names = pair_files(before, after, kind=kind)
     extra = [name for name in after.tensors if name not in names]
     if as_received and extra:

@@ -7,13 +7,15 @@ import math
 from collections.abc import Callable, Mapping
 
 from spear_jax.activations import ACTIVATIONS, named
-from spear_jax.errors import SpearError
+from spear_jax.errors import SpearError, UpdateError
 from spear_jax.normalization import Normalization
 from spear_jax.update.dense_layers import LAYOUTS
 
 FORMAT_VERSION = "1"
 ORDER_KEY = "tensor_order"
-KINDS = ("gradient", "weights", "delta")
+# What the names of the tensors that came back begin with in a bundle, by kind.
+PREFIX = {"gradient": "grad/", "weights": "client/", "delta": "client/"}
+KINDS = tuple(PREFIX)
 _LONGEST_COUNT = 18
 
 
@@ -32,6 +34,17 @@ def metadata_problem(metadata: Mapping[str, str]) -> str | None:
         if key in metadata and not is_valid(metadata[key]):
             return f"metadata {key} is {metadata[key]!r}; expected {wanted}."
     return None
+
+
+def require_valid(metadata: Mapping[str, str]) -> None:
+    """Refuse the metadata of an update that `metadata_problem` finds wrong.
+
+    Raises:
+        UpdateError: what is wrong.
+    """
+    problem = metadata_problem(metadata)
+    if problem is not None:
+        raise UpdateError(problem)
 
 
 def parse_shape(text: str) -> tuple[int, int, int]:

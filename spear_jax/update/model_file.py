@@ -18,6 +18,7 @@ class ModelFile(NamedTuple):
         left_out: why a tensor of the file is not among ``tensors``, by name: no real numbers, an optimiser's.
         is_ordered: whether the order says anything: safetensors and HDF5 sort by name.
         positions: where the file is a list, the place in it of each of ``tensors``; None for tensors by name.
+        activation: between the dense layers, where the model's configuration names it; None where it does not.
     """
 
     tensors: dict[str, np.ndarray]
@@ -25,6 +26,7 @@ class ModelFile(NamedTuple):
     left_out: Mapping[str, str] = MappingProxyType({})
     is_ordered: bool = True
     positions: tuple[int, ...] | None = None
+    activation: str | None = None
 
 
 def name_by_order(arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Keras files: ``.weights.h5`` and the older ``.h5`` (HDF5), and ``.keras``, a zip archive with the former in it.
 
 Read with h5py, an extra. Only arrays that lie in the file itself are read: links to other files, arrays stored outside
-and virtual ones are left out, and nothing of the configuration is looked at.
+and virtual ones are left out, and of the configuration only the names of activations are looked at.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import numpy as np
 from spear_jax.errors import TensorFileError
 from spear_jax.tensor_files import READ_ERRORS, ZIP_ERRORS, existing_file
 from spear_jax.update.model_file import ModelFile
+from spear_jax.update.named_activation import of_configuration
+from spear_jax.update.readers import configurations
 
 WEIGHTS = "model.weights.h5"  # in a .keras archive
 _OPTIMISERS = ("optimizer", "optimizer_weights", "_optimizer")
@@ -53,7 +55,8 @@ def read_keras(path: str | os.PathLike[str]) -> ModelFile:
         raise TensorFileError(f"{path.name} is not a readable Keras file (truncated or damaged?): {reason}.") from error
     if not arrays:
         raise TensorFileError(f"{path.name} holds no arrays; save the weights of a model, model.save_weights(path).")
-    return ModelFile(arrays, "keras", left_out, is_ordered=False)
+    activation = of_configuration(configurations.within(path), arrays)
+    return ModelFile(arrays, "keras", left_out, is_ordered=False, activation=activation)
 
 
 def _hdf5(path: Path) -> Path | io.BytesIO:

@@ -17,7 +17,16 @@ from jax.numpy import bfloat16
 from spear_jax import tensor_files
 from spear_jax.errors import UpdateError
 from spear_jax.update.model_file import ModelFile, few, name_by_order
-from spear_jax.update.readers import keras_files, pickled_model, sharded, torch_files, torch_legacy, tree_files
+from spear_jax.update.named_activation import of_configuration
+from spear_jax.update.readers import (
+    configurations,
+    keras_files,
+    pickled_model,
+    sharded,
+    torch_files,
+    torch_legacy,
+    tree_files,
+)
 
 _SAFETENSORS_FORMAT = {"pt": "pytorch", "flax": "flax", "tf": "tensorflow"}
 _HDF5_MAGIC, _NPY_MAGIC = b"\x89HDF\r\n\x1a\n", b"\x93NUMPY"
@@ -34,7 +43,8 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
             arrays (``numpy.savez(file, *arrays)``, Flower's old form). The content tells which, whatever the name.
 
     Returns:
-        The tensors of real numbers; what else lies beside them is named in ``left_out``.
+        The tensors of real numbers; what else lies beside them is named in ``left_out``. A ``config.json`` beside the
+        file, or within a Keras file, may name the activation.
 
     Raises:
         UpdateError: anything wrong with the file or its contents, in one sentence.
@@ -60,7 +70,8 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
             f"{path.name} holds no tensors{f' that can be read: {reasons}' * bool(reasons)}; "
             "give a file that holds the parameters of a model."
         )
-    return _listed(found._replace(tensors=tensors, left_out=left_out))
+    told = found.activation or of_configuration(configurations.beside(path), tensors)
+    return _listed(found._replace(tensors=tensors, left_out=left_out, activation=told))
 
 
 class Reader(NamedTuple):

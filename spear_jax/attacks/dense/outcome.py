@@ -90,6 +90,7 @@ class SearchState(NamedTuple):
         hits, hits_dropped, false_hits: see `SearchStats`.
         roots: samples that the span method found, None for the others.
         grown_at: round after which that last found one.
+        turns: rounds of it that found one at most: after each it measures residuals the other way.
         activation: that it takes to be between the layer and the next one, None for the others.
     """
 
@@ -102,6 +103,7 @@ class SearchState(NamedTuple):
     false_hits: int = 0
     roots: Found | None = None
     grown_at: int = 0
+    turns: int = 0
     activation: str | None = None
 
 

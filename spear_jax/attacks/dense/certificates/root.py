@@ -155,10 +155,13 @@ def _basins(sides: Sides, points: jax.Array) -> tuple[jax.Array, ...]:
     noise_at, local = partial(_noise_at, sides), partial(_local, sides)
 
     def one(point: jax.Array) -> tuple[jax.Array, ...]:
-        step = lambda _, point: _stepped(point, local(noise_at(point), point))
-        point = jax.lax.fori_loop(0, WHITENINGS, step, point)
+        def step(_: jax.Array, around: tuple[jax.Array, _Local]) -> tuple[jax.Array, _Local]:
+            point = _stepped(*around)
+            return point, local(noise_at(point), (point, jnp.zeros(())))
+
+        nowhere = _Local(jnp.zeros(()), point * 0, jnp.zeros((len(point), len(point))))  # allows no step
+        point, here = jax.lax.fori_loop(0, WHITENINGS + 1, step, (point, nowhere))
         noise = noise_at(point)
-        here = local(noise, point)
         factor = jax.scipy.linalg.cho_factor(here.normal)
         weakest, least = _extreme(lambda v: jax.scipy.linalg.cho_solve(factor, v), len(point))
         _, largest = _extreme(lambda v: here.normal @ v, len(point))
@@ -166,9 +169,10 @@ def _basins(sides: Sides, points: jax.Array) -> tuple[jax.Array, ...]:
         misfit = here.misfit / freedom
         unit = jnp.maximum(misfit, 1)  # what is left over is the better estimate of the noise where it is the larger
         away = 3 * jnp.sqrt(unit * least) * weakest
-        rise = jnp.stack([local(noise, point + away).misfit, local(noise, point - away).misfit]) - here.misfit
-        free = local(noise, point, is_free=True).normal
-        along = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(free), point)
+        asked = (jnp.stack([point + away, point - away, point]), jnp.asarray([0.0, 0.0, 1.0]))
+        there = jax.lax.map(partial(local, noise), asked)
+        rise = there.misfit[:2] - here.misfit
+        along = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(there.normal[2]), point)
         scale = jnp.sqrt(jnp.abs(point @ along)) / jnp.sum(point**2) ** 0.5
         covariance, rise = unit * covariance, rise / (9 * unit)
         return point, misfit, noise.guessed, covariance, noise.own, jnp.sqrt(largest * least), rise, scale
@@ -208,35 +212,32 @@ def _noise_at(sides: Sides, point: jax.Array) -> _Noise:
     return _Noise(tuple(weights), own + sides.rounding**2, jnp.mean(jnp.concatenate(shares)))
 
 
-def _local(sides: Sides, noise: _Noise, point: jax.Array, is_free: bool = False) -> _Local:
+def _local(sides: Sides, noise: _Noise, asked: tuple[jax.Array, jax.Array]) -> _Local:
     """The equations at a point, whitened.
 
     Args:
         sides: of the layers.
         noise: to whiten by.
-        point: (r,).
-        is_free: whether the scales of all bias gradients are unknown.
+        asked: (r,) the point, and () whether the scales of all bias gradients are unknown, 0 or 1.
     """
-    equations = sides.equations
+    (point, is_free), equations = asked, sides.equations
     at = lambda point: [y[0] for y in seen_above(equations, *placed(equations, point[None]), jnp.zeros(1))]
     hidden, jacobians = at(point), jax.jacfwd(at)(point)
-    misfit, gradient, normal = jnp.zeros(()), jnp.zeros(len(point)), jnp.zeros((len(point), len(point)))
+    total, off = (1 - is_free) * sides.total, (1 - is_free) * (sides.total @ point - sides.has_total)
+    misfit, gradient, normal = off**2 / noise.own, total * off / noise.own, jnp.outer(total, total) / noise.own
     for number, weights in enumerate(noise.weights):
         rows, one, constant = equations.seen[number], equations.ones[number], equations.constants[number]
         known = jnp.append(rows, one[:, None], axis=1).T * weights[:, None]
-        if is_free:
-            known = jnp.concatenate([known, jnp.zeros(len(weights)).at[-1].set(weights[-1])[:, None]], axis=1)
-        project = partial(_without, known, jax.scipy.linalg.cho_factor(known.T @ known))
+        free = jnp.zeros(len(weights)).at[-1].set(is_free)  # a column that takes the constant's equation away
+        known = jnp.append(known, free[:, None], axis=1)
+        gram = known.T @ known + jnp.diag(jnp.zeros(known.shape[1]).at[-1].set(1 - is_free))
+        project = partial(_without, known, jax.scipy.linalg.cho_factor(gram))
         residual = project(jnp.append(hidden[number], constant) * weights)
         slopes = jnp.append(jacobians[number], jnp.zeros((1, len(point))), axis=0)
         jacobian = project(slopes * weights[:, None])
         misfit, gradient = misfit + residual @ residual, gradient + jacobian.T @ residual
         normal = normal + jacobian.T @ jacobian
-    if is_free:
-        return _Local(misfit, gradient, normal)
-    total, off = sides.total, sides.total @ point - sides.has_total
-    normal, gradient = normal + jnp.outer(total, total) / noise.own, gradient + total * off / noise.own
-    return _Local(misfit + off**2 / noise.own, gradient, normal)
+    return _Local(misfit, gradient, normal)
 
 
 def _without(known: jax.Array, factor: Any, array: jax.Array) -> jax.Array:

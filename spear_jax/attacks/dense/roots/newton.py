@@ -20,8 +20,10 @@ from spear_jax.numerics import search_matmul
 
 # Steps with rounded kinks: their width is halved so many times, with so many steps each; then those of the true one.
 STAGES, STAGE_STEPS, STEPS = 4, 15, 60
-# Widths of the kinks at the start, in units of a typical pre-activation, and sizes of the starts, as powers of two.
-WIDTHS, SIZES = (0.15, 0.6), (0.0, 2.0)
+# Widths of the kinks at the start, in units of a typical pre-activation.
+WIDTHS = (0.15, 0.6)
+# Sizes of the starts, as powers of two, for the plain residual and the relative one: what gives most distinct samples.
+SIZES, RELATIVE_SIZES = (0.0, 2.0), (-2.0, 0.0)
 # Damping at the start, and what it is multiplied with after a step that helped, and after one that did not.
 DAMPING, EASE, RESIST = 0.1, 0.2, 4.0
 # A step that gains less than this share of the residual, undamped, is the last one.
@@ -57,7 +59,7 @@ class Start(NamedTuple):
 
     Attributes:
         key: start i uses ``fold_in(key, i)``.
-        radius: () of the smallest ones.
+        radius: () typical of samples.
         unit: () size of a typical pre-activation; 0 where no kink is to be rounded.
         dimensions: () of u, those beyond are zero.
         is_relative: () whether the residual is taken relative to the activations.
@@ -97,7 +99,8 @@ def _draw(start: Start, width: int, index: jax.Array) -> tuple[jax.Array, jax.Ar
     """A start of random direction and size, and the width of its kinks."""
     drawn = jax.random.uniform(jax.random.fold_in(start.key, index), (width + 2,), start.radius.dtype)
     direction = jnp.where(jnp.arange(width, dtype=jnp.int32) < start.dimensions, 2 * drawn[:width] - 1, 0)
-    radius = start.radius * 2 ** (SIZES[0] + (SIZES[1] - SIZES[0]) * drawn[width])
+    low, high = (jnp.where(start.is_relative, *ends) for ends in zip(RELATIVE_SIZES, SIZES, strict=True))
+    radius = start.radius * 2 ** (low + (high - low) * drawn[width])
     kink = start.unit * WIDTHS[0] * (WIDTHS[1] / WIDTHS[0]) ** drawn[width + 1]
     return radius * direction / jnp.linalg.norm(direction), kink
 

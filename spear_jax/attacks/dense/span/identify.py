@@ -31,7 +31,7 @@ def identify(problem: Problem, stacks: tuple[Stack, ...], run: Run) -> Stack | N
     """
     for number in range(PASSES):
         key = jax.random.fold_in(run.key, IDENTIFY_KEY + number)
-        state = initial_state(problem.rank, run.config)._replace(next_round=number)
+        state = initial_state(problem.rank, run.config)._replace(next_round=number, turns=number)
         for stack in stacks:
             if one_round(stack, none_found(stack), state, run._replace(key=key)) is not None:
                 return stack

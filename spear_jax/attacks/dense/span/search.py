@@ -28,6 +28,8 @@ from spear_jax.status import Status
 
 # Starts of one compiled program. A round has a multiple of them, and up to so many times more after rounds in vain.
 LANES, MOST_DOUBLINGS = 32, 2
+# Samples of a round that are so few that the next one measures residuals the other way.
+FEW = 1
 # What a float32 descent leaves of the squared residual at a root, relative to the activations; and how many times what
 # the noise explains a residual may be before it is sharpened, and after.
 NEAR, LOOSE, SHARP = 1e-6, 1e4, 100.0
@@ -60,6 +62,7 @@ def find_roots(problem: Problem, stack: Stack, run: Run, state: SearchState | No
             next_round=number,
             candidates=state.candidates + _starts(state, run),
             grown_at=state.grown_at if new is None else number,
+            turns=state.turns + (new is None or len(new.points) <= FEW),
         )
         if run.on_round is not None:
             elapsed = time.perf_counter() - started
@@ -77,8 +80,8 @@ def _is_over(stack: Stack, found: Found, state: SearchState, run: Run) -> bool:
 
 
 def _starts(state: SearchState, run: Run) -> int:
-    """Starts of the next round: more after each that found nothing."""
-    doublings = min(state.next_round - state.grown_at, MOST_DOUBLINGS)
+    """Starts of the next round: more after both residuals found nothing."""
+    doublings = min((state.next_round - state.grown_at) // 2, MOST_DOUBLINGS)
     return LANES * max(1, run.config.span.starts // LANES) * 2**doublings
 
 
@@ -120,7 +123,7 @@ def _descended(
         radius=jnp.float32(length * np.sqrt(free + 1)),
         unit=jnp.float32(typical if stack.activation.is_kinked else 0),
         dimensions=jnp.int32(free),
-        is_relative=jnp.asarray(state.next_round % 2 == 1 or not stack.has_scale),
+        is_relative=jnp.asarray(state.turns % 2 == 0 or not stack.has_scale),
     )
     index, count = run.config.shard
     numbers = index + count * np.arange(_starts(state, run), dtype=np.uint32).reshape(-1, LANES)

@@ -95,7 +95,9 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
     batch = dataclasses.replace(batch, labels=batch.labels % 10, num_classes=10)
     params = sj.init_params(model, jax.random.key(seed), batch.inputs.shape[1])
     update = sj.simulate_update(model, params, batch, dtype=dtype)[0]
-    config = sj.ReconstructConfig(activation=setting["activation"], method="span", max_seconds=MAX_SECONDS)
+    config = sj.ReconstructConfig(
+        activation=setting["activation"], method="span", num_examples=batch.size, max_seconds=MAX_SECONDS
+    )
     started = time.perf_counter()
     result = sj.reconstruct(update.observation(), jax.random.key(seed), config, layers_above=update.layers_above()[:1])
     seconds, compiled = time.perf_counter() - started, result.stats.seconds["compile"]

@@ -30,6 +30,9 @@ KEPT_ENTRIES, BLOCK_ENTRIES, BLOCK_COLUMNS = 2**25, 2**20, 128
 # White noise: how far above its edge a singular value must be to be none of it, and the shares of its singular values
 # that are compared with what they should be, within a part of the largest.
 WHITE_EDGE, WHITE_SHARES, WHITE_TOLERANCE = 1.05, np.array([0.1, 0.3, 0.5, 0.7, 0.9]), 0.03
+# Times its edge that the largest singular value of noise may be, which is not always white (rounding shows up to 3.4),
+# and the same of this side's own arithmetic, in units of the largest of all.
+STICKS_OUT, OWN_EDGE = 4.0, 100.0
 # The sketch's random matrix is part of the algorithm, not of the experiment: the same for every run.
 SKETCH_SEED = 0
 
@@ -74,6 +77,15 @@ def factorize(weight_grad: Array, *, rank: int | None = None, rounding: float = 
         if noisy is not None:
             return noisy
     return _assemble(weight_grad, left, spectrum, right, found if rank is None else rank, reach)
+
+
+def is_flat(factorization: Factorization) -> bool:
+    """Whether the largest singular value beyond the rank is the noise's too, and not that of one more sample."""
+    (m, rank), n = factorization.left.shape, factorization.right.shape[1]
+    first = factorization.noise_floor if len(factorization.singular_values) > rank else 0.0
+    rest = max(m * (n - rank) * factorization.noise_std**2 - first**2, 0.0)
+    edge = (rest / (m * max(n - rank, 1))) ** 0.5 * (m**0.5 + n**0.5)
+    return first <= max(STICKS_OUT * edge, OWN_EDGE * EPS64 * float(factorization.singular_values[0]))
 
 
 def estimate_rank(spectrum: np.ndarray, rounding_floor: float) -> int:

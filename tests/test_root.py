@@ -35,7 +35,7 @@ def posed(name, seen):
 
 def judged(name, seen, points):
     problem, stack, _ = posed(name, seen)
-    return judge_roots(problem, stack, exact.with_duals(stack, points))[0]
+    return judge_roots(problem, stack, exact.with_duals(stack, points), problem.rank)[0]
 
 
 @pytest.mark.parametrize("name", ["gelu", "relu", "tanh", "leaky_relu(0.2)"])
@@ -43,7 +43,7 @@ def test_true_samples_are_confirmed_and_their_duals_are_their_gradients(name):
     seen = simulate(name, B, M, seed=1)
     problem, stack, points = posed(name, seen)
     found = exact.with_duals(stack, points)
-    samples, _ = judge_roots(problem, stack, found)
+    samples, _ = judge_roots(problem, stack, found, B)
     assert samples.confirmed.all()
     assert samples.error.max() < 1e-9
     true = (problem.left.T @ seen.grad_z).T
@@ -109,7 +109,7 @@ def test_bars_hold_under_noise(name, noise):
         if stack is None or problem.rank != 4:
             continue
         points = exact.polish(stack, points)
-        samples = judge_roots(problem, stack, exact.with_duals(stack, points))[0]
+        samples = judge_roots(problem, stack, exact.with_duals(stack, points), 4)[0]
         known = samples.confirmed & np.isfinite(samples.error)
         inputs = samples.dual[known] @ np.asarray(problem.factorization.right)
         distance = np.linalg.norm(inputs[:, None] - seen.inputs[None], axis=2) / np.linalg.norm(seen.inputs, axis=1)

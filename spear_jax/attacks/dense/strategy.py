@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import numpy as np
+
 from spear_jax import numerics
 from spear_jax.activations import ACTIVATIONS, named
 from spear_jax.attacks.dense.by_zeros import BY_ZEROS, ZerosPlan, plan_by_zeros, search_by_zeros
@@ -161,7 +163,7 @@ def _by_roots(problem: Problem, plan: Plan, run: Run, state: SearchState | None)
     assert outcome.state.roots is not None
     fitting = also_fit(stacks, stack, outcome.state.roots.points)
     outcome = outcome._replace(activations=fitting)
-    if not outcome.is_relu or len(outcome.directions) < problem.rank:
+    if not outcome.is_relu or np.linalg.matrix_rank(outcome.directions) < problem.rank:
         return outcome
     agreement = agree(problem, outcome.directions)
     settled_as = settled(agreement)  # patterns that noise blurs contradict nothing

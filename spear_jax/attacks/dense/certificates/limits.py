@@ -116,3 +116,9 @@ ROOT_STRENGTH = 5.0
 # The gradient of a sample leaves the column space by so many times what is expected; that of another root by a share
 # of one.
 ROOT_MARGIN = 8.0
+# Equations beyond the unknowns that a root must have, of those that say anything on the samples' plane.
+ROOT_SURPLUS = 4.0
+# Times by which the bar may grow without any one neuron, and share of what holds a direction that noise may feign.
+ROOT_WITHOUT_ONE, ROOT_FEIGNED = 4.0, 0.25
+# By how much a bar is longer where all of the error lies along one direction: that exceeds twice its size once in 20.
+ROOT_SINGLE = 0.65

@@ -1,16 +1,16 @@
 """When a root of the span equations is a sample, and how far it may be off (docs/span.md, Sec. 6).
 
-A root fits the equations to the noise. It is a sample where it is the only root far around (*isolation*), where its own
-gradient lies in the column space too, which no equation of the root asked for (*dual*), and its error bar holds where
-the residual rises as the linear model behind the bar has it (*profile*). Roots that are none: between two samples that
-fire the same neurons there is a line of them, and an activation that is all but linear on the data fits anything on
-the plane of the samples.
+A root fits the equations to the noise. It is a sample where it is the only root far around (*isolation*), where no
+single neuron holds it and noise does not feign what does (`held`), and where its own gradient lies in the column space
+too, which no equation of the root asked for (*dual*). Its error bar holds where the residual rises as the linear model
+behind the bar has it (*profile*). Roots that are none: between two samples that fire the same neurons there is a line
+of them, and an activation that is all but linear on the data fits anything on the plane of the samples.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +18,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from spear_jax.attacks.dense.certificates import limits
+from spear_jax.attacks.dense.certificates.held import Hold, Total, View, extreme, hold
+from spear_jax.attacks.dense.certificates.twins import twin_distance
 from spear_jax.attacks.dense.outcome import Samples
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.roots.equations import placed, seen_above
 from spear_jax.attacks.dense.roots.exact import DUAL_LANES, Sides, in_lanes, sides_of
-from spear_jax.attacks.dense.roots.found import Found
+from spear_jax.attacks.dense.roots.found import SAME, Found
 from spear_jax.attacks.dense.roots.stack import Stack
+from spear_jax.factorization import is_flat
 
-# Gauss-Newton steps that whiten the equations, and steps of the iterations for the extreme eigenvalues.
-WHITENINGS, POWER_STEPS = 3, 12
+# Gauss-Newton steps that whiten the equations.
+WHITENINGS = 3
 
 
 class Basin(NamedTuple):
@@ -39,6 +42,7 @@ class Basin(NamedTuple):
         inside, outside: (k,) expected squared errors of the input, within the row space and beyond.
         condition: (k,) root of the ratio of the extreme eigenvalues of the normal matrix.
         rise: (k, 2) of chi squared at three deviations along the weakest direction, both ways, over what it should be.
+        hold: (k,) each, what holds the root.
         scale_error: (k,) relative error of the scale where neither bias gradient is believed.
     """
 
@@ -49,19 +53,21 @@ class Basin(NamedTuple):
     outside: Float[np.ndarray, " k"]
     condition: Float[np.ndarray, " k"]
     rise: Float[np.ndarray, "k 2"]
+    hold: Hold
     scale_error: Float[np.ndarray, " k"]
 
 
-def judge_roots(problem: Problem, stack: Stack, found: Found) -> tuple[Samples, float]:
+def judge_roots(problem: Problem, stack: Stack, found: Found, num_examples: int | None = None) -> tuple[Samples, float]:
     """What the certificate says of each root, in the order they were found, and the error of their common scale.
 
     Confirmed is what is a sample; its error is infinite where that is all that can be said, and the picture has no bar.
-    The scale is what the two layers see of it where neither bias gradient is believed: infinite where that is nothing.
+    The scale is what the layers see of it where no bias gradient is believed: infinite where that is nothing.
 
     Args:
         problem: of the layer.
         stack: the equations.
         found: roots with their duals.
+        num_examples: batch size as the client reports it: where it is the rank, no root can be two samples that merged.
     """
     directions = found.duals * problem.spectrum
     directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
@@ -71,15 +77,36 @@ def judge_roots(problem: Problem, stack: Stack, found: Found) -> tuple[Samples, 
     size = np.linalg.norm(basin.points, axis=1)
     error = np.sqrt(basin.inside + basin.outside) / size
     confirmed = _is_root(problem, stack, basin) & _is_isolated(basin) & _has_gradient(stack, found, error)
-    has_bar = _has_profile(basin) & _is_strong(stack)
+    confirmed &= _is_held(basin.hold) & _is_first(basin.points)
+    has_bar = _has_profile(basin) & _is_strong(stack) & _is_flat(stack)
+    if num_examples != problem.rank:
+        error = np.hypot(error, twin_distance(stack, basin.points, found.duals) / size)
+    # Where one direction has all of the error, it exceeds its own size more often.
+    error = error * (1 + limits.ROOT_SINGLE * basin.hold.single)
     bars = np.where(has_bar, np.maximum(error, limits.ROUNDED_INPUT * problem.client_eps), np.inf)
     # A share of what the equations left over is no pattern, but says as much: 1 at a root.
     matching = confirmed.astype(float)
-    samples = Samples(
-        directions, basin.points / problem.spectrum, confirmed, matching, np.where(confirmed, bars, np.inf)
-    )
+    bars = np.where(confirmed, bars, np.inf)
+    samples = Samples(directions, basin.points / problem.spectrum, confirmed, matching, bars)
     seen = np.where(confirmed & np.isfinite(basin.scale_error), basin.scale_error, np.inf)
     return samples, float(np.sum(seen**-2.0) ** -0.5) if np.isfinite(seen).any() else np.inf
+
+
+def _is_held(hold: Hold) -> Bool[np.ndarray, " k"]:
+    """Whether enough equations hold each root, each without any one of them, and not by their noise."""
+    enough = (hold.surplus >= limits.ROOT_SURPLUS) & (hold.feigned <= limits.ROOT_FEIGNED)
+    return enough & (hold.without_one <= limits.ROOT_WITHOUT_ONE**2)
+
+
+def _is_first(points: Float[np.ndarray, "k r"]) -> Bool[np.ndarray, " k"]:
+    """Whether none before it is the same: refined, two roots may be one."""
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2) > SAME * np.linalg.norm(points, axis=1)[:, None]
+    return np.array([bool(row[:number].all()) for number, row in enumerate(apart)])
+
+
+def _is_flat(stack: Stack) -> bool:
+    """Whether nothing sticks out of the noise beyond the samples, which would be one more."""
+    return is_flat(stack.problem.factorization) and all(upper.is_flat for upper in stack.viewing)
 
 
 def _is_root(problem: Problem, stack: Stack, basin: Basin) -> Bool[np.ndarray, " k"]:
@@ -119,9 +146,9 @@ def _has_gradient(stack: Stack, found: Found, error: Float[np.ndarray, " k"]) ->
 def basins(stack: Stack, points: Float[np.ndarray, "k r"]) -> Basin:
     """The equations around points, whitened by the noise of all gradients."""
     found = in_lanes(partial(_basins, sides_of(stack)), points, DUAL_LANES)
-    points, misfit, guessed, inside, spread, condition, rise, scale = found
+    points, misfit, guessed, inside, spread, condition, rise, scale, *held = found
     beyond = stack.problem.factorization.right.shape[1] - stack.rank
-    return Basin(points, misfit, guessed, inside, spread * beyond, condition, rise, scale)
+    return Basin(points, misfit, guessed, inside, spread * beyond, condition, rise, Hold(*held), scale)
 
 
 class _Noise(NamedTuple):
@@ -149,9 +176,6 @@ class _Local(NamedTuple):
 @jax.jit
 def _basins(sides: Sides, points: jax.Array) -> tuple[jax.Array, ...]:
     """`Basin` of a block of points."""
-    equations = sides.equations
-    rows = sum(seen.shape[1] - seen.shape[0] + c for seen, c in zip(equations.seen, equations.constants, strict=True))
-    freedom = rows + sides.has_total - points.shape[1]
     noise_at, local = partial(_noise_at, sides), partial(_local, sides)
 
     def one(point: jax.Array) -> tuple[jax.Array, ...]:
@@ -163,19 +187,18 @@ def _basins(sides: Sides, points: jax.Array) -> tuple[jax.Array, ...]:
         point, here = jax.lax.fori_loop(0, WHITENINGS + 1, step, (point, nowhere))
         noise = noise_at(point)
         factor = jax.scipy.linalg.cho_factor(here.normal)
-        weakest, least = _extreme(lambda v: jax.scipy.linalg.cho_solve(factor, v), len(point))
-        _, largest = _extreme(lambda v: here.normal @ v, len(point))
-        covariance = jnp.trace(jax.scipy.linalg.cho_solve(factor, jnp.eye(len(point))))
-        misfit = here.misfit / freedom
+        solve = partial(jax.scipy.linalg.cho_solve, factor)
+        weakest, least = extreme(solve, len(point))
+        _, largest = extreme(lambda v: here.normal @ v, len(point))
+        held, misfit, spread = hold(_views(sides, noise, (point, jnp.zeros(()))), _total(sides, noise, point), solve)
         unit = jnp.maximum(misfit, 1)  # what is left over is the better estimate of the noise where it is the larger
+        covariance = jnp.maximum(unit * jnp.trace(solve(jnp.eye(len(point)))), spread)
         away = 3 * jnp.sqrt(unit * least) * weakest
         asked = (jnp.stack([point + away, point - away, point]), jnp.asarray([0.0, 0.0, 1.0]))
         there = jax.lax.map(partial(local, noise), asked)
-        rise = there.misfit[:2] - here.misfit
-        along = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(there.normal[2]), point)
-        scale = jnp.sqrt(jnp.abs(point @ along)) / jnp.sum(point**2) ** 0.5
-        covariance, rise = unit * covariance, rise / (9 * unit)
-        return point, misfit, noise.guessed, covariance, noise.own, jnp.sqrt(largest * least), rise, scale
+        rise = (there.misfit[:2] - here.misfit) / (9 * unit)
+        scale = _scale_error(there.normal[2], point)
+        return point, misfit, noise.guessed, covariance, noise.own, jnp.sqrt(largest * least), rise, scale, *held
 
     return jax.lax.map(one, points)
 
@@ -186,12 +209,13 @@ def _stepped(point: jax.Array, local: _Local) -> jax.Array:
     return jnp.where(jnp.isfinite(step).all(), point - step, point)
 
 
-def _extreme(times: Any, size: int) -> tuple[jax.Array, jax.Array]:
-    """The vector that a symmetric map stretches most, and by how much, by power iteration."""
-    step = lambda _, v: times(v) / jnp.linalg.norm(times(v))
-    vector = jax.lax.fori_loop(0, POWER_STEPS, step, jnp.cos(jnp.arange(size, dtype=float) ** 2) + 0.1)
-    vector = vector / jnp.linalg.norm(vector)
-    return vector, vector @ times(vector)
+def _scale_error(normal: jax.Array, point: jax.Array) -> jax.Array:
+    """Error of the scale of a point, relative, by a normal matrix; infinite where that does not see it."""
+    solve = partial(jax.scipy.linalg.cho_solve, jax.scipy.linalg.cho_factor(normal))
+    _, largest = extreme(lambda v: normal @ v, len(point))
+    _, least = extreme(solve, len(point))
+    error = jnp.sqrt(jnp.abs(point @ solve(point))) / jnp.sum(point**2) ** 0.5
+    return jnp.where(largest * least < limits.ROOT_CONDITION**2, error, jnp.inf)
 
 
 def _noise_at(sides: Sides, point: jax.Array) -> _Noise:
@@ -213,33 +237,48 @@ def _noise_at(sides: Sides, point: jax.Array) -> _Noise:
 
 
 def _local(sides: Sides, noise: _Noise, asked: tuple[jax.Array, jax.Array]) -> _Local:
-    """The equations at a point, whitened.
+    """The equations at a point, whitened; of what is asked see `_views`."""
+    total = _total(sides, noise, asked[0])
+    weight = (1 - asked[1]) / total.noise
+    misfit, gradient = weight * total.off**2, weight * total.off * total.row
+    normal = weight * jnp.outer(total.row, total.row)
+    for view in _views(sides, noise, asked):
+        misfit, gradient = misfit + view.residual @ view.residual, gradient + view.jacobian.T @ view.residual
+        normal = normal + view.jacobian.T @ view.jacobian
+    return _Local(misfit, gradient, normal)
+
+
+def _total(sides: Sides, noise: _Noise, point: jax.Array) -> Total:
+    """The equation of the bias gradient."""
+    return Total(sides.total, sides.total @ point - sides.has_total, noise.own, sides.has_total)
+
+
+def _views(sides: Sides, noise: _Noise, asked: tuple[jax.Array, jax.Array]) -> list[View]:
+    """The equations of each view, whitened.
 
     Args:
         sides: of the layers.
         noise: to whiten by.
         asked: (r,) the point, and () whether the scales of all bias gradients are unknown, 0 or 1.
     """
-    (point, is_free), equations = asked, sides.equations
+    (point, is_free), equations, views = asked, sides.equations, []
     at = lambda point: [y[0] for y in seen_above(equations, *placed(equations, point[None]), jnp.zeros(1))]
     hidden, jacobians = at(point), jax.jacfwd(at)(point)
-    total, off = (1 - is_free) * sides.total, (1 - is_free) * (sides.total @ point - sides.has_total)
-    misfit, gradient, normal = off**2 / noise.own, total * off / noise.own, jnp.outer(total, total) / noise.own
     for number, weights in enumerate(noise.weights):
         rows, one, constant = equations.seen[number], equations.ones[number], equations.constants[number]
         known = jnp.append(rows, one[:, None], axis=1).T * weights[:, None]
         free = jnp.zeros(len(weights)).at[-1].set(is_free)  # a column that takes the constant's equation away
         known = jnp.append(known, free[:, None], axis=1)
         gram = known.T @ known + jnp.diag(jnp.zeros(known.shape[1]).at[-1].set(1 - is_free))
-        project = partial(_without, known, jax.scipy.linalg.cho_factor(gram))
-        residual = project(jnp.append(hidden[number], constant) * weights)
-        slopes = jnp.append(jacobians[number], jnp.zeros((1, len(point))), axis=0)
-        jacobian = project(slopes * weights[:, None])
-        misfit, gradient = misfit + residual @ residual, gradient + jacobian.T @ residual
-        normal = normal + jacobian.T @ jacobian
-    return _Local(misfit, gradient, normal)
-
-
-def _without(known: jax.Array, factor: Any, array: jax.Array) -> jax.Array:
-    """What of an array lies outside the span of known columns, whose Gram matrix is factored."""
-    return array - known @ jax.scipy.linalg.cho_solve(factor, known.T @ array)
+        factor = jax.scipy.linalg.cho_factor(gram, lower=True)
+        without = lambda array, known=known, factor=factor: (
+            array - known @ jax.scipy.linalg.cho_solve(factor, known.T @ array)
+        )
+        whole = jnp.append(jacobians[number], jnp.zeros((1, len(point))), axis=0) * weights[:, None]
+        inner = jax.scipy.linalg.solve_triangular(factor[0], known.T, lower=True)
+        room = (1 - jnp.sum(inner**2, axis=0)).at[-1].multiply(constant)
+        turned = (rows @ jacobians[number]) / sides.spectra[number][:, None]
+        turned = turned * sides.noises[number] * jnp.sqrt(jnp.sum(room * weights**2))
+        residual = without(jnp.append(hidden[number], constant) * weights)
+        views.append(View(residual, without(whole), whole, room, turned))
+    return views

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from spear_jax.activations import Activation
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.roots.equations import Between, Equations, in_dtype, seen_above
-from spear_jax.factorization import factorize
+from spear_jax.factorization import factorize, is_flat
 from spear_jax.numerics import MIN_GAP, in_float64
 from spear_jax.observation import LayerObservation
 
@@ -42,6 +42,7 @@ class Upper(NamedTuple):
         spectrum: (k,) its singular values.
         constant: 1, or 0 without a bias gradient.
         noise: root mean square of an entry's noise.
+        is_flat: whether nothing sticks out of the noise beyond the samples.
         is_view: whether what it saw is hidden from none of the samples and shown of nothing else.
     """
 
@@ -52,6 +53,7 @@ class Upper(NamedTuple):
     spectrum: Float[np.ndarray, " k"]
     constant: float
     noise: float
+    is_flat: bool
     is_view: bool
 
 
@@ -236,5 +238,6 @@ def _upper(problem: Problem, layer: LayerObservation) -> Upper | None:
         spectrum=spectrum,
         constant=float(has_constant),
         noise=found.noise_std,
+        is_flat=is_flat(found),
         is_view=problem.rank <= found.rank < most,
     )

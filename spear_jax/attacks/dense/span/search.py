@@ -137,7 +137,7 @@ def _descended(
 def _outcome(problem: Problem, stack: Stack, found: Found, state: SearchState, run: Run) -> Outcome:
     """The roots as an outcome: directions of their gradients, and what the certificate says of each."""
     devices = select_devices(run.config.num_devices)
-    alone, scale_error = judge_roots(problem, stack, found)
+    alone, scale_error = judge_roots(problem, stack, found, run.config.num_examples)
     zeros = pool.zero_count(problem.factorization, alone.directions)
     filled = pool.merge(state.pool, alone.directions, zeros, np.ones(len(zeros), np.int64))
     is_all = len(found.points) == stack.rank

@@ -17,15 +17,16 @@ from spear_jax.types import Array, pytree_dataclass
 
 @pytree_dataclass
 class LayerObservation:
-    """What an honest-but-curious server sees of one linear layer followed by ReLU: ``Z = W X + bias``.
+    """What an honest-but-curious server sees of one linear layer followed by an activation: ``Z = W X + bias``.
 
     The gradients are needed only up to one common factor, so sums, means and signed multiples all serve.
 
     Attributes:
         weight: (m, n) floating, the layer's kernel as (out_features, in_features).
-        bias: (m,) floating.
+        bias: (m,) floating; None for a layer that adds none.
         weight_grad: (m, n) floating, ``dL/dW = D X^T`` with ``D = dL/dZ`` (SPEAR, Thm. 3.1).
-        bias_grad: (m,) floating, ``dL/dbias = D 1``.
+        bias_grad: (m,) floating, ``dL/dbias = D 1``; None where there is none: then only the span method reads the
+            layer, by the layers above.
         drift: multiple of the gradients by which weight and bias moved, downhill, while the client computed them: 0 for
             the gradient of one step; the learning rate where the gradients are a sum over several local steps.
         rounding: root mean square of the rounding error of an entry of ``weight_grad``, beyond that of its own dtype:
@@ -40,9 +41,9 @@ class LayerObservation:
     """
 
     weight: Float[Array, "m n"]
-    bias: Float[Array, " m"]
+    bias: Float[Array, " m"] | None
     weight_grad: Float[Array, "m n"]
-    bias_grad: Float[Array, " m"]
+    bias_grad: Float[Array, " m"] | None
     drift: Any = 0.0
     rounding: Any = 0.0
     input_drift: Any = 0.0
@@ -84,6 +85,7 @@ LayerObservation.__init__ = _checking(LayerObservation.__init__)
 
 
 def _check(arrays: dict[str, Any]) -> None:
+    arrays = {name: array for name, array in arrays.items() if array is not None or name in _WHY_MISSING}
     for name, array in arrays.items():
         if array is None:
             raise SpearError(f"{name} is missing: {_WHY_MISSING[name]}")
@@ -95,7 +97,7 @@ def _check(arrays: dict[str, Any]) -> None:
     _check_shapes(arrays)
     for name, array in arrays.items():
         _check_finite(name, array)
-    for name in ("weight_grad", "bias_grad"):
+    for name in {"weight_grad", "bias_grad"} & arrays.keys():
         if not _module(arrays[name]).any(arrays[name]):
             raise SpearError(
                 f"{name} is zero everywhere: no sample reached this layer (every unit inactive, the layer frozen, "
@@ -105,11 +107,8 @@ def _check(arrays: dict[str, Any]) -> None:
 
 _NDIM = {"weight": 2, "bias": 1, "weight_grad": 2, "bias_grad": 1}
 _WHY_MISSING = {
-    "weight": "the server's own kernel (m, n) is needed to check the ReLU pattern.",
-    "bias": "the server's own bias (m,) is needed to check the ReLU pattern; pass zeros for a layer that adds none.",
+    "weight": "the server's own kernel (m, n) is needed to check what is found.",
     "weight_grad": "the gradient (m, n) of the kernel is what is inverted.",
-    "bias_grad": "the scale of every sample is read off the bias gradient (m,), so a layer without bias cannot "
-    "be inverted; choose a layer that has one.",
 }
 
 
@@ -127,12 +126,15 @@ def _check_array(name: str, array: Array) -> None:
 
 
 def _check_shapes(arrays: dict[str, Array]) -> None:
-    weight, bias, weight_grad, bias_grad = arrays.values()
+    weight, weight_grad = arrays["weight"], arrays["weight_grad"]
     if weight.shape != weight_grad.shape:
         hint = " (one of them is transposed)" if weight.shape == weight_grad.shape[::-1] else ""
         raise SpearError(f"weight has shape {weight.shape} and weight_grad {weight_grad.shape}; they must agree{hint}.")
     m, n = weight.shape
-    for name, array in (("bias", bias), ("bias_grad", bias_grad)):
+    for name in ("bias", "bias_grad"):
+        if name not in arrays:
+            continue
+        array = arrays[name]
         if array.shape == (m,):
             continue
         if array.shape == (n,):

@@ -48,8 +48,6 @@ MISTAKES = {
     "kernel of another layer": ({"weight": np.ones((M, N + 2))}, ["(4, 5)", "(4, 3)", "must agree."]),
     "bias of wrong length": ({"bias": np.ones(7)}, ["bias has length 7", "expected 4"]),
     "bias gradient of wrong length": ({"bias_grad": np.ones(7)}, ["bias_grad has length 7", "expected 4"]),
-    "no bias gradient": ({"bias_grad": None}, ["bias_grad is missing", "layer without bias"]),
-    "no bias": ({"bias": None}, ["bias is missing", "zeros"]),
     "no weight": ({"weight": None}, ["weight is missing"]),
     "no weight gradient": ({"weight_grad": None}, ["weight_grad is missing"]),
     "integers": ({"weight_grad": np.ones((M, N), np.int32)}, ["weight_grad has dtype int32", "floating"]),

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,10 @@ _MEANING = {
     "model": "other layers above",
     "next_weight_grad": "another gradient of the next layer",
     "layers_above": "other layers above, as observed",
+    "between": "another map between the layers",
 }
 # What states did not say before it was part of the identity: where it is absent a state goes on as it did.
-_ADDED = ("model", "next_weight_grad", "layers_above", "config.activation", "config.span")
+_ADDED = ("model", "next_weight_grad", "layers_above", "between", "config.activation", "config.span")
 # Fields that observations did not have: where such a field is zero, the state of before goes on.
 _ADDED_TO_OBSERVATIONS = ("input_drift",)
 
@@ -54,6 +55,7 @@ def identity(
     model: Sequence[tuple[Array, Array]] | None = None,
     next_weight_grad: Array | None = None,
     layers_above: Sequence[LayerObservation] | None = None,
+    between: Callable[..., Any] | None = None,
 ) -> dict[str, str]:
     """What a state belongs to: hashes of what was observed, the key, and each field of the config that matters.
 
@@ -64,6 +66,7 @@ def identity(
         model: as `reconstruct` takes it; the layers above steer the search.
         next_weight_grad: likewise.
         layers_above: likewise.
+        between: likewise; by its name, since a function has no other.
     """
     fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in NEUTRAL_FIELDS}
     layers = {f"{part}{number}": pair[part] for number, pair in enumerate(model or ()) for part in (0, 1)}
@@ -73,6 +76,7 @@ def identity(
         "model": "none" if model is None else _digest(layers),
         "next_weight_grad": "none" if next_weight_grad is None else _digest({"gradient": next_weight_grad}),
         "layers_above": json.dumps([_digest(_parts(layer)) for layer in layers_above or ()]),
+        "between": "none" if between is None else f"{between.__module__}.{between.__qualname__}",
         "key": json.dumps(np.asarray(jax.random.key_data(key)).tolist()),
         **{f"config.{name}": json.dumps(value) for name, value in fields.items()},
     }
@@ -81,7 +85,11 @@ def identity(
 def _parts(observation: LayerObservation) -> dict[str, Any]:
     """What a digest is taken over."""
     parts = {field.name: getattr(observation, field.name) for field in dataclasses.fields(observation)}
-    return {name: value for name, value in parts.items() if name not in _ADDED_TO_OBSERVATIONS or value}
+    return {
+        name: value
+        for name, value in parts.items()
+        if value is not None and (name not in _ADDED_TO_OBSERVATIONS or value)
+    }
 
 
 def _digest(values: Mapping[str, Any]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -15,6 +16,8 @@ from spear_jax.observation import LayerObservation
 from spear_jax.types import Array
 
 Network = Sequence[tuple[Array, Array]]
+# From the pre-activations (m,) and the input (n,) of one sample to what the next dense layer sees of it, (m2,).
+Between = Callable[[jax.Array, jax.Array], jax.Array]
 Layers = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -26,11 +29,13 @@ class Above:
         layers: kernels (out, in) and biases in float64, from the next layer to the logits; None without the model.
         weight_grad: (j, m) gradient of the next layer's kernel, (out, in); None without it.
         observed: the next layers as the server sees them, lowest first; empty where none came back.
+        between: what the lowest of them sees of the layer, where that is more than an activation.
     """
 
     layers: Layers | None
     weight_grad: np.ndarray | None
     observed: tuple[LayerObservation, ...] = ()
+    between: Between | None = None
 
     @cached_property
     def row_space(self) -> Float[np.ndarray, "m j"] | None:
@@ -51,6 +56,7 @@ def known_above(
     model: Network | None,
     next_weight_grad: Array | None,
     observed: Sequence[LayerObservation] | None = None,
+    between: Between | None = None,
 ) -> Above | None:
     """The layers above, checked; None where nothing is known of them.
 
@@ -61,11 +67,14 @@ def known_above(
         model: ``[(W2, b2), ..., (WL, bL)]``, see `check_network`.
         next_weight_grad: (j, m) gradient of the next layer's kernel, see `check_gradient`.
         observed: the next layers, lowest first; the lowest one's kernel gradient stands for ``next_weight_grad``.
+        between: from pre-activations (m,) and input (n,) of a sample to what the lowest of them sees of it.
 
     Raises:
         SpearError: one of them does not fit the layer.
     """
-    others = check_chain(observed or (), observation.out_features)
+    others = check_chain(observed or (), seen_width(observation, between, observed or ()))
+    if between is not None:  # nothing but the span equations knows what stands between
+        return None if observation.drift else Above(None, None, others, between)
     if next_weight_grad is None and others:
         next_weight_grad = np.asarray(others[0].weight_grad)
     layers = None if model is None else check_network(model, observation.out_features)
@@ -73,6 +82,28 @@ def known_above(
     if observation.drift or (layers is None and gradient is None):
         return None
     return Above(layers, gradient, others)
+
+
+def seen_width(observation: LayerObservation, between: Between | None, observed: Sequence[LayerObservation]) -> int:
+    """How many values the next layer sees of a sample.
+
+    Raises:
+        SpearError: ``between`` is no map of pre-activations and inputs to a vector, or there is no layer after it.
+    """
+    if between is None:
+        return observation.out_features
+    if not observed:
+        raise SpearError("between= needs layers_above=, the gradients of the layer that reads what it gives.")
+    z, x = (jax.ShapeDtypeStruct((size,), np.float32) for size in observation.weight_grad.shape)
+    try:
+        seen = jax.eval_shape(between, z, x)
+    except Exception as error:  # it is the user's own
+        raise SpearError(
+            f"between: {type(error).__name__} for pre-activations {z.shape} and inputs {x.shape} of one sample: {error}"
+        ) from error
+    if getattr(seen, "ndim", None) != 1:
+        raise SpearError(f"between gives {seen}; expected a vector, what the next layer sees of one sample.")
+    return seen.shape[0]
 
 
 def check_chain(observed: Sequence[LayerObservation], out_features: int) -> tuple[LayerObservation, ...]:

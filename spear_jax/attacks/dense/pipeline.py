@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from spear_jax.attacks.dense.above import Network, known_above
+from spear_jax.attacks.dense.above import Between, Network, known_above
 from spear_jax.attacks.dense.certificates import certify
 from spear_jax.attacks.dense.outcome import Progress, Run, SearchState
 from spear_jax.attacks.dense.problem import pose
@@ -26,6 +26,7 @@ def reconstruct(
     model: Network | None = None,
     next_weight_grad: Array | None = None,
     layers_above: Sequence[LayerObservation] | None = None,
+    between: Between | None = None,
     state: SearchState | None = None,
     on_round: Callable[[Progress], None] | None = None,
 ) -> Result:
@@ -43,6 +44,9 @@ def reconstruct(
         layers_above: the next layers as observed, lowest first: the span method then finds samples behind any
             activation (``config.activation``), and ``next_weight_grad`` need not be given. Not used after several
             steps.
+        between: a JAX function of one sample's pre-activations (m,) and input (n,): what the lowest of ``layers_above``
+            sees of it, where that is more than an activation, such as LayerNorm, a gate or a skip connection. The span
+            method is then the only one, and zeros are not looked at.
         state: state of a search to go on with (`audit.resume.load_state`).
         on_round: called after each round of the search.
 
@@ -53,7 +57,7 @@ def reconstruct(
     Raises:
         SpearError: the rank or the number of devices asked for does not exist, or the model does not fit the layer.
     """
-    above = known_above(observation, model, next_weight_grad, layers_above)  # checked; None after several local steps
+    above = known_above(observation, model, next_weight_grad, layers_above, between)  # checked
     clock = Clock()
     factorization = factorize(observation.weight_grad, rank=config.rank, rounding=observation.rounding)
     if factorization.is_full and config.rank is None:

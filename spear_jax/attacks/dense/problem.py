@@ -29,7 +29,7 @@ class Problem:
         factorization: of the weight gradient.
         response: (m, r) float64, ``weight @ right^T``.
         bias: (m,) float64.
-        bias_grad: (m,) float64.
+        bias_grad: (m,) float64; zero where none came back.
         weight_norms: (m,) float64 norms of the rows of ``weight``.
         client_eps: unit of the gradient's dtype.
         drift: of the observation.
@@ -79,14 +79,19 @@ class Problem:
     @cached_property
     def offset(self) -> Float[np.ndarray, " m"]:
         """Pre-activation of the mean input: neurons of low offset fire for few samples each."""
-        size = self.bias_grad @ self.bias_grad
+        size = self.bias_grad @ self.bias_grad or 1.0
         return self.response @ (self._along_mean / size / self.spectrum) + self.bias
 
     @cached_property
     def mean_share(self) -> float:
         """Share of the gradient's energy along the mean input: 1 / b or so for centred inputs, near 1 for skewed."""
-        size = self.bias_grad @ self.bias_grad
+        size = self.bias_grad @ self.bias_grad or 1.0
         return float(self._along_mean @ self._along_mean / (size * (self.spectrum @ self.spectrum)))
+
+    @property
+    def has_bias_grad(self) -> bool:
+        """Whether the bias gradient came back: without it zeros give directions, not samples."""
+        return bool(self.bias_grad.any())
 
     @property
     def is_mended(self) -> bool:
@@ -104,12 +109,13 @@ def pose(observation: LayerObservation, factorization: Factorization, above: Abo
     """
     right = to_float64(factorization.right)
     blocks = list(column_blocks(observation.weight, lambda columns, block: block @ right[:, columns].T))
-    squares = column_blocks(observation.weight, lambda _, block: (block**2).sum(axis=1))
+    squares = list(column_blocks(observation.weight, lambda _, block: (block**2).sum(axis=1)))
+    vector = lambda array: np.zeros(len(squares[0])) if array is None else np.asarray(array, np.float64)
     return Problem(
         factorization=factorization,
         response=np.asarray(sum(blocks)),
-        bias=np.asarray(observation.bias, np.float64),
-        bias_grad=np.asarray(observation.bias_grad, np.float64),
+        bias=vector(observation.bias),
+        bias_grad=vector(observation.bias_grad),
         weight_norms=np.sqrt(np.asarray(sum(squares))),
         client_eps=float(jnp.finfo(observation.weight_grad.dtype).eps),
         drift=float(observation.drift),

@@ -30,6 +30,10 @@ NO_EQUATIONS = (
 )
 
 
+# In place of an activation's name, where a user's own map stands between the layers.
+BETWEEN = "between"
+
+
 class Plan(NamedTuple):
     """What a reconstruction will do, decided once, before it starts.
 
@@ -63,12 +67,15 @@ def make_plan(problem: Problem, config: ReconstructConfig) -> Plan:
         SpearError: only the span method would do, and the update holds no equations for it.
     """
     zeros = plan_by_zeros(problem, config)
-    may_be_relu = config.activation is None or named(config.activation).is_relu
-    if config.method in BY_ZEROS and may_be_relu:
+    may_be_zeros = problem.has_bias_grad and (config.activation is None or named(config.activation).is_relu)
+    may_be_zeros = may_be_zeros and (problem.above is None or problem.above.between is None)
+    if config.method in BY_ZEROS and may_be_zeros:
         return Plan(zeros.method, zeros.reason, zeros)
     between = "any activation" if config.activation is None else str(named(config.activation))
+    between = between if problem.above is None or problem.above.between is None else "a map of yours"
+    between = between if problem.has_bias_grad else f"{between} and no bias gradient"
     stacks = _stacks(problem, config)
-    if config.method == "span" or not may_be_relu:
+    if config.method == "span" or not may_be_zeros:
         if not stacks:
             raise SpearError(NO_EQUATIONS.format(between=f"for {between}"))
         return _spanned(problem, zeros, stacks, between)
@@ -88,8 +95,14 @@ def _spanned(problem: Problem, zeros: ZerosPlan, stacks: tuple[Stack, ...], betw
 def _stacks(problem: Problem, config: ReconstructConfig) -> tuple[Stack, ...]:
     if problem.above is None or not problem.above.observed:
         return ()
+    between, observed = problem.above.between, problem.above.observed
+    if between is not None:
+        # What follows the next layer is only known where it is told.
+        observed = observed if config.activation is not None else observed[:1]
+        stack = pose_stack(problem, observed, named(config.activation or ACTIVATIONS[0]), between)
+        return () if stack is None else (stack,)
     names = ACTIVATIONS if config.activation is None else (config.activation,)
-    first = pose_stack(problem, problem.above.observed, named(names[0]))
+    first = pose_stack(problem, observed, named(names[0]))
     if first is None:
         return ()
     return tuple(dataclasses.replace(first, activation=named(name)).with_enough_views() for name in names)
@@ -115,7 +128,8 @@ def search(problem: Problem, plan: Plan, run: Run, state: SearchState | None = N
         return search_by_zeros(problem, plan.zeros, run, state)
     if state is not None:
         return _by_roots(problem, plan, run, state)
-    if run.config.activation is not None or run.config.method == "span":
+    is_fixed = problem.above is not None and problem.above.between is not None
+    if run.config.activation is not None or run.config.method == "span" or is_fixed:
         return _told(problem, plan, run)
     return _open(problem, plan, run)
 
@@ -125,7 +139,7 @@ def _told(problem: Problem, plan: Plan, run: Run) -> Outcome:
     if plan.method != "span":
         return search_by_zeros(problem, plan.zeros, run)
     outcome = _by_roots(problem, plan, run, None)
-    if outcome.is_whole or run.config.method == "span" or not outcome.is_relu:
+    if outcome.is_whole or run.config.method == "span" or not (outcome.is_relu and problem.has_bias_grad):
         return outcome
     after = search_by_zeros(problem, plan.zeros, run.after(outcome.spent)).after(outcome)
     return after if after.is_whole or len(outcome.directions) == 0 else with_known(problem, after, outcome)
@@ -140,30 +154,30 @@ def _open(problem: Problem, plan: Plan, run: Run) -> Outcome:
         started = peel_samples(problem, run)
         if started.is_whole:
             return started
-    relu = dataclasses.replace(run.config, activation="relu")
+    told = lambda name: run._replace(config=dataclasses.replace(run.config, activation=name))
     if started is not None and len(started.directions):
         if plan.method == "dictionary":
             return search_by_zeros(problem, plan.zeros, run.after(started.spent), started.state).after(started)
-        return _told(problem, plan, run._replace(config=relu))
+        return _told(problem, plan, told("relu"))
     chosen = identify(problem, plan.stacks, run)
     if chosen is not None and not chosen.activation.is_relu:
-        return _by_roots(problem, plan._replace(stacks=(chosen, *plan.stacks)), run, None)
-    return _told(problem, plan, run._replace(config=relu))
+        return _by_roots(problem, plan, told(str(chosen.activation)), None)
+    return _told(problem, plan, told("relu"))
 
 
 def _by_roots(problem: Problem, plan: Plan, run: Run, state: SearchState | None) -> Outcome:
     """The span method, with the activation that is told or found; the pattern certificate too where it is ReLU."""
     stacks, told = plan.stacks, run.config.activation if state is None else state.activation
     stack = stacks[0]
-    if told is not None:
+    if told is not None and len(stacks) > 1:
         stack = next(stack for stack in stacks if stack.activation == named(told))
-    elif run.config.method == "span":
+    elif len(stacks) > 1:
         stack = identify(problem, stacks, run) or stack
     outcome = find_roots(problem, stack, run, state)
     assert outcome.state.roots is not None
     fitting = also_fit(stacks, stack, outcome.state.roots.points)
-    outcome = outcome._replace(activations=fitting)
-    if not outcome.is_relu or np.linalg.matrix_rank(outcome.directions) < problem.rank:
+    outcome = outcome._replace(activations=fitting if stack.between is None else (BETWEEN,))
+    if not (outcome.is_relu and problem.has_bias_grad) or np.linalg.matrix_rank(outcome.directions) < problem.rank:
         return outcome
     agreement = agree(problem, outcome.directions)
     settled_as = settled(agreement)  # patterns that noise blurs contradict nothing

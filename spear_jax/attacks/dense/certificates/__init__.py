@@ -33,7 +33,8 @@ def certify(problem: Problem, outcome: Outcome, num_examples: int | None = None)
         outcome: of the search.
         num_examples: batch size as the client reports it, None where it does not.
     """
-    if not outcome.is_relu:  # then zeros say nothing, and neither does what takes the layers above for ReLU's
+    # Then zeros say nothing, and neither does what takes the layers above for ReLU's, or the scale for that of g.
+    if not (outcome.is_relu and problem.has_bias_grad):
         verdict = by_samples_alone(no_verdict(outcome.directions), outcome.alone)
         if limits.DEVIATES * outcome.scale_error <= limits.MAX_ERROR:
             verdict = verdict._replace(scale=Scale.NEXT_LAYER)

@@ -122,3 +122,5 @@ ROOT_SURPLUS = 4.0
 ROOT_WITHOUT_ONE, ROOT_FEIGNED = 4.0, 0.25
 # By how much a bar is longer where all of the error lies along one direction: that exceeds twice its size once in 20.
 ROOT_SINGLE = 0.65
+# Times the residual of a root that its mirror image's must be.
+ROOT_MIRROR = 100.0

@@ -23,7 +23,7 @@ from spear_jax.attacks.dense.certificates.twins import twin_distance
 from spear_jax.attacks.dense.outcome import Samples
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.roots.equations import placed, seen_above
-from spear_jax.attacks.dense.roots.exact import DUAL_LANES, Sides, in_lanes, sides_of
+from spear_jax.attacks.dense.roots.exact import DUAL_LANES, Sides, in_lanes, scores, sides_of
 from spear_jax.attacks.dense.roots.found import SAME, Found
 from spear_jax.attacks.dense.roots.stack import Stack
 from spear_jax.factorization import is_flat
@@ -77,7 +77,7 @@ def judge_roots(problem: Problem, stack: Stack, found: Found, num_examples: int 
     size = np.linalg.norm(basin.points, axis=1)
     error = np.sqrt(basin.inside + basin.outside) / size
     confirmed = _is_root(problem, stack, basin) & _is_isolated(basin) & _has_gradient(stack, found, error)
-    confirmed &= _is_held(basin.hold) & _is_first(basin.points)
+    confirmed &= _is_held(basin.hold) & _is_first(basin.points) & _has_sign(stack, basin.points)
     has_bar = _has_profile(basin) & _is_strong(stack) & _is_flat(stack)
     if num_examples != problem.rank:
         error = np.hypot(error, twin_distance(stack, basin.points, found.duals) / size)
@@ -102,6 +102,14 @@ def _is_first(points: Float[np.ndarray, "k r"]) -> Bool[np.ndarray, " k"]:
     """Whether none before it is the same: refined, two roots may be one."""
     apart = np.linalg.norm(points[:, None] - points[None], axis=2) > SAME * np.linalg.norm(points, axis=1)[:, None]
     return np.array([bool(row[:number].all()) for number, row in enumerate(apart)])
+
+
+def _has_sign(stack: Stack, points: Float[np.ndarray, "k r"]) -> Bool[np.ndarray, " k"]:
+    """Whether the mirror image of each root is none: behind an odd activation without biases it is."""
+    if stack.has_total:
+        return np.ones(len(points), bool)
+    here, there = scores(stack, points), scores(stack, -points)
+    return there > limits.ROOT_MIRROR * np.maximum(here, 1)
 
 
 def _is_flat(stack: Stack) -> bool:

@@ -8,7 +8,7 @@ a layer above side by side, ``[Gk | gk] = left_k diag(spectrum_k) seen_k``, what
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -171,7 +171,8 @@ class Stack:
         points = self.typical + rng.normal(size=(PROBES, self.rank)) * np.linalg.norm(self.typical)
         z = points @ self.response.T + self.problem.bias
         above = lambda *args: seen_above(in_dtype(plain, jnp.float64), *args)
-        seen = in_float64(above, z, points @ self.right, np.zeros(PROBES))
+        wide = lambda *arrays: above(*map(jnp.asarray, arrays))
+        seen = in_float64(wide, z, points @ self.right, np.zeros(PROBES))
         rms = [float(np.sqrt(np.mean(part**2))) for part in seen]
         reads = [z, *(part @ upper.weight.T + upper.bias for part, upper in zip(seen, self.viewing[:-1], strict=False))]
         unit = np.sqrt(np.mean(z**2))
@@ -193,7 +194,10 @@ class Stack:
 
 
 def pose_stack(
-    problem: Problem, observed: Sequence[LayerObservation], activation: Activation, between: Between | None = None
+    problem: Problem,
+    observed: Sequence[LayerObservation],
+    activation: Activation,
+    between: Callable[..., Any] | None = None,
 ) -> Stack | None:
     """The equations of a layer and those above it; None where they leave nothing to solve.
 
@@ -214,7 +218,8 @@ def pose_stack(
     if not uppers or not uppers[0].is_view:
         return None
     rounding = max(FORWARD_ROUNDING * problem.client_eps, OWN_ROUNDING)
-    stack = Stack(problem, tuple(uppers), 1, rounding, activation, between).with_enough_views()
+    first = None if between is None else Between(between)
+    stack = Stack(problem, tuple(uppers), 1, rounding, activation, first).with_enough_views()
     return stack if stack.surplus > 0 else None
 
 

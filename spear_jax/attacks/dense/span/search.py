@@ -108,7 +108,11 @@ def one_round(stack: Stack, found: Found, state: SearchState, run: Run) -> Found
     scores = exact.scores(stack, points)
     order = np.argsort(scores, kind="stable")
     points = distinct(points[order][scores[order] < SHARP], found.points)[: stack.rank - len(found.points)]
-    return exact.with_duals(stack, points) if len(points) else None
+    if len(points) == 0:
+        return None
+    new = exact.with_duals(stack, points)
+    known = np.isfinite(new.duals).all(axis=1) & np.isfinite(new.next_duals).all(axis=1)
+    return Found(*(part[known] for part in new)) if known.any() else None
 
 
 def _descended(
@@ -121,7 +125,7 @@ def _descended(
     start = Start(
         key,
         radius=jnp.float32(length * np.sqrt(free + 1)),
-        unit=jnp.float32(typical if stack.activation.is_kinked else 0),
+        unit=jnp.float32(typical if stack.activation.is_kinked and stack.between is None else 0),
         dimensions=jnp.int32(free),
         is_relative=jnp.asarray(state.turns % 2 == 0 or not stack.has_scale),
     )

@@ -97,8 +97,8 @@ def _check(arrays: dict[str, Any]) -> None:
     _check_shapes(arrays)
     for name, array in arrays.items():
         _check_finite(name, array)
-    for name in {"weight_grad", "bias_grad"} & arrays.keys():
-        if not _module(arrays[name]).any(arrays[name]):
+    for name in ("weight_grad", "bias_grad"):
+        if name in arrays and not _module(arrays[name]).any(arrays[name]):
             raise SpearError(
                 f"{name} is zero everywhere: no sample reached this layer (every unit inactive, the layer frozen, "
                 "or its gradient withheld); take an update in which the layer was trained."

@@ -62,15 +62,16 @@ class Seen(NamedTuple):
 
 def simulate(
     activation, batch_size, width, *, in_features=100, depth=2, classes=10, seed=0, dtype="float64", inputs=None,
-    labels=None, has_biases=True,
+    labels=None, has_biases=True, start=None,
 ):  # fmt: skip
-    """Mean cross-entropy of a network with this activation, Gaussian inputs, PyTorch's initialisation."""
+    """Mean cross-entropy of a network with this activation, Gaussian inputs, PyTorch's or given weights."""
     rng, act = np.random.default_rng(seed), ACTIVATIONS[activation]
     sizes = [in_features, *[width] * depth, classes]
     layers = []
     for inner, outer in zip(sizes, sizes[1:], strict=False):
         bound = 1 / np.sqrt(inner)
         layers.append((rng.uniform(-bound, bound, (outer, inner)), has_biases * rng.uniform(-bound, bound, outer)))
+    layers = layers if start is None else start
     layers = [(weight.astype(dtype).astype(float), bias.astype(dtype).astype(float)) for weight, bias in layers]
     inputs = rng.normal(size=(batch_size, in_features)) if inputs is None else inputs
     labels = rng.integers(0, classes, batch_size) if labels is None else np.asarray(labels)
@@ -106,3 +107,27 @@ def errors(result, inputs):
     with np.errstate(invalid="ignore"):
         distance = np.linalg.norm(found[:, None] - inputs[None], axis=2) / np.linalg.norm(inputs, axis=1)
     return np.nan_to_num(distance.min(axis=1), nan=np.inf)
+
+
+def local_steps(activation, batch_size, width, *, lr, steps, batches=None, **options):
+    """The layers as the server sees them after SGD steps on the same inputs, or on those of each batch of a list."""
+    first = simulate(activation, batch_size, width, **options)
+    batches = [np.arange(batch_size)] * steps if batches is None else batches
+    weights = [(np.asarray(layer.weight), np.asarray(layer.bias)) for layer in first.layers]
+    labels = np.random.default_rng(9).integers(0, 10, batch_size)
+    now = weights
+    for batch in batches:
+        inputs = first.inputs[batch]
+        step = simulate(
+            activation, len(batch), width, start=now, **options | {"inputs": inputs, "labels": labels[batch]}
+        )
+        grads = [(np.asarray(layer.weight_grad), np.asarray(layer.bias_grad)) for layer in step.layers]
+        now = [(w - lr * g, b - lr * h) for (w, b), (g, h) in zip(now, grads, strict=True)]
+    layers = [
+        LayerObservation(
+            weight=w, bias=b, weight_grad=(w - v) / lr, bias_grad=(b - c) / lr, drift=lr,
+            rounding=1e-17 / lr,
+        )
+        for (w, b), (v, c) in zip(weights, now, strict=True)
+    ]  # fmt: skip
+    return first._replace(layers=layers)

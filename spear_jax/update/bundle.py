@@ -155,6 +155,11 @@ class Update:
                 zero).
         """
         layer = self.layer(layer_name)
+        self._require_still_inputs(layer)
+        return self._observed(layer)
+
+    def _observed(self, layer: DenseLayer) -> LayerObservation:
+        """One layer as the server sees it, whether its inputs moved or not."""
         weight, bias = self._tensors(layer, self.global_tensors)
         weight_grad, bias_grad = self._tensors(layer, self._gradients(layer))
         drift = self._back.lr if self.local_steps > 1 else 0.0
@@ -217,16 +222,18 @@ class Update:
         return [self._tensors(layer, self.global_tensors) for layer in self._joined(layer_name)] or None
 
     def next_weight_grad(self, layer_name: str | None = None) -> np.ndarray | None:
-        """Kernel gradient (out, in) of the dense layer above one layer, where `network` joins them, else None.
+        """Kernel gradient (out, in) of the dense layer above one layer, where `network` joins them and one step was taken.
 
         Raises:
             UpdateError: no such layer.
         """
         above = self.layers_above(layer_name)
-        return np.asarray(above[0].weight_grad) if above else None
+        return np.asarray(above[0].weight_grad) if above and not above[0].drift else None
 
     def layers_above(self, layer_name: str | None = None) -> list[LayerObservation]:
         """The dense layers above one layer as the server sees them, lowest first, up to the first that did not return.
+
+        After several local steps their inputs moved, and their gradients are sums over what these were.
 
         Args:
             layer_name: as for `observation`.
@@ -240,7 +247,7 @@ class Update:
         found = []
         for layer in self._joined(layer_name):
             try:
-                found.append(self.observation(layer.name))
+                found.append(self._observed(layer))
             except UpdateError:  # frozen, or damaged: the layers below it can do without
                 break
         return found
@@ -281,12 +288,14 @@ class Update:
     def _gradients(self, layer: DenseLayer) -> dict[str, np.ndarray]:
         if layer.kernel_name not in self.client_tensors:
             raise UpdateError(f"layer {layer.name} did not come back.{self._trained_instead(layer)}")
+        return {name: self._back.gradient(name) for name in (layer.kernel_name, layer.bias_name)}
+
+    def _require_still_inputs(self, layer: DenseLayer) -> None:
         if self.local_steps > 1 and self._inputs_moved(layer):
             raise UpdateError(
                 f"the client took {self.local_steps} local steps, in which the inputs of {layer.name} changed, so its "
                 f"update is no product of one batch; only the first layer, {self.layer().name}, can be inverted."
             )
-        return {name: self._back.gradient(name) for name in (layer.kernel_name, layer.bias_name)}
 
     def _inputs_moved(self, layer: DenseLayer) -> bool:
         """Whether a dense layer before this one may have changed over the steps."""

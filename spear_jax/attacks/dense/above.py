@@ -23,7 +23,7 @@ Layers = list[tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Above:
-    """What is known of the layers above; at least one of the three is there.
+    """What is known of the layers above; at least one of the first three is there.
 
     Attributes:
         layers: kernels (out, in) and biases in float64, from the next layer to the logits; None without the model.
@@ -36,6 +36,11 @@ class Above:
     weight_grad: np.ndarray | None
     observed: tuple[LayerObservation, ...] = ()
     between: Between | None = None
+
+    @property
+    def confirms(self) -> bool:
+        """Whether samples that zeros give are confirmed by it."""
+        return self.layers is not None or self.weight_grad is not None
 
     @cached_property
     def row_space(self) -> Float[np.ndarray, "m j"] | None:
@@ -60,7 +65,7 @@ def known_above(
 ) -> Above | None:
     """The layers above, checked; None where nothing is known of them.
 
-    Nothing of them is used where the client took several steps: they speak of one step at the weights that were sent.
+    Where the client took several steps only what the next layer saw is used, the weights that were sent among all.
 
     Args:
         observation: of the observed layer.
@@ -73,8 +78,9 @@ def known_above(
         SpearError: one of them does not fit the layer.
     """
     others = check_chain(observed or (), seen_width(observation, between, observed or ()))
-    if between is not None:  # nothing but the span equations knows what stands between
-        return None if observation.drift else Above(None, None, others, between)
+    if others and (between is not None or observation.drift):
+        # Nothing but the span equations knows what stands between, or what several steps made of the layers above.
+        return Above(None, None, others, between)
     if next_weight_grad is None and others:
         next_weight_grad = np.asarray(others[0].weight_grad)
     layers = None if model is None else check_network(model, observation.out_features)

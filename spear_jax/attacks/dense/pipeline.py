@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
@@ -65,6 +66,8 @@ def reconstruct(
     problem = pose(observation, factorization, above)  # all that any later stage sees
     clock.lap("factorize")
     plan = make_plan(problem, config)  # proposer and why, sampler, expected cost: once
+    if above is not None and not above.confirms:  # what the layers above saw is in the plan
+        problem = dataclasses.replace(problem, above=None)
     outcome = search(problem, plan, Run(key, config, on_round), state)  # directions, and what was certified on the way
     clock.lap("search")
     verdict = certify(problem, outcome, config.num_examples)  # the one place that calls a sample exact

@@ -80,6 +80,8 @@ def make_plan(problem: Problem, config: ReconstructConfig) -> Plan:
             raise SpearError(NO_EQUATIONS.format(between=f"for {between}"))
         return _spanned(problem, zeros, stacks, between)
     spanned = _spanned(problem, zeros, stacks, between)
+    if problem.drift and config.activation is None:  # each activation would need many rounds to show
+        return Plan(zeros.method, zeros.reason, zeros)
     return spanned if stacks and not _suits_zeros(problem, zeros) else Plan(zeros.method, zeros.reason, zeros, stacks)
 
 
@@ -128,7 +130,7 @@ def search(problem: Problem, plan: Plan, run: Run, state: SearchState | None = N
         return search_by_zeros(problem, plan.zeros, run, state)
     if state is not None:
         return _by_roots(problem, plan, run, state)
-    is_fixed = problem.above is not None and problem.above.between is not None
+    is_fixed = plan.stacks[0].between is not None
     if run.config.activation is not None or run.config.method == "span" or is_fixed:
         return _told(problem, plan, run)
     return _open(problem, plan, run)

@@ -80,7 +80,7 @@ def judge_roots(problem: Problem, stack: Stack, found: Found, num_examples: int 
     confirmed &= _is_held(basin.hold) & _is_first(basin.points) & _has_sign(stack, basin.points)
     has_bar = _has_profile(basin) & _is_strong(stack) & _is_flat(stack)
     if num_examples != problem.rank:
-        error = np.hypot(error, twin_distance(stack, basin.points, found.duals) / size)
+        error = np.hypot(error, twin_distance(stack, basin.points, found) / size)
     # Where one direction has all of the error, it exceeds its own size more often.
     error = error * (1 + limits.ROOT_SINGLE * basin.hold.single)
     bars = np.where(has_bar, np.maximum(error, limits.ROUNDED_INPUT * problem.client_eps), np.inf)

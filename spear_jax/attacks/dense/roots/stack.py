@@ -27,6 +27,8 @@ from spear_jax.observation import LayerObservation
 FORWARD_ROUNDING, OWN_ROUNDING = 2.5, 1e-13
 # Equations for each unknown, with and without kinks, from which one more layer above is not asked.
 ENOUGH, ENOUGH_KINKED = 1.25, 2.0
+# Times the edge of rounding that a singular value must be to count where steps blur all gaps.
+VISIBLE = 8.0
 # Random inputs by which the layers' sizes are compared, and by which noise of the inputs is carried upwards.
 PROBES = 32
 
@@ -228,9 +230,10 @@ def _upper(problem: Problem, layer: LayerObservation) -> Upper | None:
     kernel = np.asarray(layer.weight_grad)
     has_constant = layer.bias_grad is not None
     gradient = np.column_stack([kernel, np.asarray(layer.bias_grad)]) if has_constant else kernel
-    found = factorize(gradient, rounding=layer.rounding)
     most = min(gradient.shape)
-    if (found.is_full or found.gap < MIN_GAP) and problem.rank < most:
+    # A sum over steps shows what was seen at the weights of each, the known first ones among them.
+    found = factorize(gradient, rank=_visible(gradient, layer) if problem.drift else None, rounding=layer.rounding)
+    if not problem.drift and (found.is_full or found.gap < MIN_GAP) and problem.rank < most:
         # Where noise hides the gap the samples are those that this layer shows, as it has the longer rows.
         found = factorize(gradient, rank=problem.rank, rounding=layer.rounding)
     spectrum = np.asarray(found.singular_values)[: found.rank]
@@ -246,3 +249,11 @@ def _upper(problem: Problem, layer: LayerObservation) -> Upper | None:
         is_flat=is_flat(found),
         is_view=problem.rank <= found.rank < most,
     )
+
+
+def _visible(gradient: Float[np.ndarray, "j w"], layer: LayerObservation) -> int:
+    """Number of singular values above rounding, however they are spread."""
+    spectrum = np.linalg.svd(gradient.astype(np.float64), compute_uv=False)
+    own = float(np.finfo(np.asarray(layer.weight_grad).dtype).eps * np.linalg.norm(gradient) / np.sqrt(gradient.size))
+    edge = max(own, float(layer.rounding)) * float(np.sum(np.sqrt(gradient.shape)))
+    return max(int(np.sum(spectrum > VISIBLE * edge)), 1)

@@ -53,7 +53,7 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
     model = sj.MLP((WIDTH,) * DEPTHS[activation], batch.num_classes, activation=activation, param_dtype="float64")
     params = sj.init_params(model, jax.random.key(seed), batch.inputs.shape[1])
     layers = spoiled(setting, model, params, batch)
-    config = sj.ReconstructConfig(activation=activation, method="span")
+    config = sj.ReconstructConfig(activation=activation, method="span", num_examples=batch.size)
     try:
         result = sj.reconstruct(layers[0], jax.random.key(seed), config, layers_above=layers[1:])
     except sj.SpearError as error:  # noise hides the next layer's rank
@@ -69,23 +69,23 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
 
 
 def spoiled(setting: Setting, model: sj.MLP, params: Any, batch: sj.Batch) -> list[sj.LayerObservation]:
-    """The first two layers as the server sees them."""
+    """The layers as the server sees them, lowest first."""
     key = jax.random.fold_in(jax.random.key(setting["seed"]), 1)
     if setting["kind"] == "dp-sgd":
         update = sj.dp_sgd_update(
             model, params, batch, key, clip_norm=CLIP_NORM, noise_multiplier=setting["strength"], dtype="float64"
         )
-        return [update.observation(), *update.layers_above()[:1]]
+        return [update.observation(), *update.layers_above()]
     update = sj.simulate_update(model, params, batch)[0]
     if setting["kind"] == "int8":
         update = by_name("int8")(update, None, key)
-        return [update.observation(), *update.layers_above()[:1]]
+        return [update.observation(), *update.layers_above()]
     rng = np.random.default_rng(setting["seed"])
     size = lambda array: float(np.sqrt(np.mean(np.asarray(array) ** 2)))
     noisy = lambda array: np.asarray(array) + setting["strength"] * size(array) * rng.normal(size=array.shape)
     return [
         dataclasses.replace(layer, weight_grad=noisy(layer.weight_grad), bias_grad=noisy(layer.bias_grad))
-        for layer in (update.observation(), *update.layers_above()[:1])
+        for layer in (update.observation(), *update.layers_above())
     ]
 
 

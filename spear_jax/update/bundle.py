@@ -222,7 +222,7 @@ class Update:
         return [self._tensors(layer, self.global_tensors) for layer in self._joined(layer_name)] or None
 
     def next_weight_grad(self, layer_name: str | None = None) -> np.ndarray | None:
-        """Kernel gradient (out, in) of the dense layer above one layer, where `network` joins them and one step was taken.
+        """Kernel gradient (out, in) of the dense layer above one layer, where `network` joins them, of one step.
 
         Raises:
             UpdateError: no such layer.

@@ -3,9 +3,9 @@
 Claim (ours): smooth activations do not stop exact inversion. Each batch is solved from the gradients of the dense
 layers and the weights between them (`spear_jax.attacks.dense.span`): no loss, no labels, the rank read off the
 gradient, the batch size as the client reports it. Exact means every pixel within half a grey level, whole that all
-samples are, each certified. Float64 gradients where a row does not say otherwise; three hidden layers of PyTorch's initialisation, ten
-classes. Nothing of the kind was found in the literature, so there is no published figure. Hardware: two CPU cores.
-Time: half an hour; the two largest problems an hour more.
+samples are, each certified. Float64 gradients where a row does not say otherwise; three hidden layers of PyTorch's
+initialisation, ten classes. Nothing of the kind was found in the literature, so there is no published figure. Hardware:
+two CPU cores. Time: half an hour; the two largest problems an hour more.
 
     python -m experiments.activations --data DIR
     python -m experiments.activations --data DIR --only activation=gelu width=200

@@ -165,3 +165,16 @@ def _activate_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...
     z, kind, slope, width = primals
     value, slopes = apply(kind, slope, z, width)
     return value, slopes * tangents[0]  # itself differentiable: `apply` is no more than a switch
+
+
+@jax.custom_jvp
+def derivative(z: jax.Array, kind: jax.Array, slope: jax.Array, width: jax.Array) -> jax.Array:
+    """The activation's derivative, see `apply`; linearised it keeps one array, whichever function is chosen."""
+    return apply(kind, slope, z, width)[1]
+
+
+@derivative.defjvp
+def _derivative_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    z, kind, slope, width = primals
+    slopes, bend = jax.jvp(lambda z: apply(kind, slope, z, width)[1], (z,), (jnp.ones_like(z),))
+    return slopes, bend * tangents[0]

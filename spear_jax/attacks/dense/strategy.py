@@ -88,9 +88,12 @@ def make_plan(problem: Problem, config: ReconstructConfig) -> Plan:
 def _spanned(problem: Problem, zeros: ZerosPlan, stacks: tuple[Stack, ...], between: str) -> Plan:
     if not stacks:
         return Plan(zeros.method, zeros.reason, zeros)
-    upper, rank = stacks[0].uppers[0], len(stacks[0].uppers[0].spectrum)
-    each = f"{upper.weight.shape[1]} + {upper.constant:.0f} - {rank} equations each"
-    each += "" if stacks[0].views == 1 else f" from the next layer, {stacks[0].equations} from {stacks[0].views} layers"
+    stack, upper = stacks[0], stacks[0].uppers[0]
+    each = f"{upper.weight.shape[1]} + {upper.constant:.0f} - {len(upper.spectrum)} equations each"
+    if stack.mixes:
+        each = f"{stack.equations} equations each for their own gradients, as the next layer's shows too few samples"
+    elif stack.views > 1:
+        each += f" from the next layer, {stack.equations} from {stack.views} layers"
     return Plan("span", f"span: {problem.rank} samples, {each}, {between}", zeros, stacks)
 
 

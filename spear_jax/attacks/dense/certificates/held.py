@@ -22,6 +22,20 @@ MET = 1e-6
 POWER_STEPS = 12
 
 
+class Noise(NamedTuple):
+    """The noise of the equations at one point.
+
+    Attributes:
+        weights: per view (w,) one over the deviation of each neuron's equation, and of that of the constant.
+        own: variance of an entry of the input, and of ``total . p``.
+        guessed: share of the variance of an equation that is rounding.
+    """
+
+    weights: tuple[Array, ...]
+    own: Float[Array, ""]
+    guessed: Float[Array, ""]
+
+
 class View(NamedTuple):
     """The whitened equations of one view at a point.
 

@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from spear_jax.attacks.dense.certificates import limits
-from spear_jax.attacks.dense.certificates.held import Hold, Total, View, extreme, hold
+from spear_jax.attacks.dense.certificates.held import Hold, Noise, Total, View, extreme, hold
+from spear_jax.attacks.dense.certificates.mixed import explains, mixed_noise, mixed_view
 from spear_jax.attacks.dense.certificates.twins import twin_distance
 from spear_jax.attacks.dense.outcome import Samples
 from spear_jax.attacks.dense.problem import Problem
@@ -78,6 +79,8 @@ def judge_roots(problem: Problem, stack: Stack, found: Found, num_examples: int 
     error = np.sqrt(basin.inside + basin.outside) / size
     confirmed = _is_root(problem, stack, basin) & _is_isolated(basin) & _has_gradient(stack, found, error)
     confirmed &= _is_held(basin.hold) & _is_first(basin.points) & _has_sign(stack, basin.points)
+    if stack.mixes:
+        confirmed &= explains(stack, basin.points, error)
     has_bar = _has_profile(basin) & _is_strong(stack) & _is_flat(stack)
     if num_examples != problem.rank:
         error = np.hypot(error, twin_distance(stack, basin.points, found) / size)
@@ -159,20 +162,6 @@ def basins(stack: Stack, points: Float[np.ndarray, "k r"]) -> Basin:
     return Basin(points, misfit, guessed, inside, spread * beyond, condition, rise, Hold(*held), scale)
 
 
-class _Noise(NamedTuple):
-    """The noise of the equations at one point.
-
-    Attributes:
-        weights: per view (w,) one over the deviation of each neuron's equation, and of that of the constant.
-        own: variance of an entry of the input, and of ``total . p``.
-        guessed: share of the variance of an equation that is rounding.
-    """
-
-    weights: tuple[Array, ...]
-    own: Float[Array, ""]
-    guessed: Float[Array, ""]
-
-
 class _Local(NamedTuple):
     """The whitened equations at one point: chi squared; the gradient, and the normal matrix, of half of it."""
 
@@ -226,8 +215,10 @@ def _scale_error(normal: jax.Array, point: jax.Array) -> jax.Array:
     return jnp.where(largest * least < limits.ROOT_CONDITION**2, error, jnp.inf)
 
 
-def _noise_at(sides: Sides, point: jax.Array) -> _Noise:
+def _noise_at(sides: Sides, point: jax.Array) -> Noise:
     """The noise there: that of the row spaces is of one size each, that of the inputs the neurons'."""
+    if len(sides.equations.back):
+        return mixed_noise(sides, point)
     equations = sides.equations
     z, x = placed(equations, point[None])
     hidden, push = jax.linearize(lambda z, x: seen_above(equations, z, x, jnp.zeros(1)), z, x)
@@ -241,10 +232,10 @@ def _noise_at(sides: Sides, point: jax.Array) -> _Noise:
         variance = later + guessed + own * jnp.append(jnp.sum(shake**2, axis=0)[0], 0.0)
         weights.append(1 / jnp.sqrt(variance))
         shares.append(guessed / variance)
-    return _Noise(tuple(weights), own + sides.rounding**2, jnp.mean(jnp.concatenate(shares)))
+    return Noise(tuple(weights), own + sides.rounding**2, jnp.mean(jnp.concatenate(shares)))
 
 
-def _local(sides: Sides, noise: _Noise, asked: tuple[jax.Array, jax.Array]) -> _Local:
+def _local(sides: Sides, noise: Noise, asked: tuple[jax.Array, jax.Array]) -> _Local:
     """The equations at a point, whitened; of what is asked see `_views`."""
     total = _total(sides, noise, asked[0])
     weight = (1 - asked[1]) / total.noise
@@ -256,12 +247,12 @@ def _local(sides: Sides, noise: _Noise, asked: tuple[jax.Array, jax.Array]) -> _
     return _Local(misfit, gradient, normal)
 
 
-def _total(sides: Sides, noise: _Noise, point: jax.Array) -> Total:
+def _total(sides: Sides, noise: Noise, point: jax.Array) -> Total:
     """The equation of the bias gradient."""
     return Total(sides.total, sides.total @ point - sides.has_total, noise.own, sides.has_total)
 
 
-def _views(sides: Sides, noise: _Noise, asked: tuple[jax.Array, jax.Array]) -> list[View]:
+def _views(sides: Sides, noise: Noise, asked: tuple[jax.Array, jax.Array]) -> list[View]:
     """The equations of each view, whitened.
 
     Args:
@@ -270,6 +261,8 @@ def _views(sides: Sides, noise: _Noise, asked: tuple[jax.Array, jax.Array]) -> l
         asked: (r,) the point, and () whether the scales of all bias gradients are unknown, 0 or 1.
     """
     (point, is_free), equations, views = asked, sides.equations, []
+    if len(equations.back):
+        return [mixed_view(sides, noise.weights[0], point)]
     at = lambda point: [y[0] for y in seen_above(equations, *placed(equations, point[None]), jnp.zeros(1))]
     hidden, jacobians = at(point), jax.jacfwd(at)(point)
     for number, weights in enumerate(noise.weights):

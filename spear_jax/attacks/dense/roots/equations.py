@@ -2,7 +2,9 @@
 
 A point u gives pre-activations ``z = u @ response + bias``; the layers above see ``y1 = act(z)``, or what a map of the
 user makes of it, ``y2 = act(W2 y1 + b2)`` and so on. Of the first few of these, ``[y, 1]`` lies in the span of the rows
-of a matrix that the gradient gives (docs/span.md, Sec. 1, *row* and *deep*).
+of a matrix that the gradient gives (docs/span.md, Sec. 1, *row* and *deep*). Where the layer above has too few outputs
+for that, the sample's own gradient ``act'(z) o (c @ back)`` must lie in the column space of the layer's, with the
+mixture c unknown too (*col*): then the last dimensions of a point are c, and that vector is the only view.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from spear_jax.activations import activate
+from spear_jax.activations import activate, derivative
 from spear_jax.numerics import search_matmul
+
+# Steps of inverse iteration: the wanted vector's value is the noise's, the next one a share of one.
+INVERSE_STEPS = 4
 
 
 @jax.tree_util.register_static
@@ -48,6 +53,7 @@ class Equations(NamedTuple):
         widths: per layer () width of its kinks in units of the first one's.
         slope: () of the activation.
         kind: () of the activation.
+        back: (c, m) the layer's gradients, but for the derivative, that c mixes; (0, m) where rows are views.
         between: in place of the first activation; None for that itself.
     """
 
@@ -64,6 +70,7 @@ class Equations(NamedTuple):
     widths: tuple[Array, ...]
     slope: Float[Array, ""]
     kind: Int[Array, ""]
+    back: Float[Array, "c m"]
     between: Between | None = None
 
 
@@ -107,6 +114,50 @@ def seen_above(
 
 
 def views(equations: Equations, place: Float[Array, "l q"], width: Float[Array, " l"]) -> tuple[jax.Array, ...]:
-    """Per view (l, m_k), what that layer sees of points, balanced."""
+    """Per view (l, m_k), what that layer sees of points, balanced; or the samples' own gradients."""
+    mixed = len(equations.back)
+    if mixed:
+        z, _ = placed(equations, place)
+        slopes = derivative(z, equations.kind, equations.slope, width)
+        return (slopes * search_matmul(place[:, -mixed:], equations.back),)
     seen = seen_above(equations, *placed(equations, place), width)
     return tuple(part * size for part, size in zip(seen, equations.balance, strict=True))
+
+
+def with_mixture(equations: Equations, place: Float[Array, "l q"], width: Float[Array, " l"]) -> Float[Array, "l q"]:
+    """Points with the mixture, where there is one, whose gradient lies in the column space best, of unit length."""
+    mixed = len(equations.back)
+    if not mixed:
+        return place
+    slopes = derivative(placed(equations, place)[0], equations.kind, equations.slope, width)
+
+    def one(slopes: jax.Array) -> jax.Array:
+        columns = slopes[:, None] * equations.back.T
+        return best_mixture([columns], [search_matmul(equations.seen[0], columns)])
+
+    return place.at[:, -mixed:].set(jax.vmap(one)(slopes))
+
+
+def best_mixture(columns: list[jax.Array], within: list[jax.Array]) -> Float[Array, " c"]:
+    """The mixture of columns that lies in the column spaces best, by inverse iteration.
+
+    Args:
+        columns: per layer (m, c) that the gradient is a mixture of.
+        within: per layer (r, c) what of them lies in its column space.
+    """
+    size, off = (jnp.zeros([columns[0].shape[1]] * 2, columns[0].dtype) for _ in range(2))
+    for whole, inner in zip(columns, within, strict=True):
+        gram = search_matmul(whole.T, whole)
+        unit = jnp.trace(gram)
+        size, off = size + gram / unit, off + (gram - search_matmul(inner.T, inner)) / unit
+    # Of the wanted vector nothing but rounding is left, which may be exactly zero.
+    floor = 64 * jnp.finfo(off.dtype).eps * jnp.trace(off) / len(off)
+    factors = jax.scipy.linalg.lu_factor(off + floor * jnp.eye(len(off), dtype=off.dtype))
+
+    def nearer(_: jax.Array, mixture: jax.Array) -> jax.Array:
+        mixture = jax.scipy.linalg.lu_solve(factors, size @ mixture)
+        return mixture / jnp.sqrt(mixture @ size @ mixture)
+
+    start = jax.random.normal(jax.random.key(0), (len(off),), off.dtype)
+    mixture = jax.lax.fori_loop(0, INVERSE_STEPS, nearer, start)
+    return mixture / jnp.linalg.norm(columns[0] @ mixture)

@@ -17,7 +17,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from spear_jax.activations import apply
-from spear_jax.attacks.dense.roots.equations import Equations, first_seen, placed, seen_above
+from spear_jax.attacks.dense.roots.equations import (
+    Equations,
+    best_mixture,
+    first_seen,
+    placed,
+    seen_above,
+    with_mixture,
+)
 from spear_jax.attacks.dense.roots.found import Found, none_found, rest_of
 from spear_jax.attacks.dense.roots.newton import Course, descend
 from spear_jax.attacks.dense.roots.stack import PROBES, Stack
@@ -27,10 +34,8 @@ from spear_jax.numerics import in_float64, search_matmul
 LANES, DUAL_LANES = 32, 8
 # Newton steps of a polish, and its damping: it starts at a root.
 POLISH_STEPS, POLISH_DAMPING = 8, 1e-9
-# Steps of inverse iteration: the wanted vector's value is the noise's, the next one a share of one.
-INVERSE_STEPS = 4
 # What noise is expected to leave outside the column spaces may be exceeded so many times before other layers are asked.
-WRONG_CHAIN = 100.0
+WRONG_CHAIN = 8.0
 
 
 class Sides(NamedTuple):
@@ -116,18 +121,24 @@ def polish(stack: Stack, points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, 
 
 @jax.jit
 def _sharpen(equations: Equations, place: Float[Array, "l q"]) -> tuple[jax.Array]:
+    place = with_mixture(equations, place, jnp.zeros(len(place)))
     course = Course(jnp.zeros(len(place)), jnp.asarray(POLISH_STEPS), jnp.asarray(False), POLISH_DAMPING)
     return (descend(equations, place, course).place,)
 
 
 def scores(stack: Stack, points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
     """Squared residual of each point over what noise and rounding explain, per equation left over: near 1 for roots."""
+    if stack.mixes:
+        found = _by_chain(stack, points)
+        return (found.outside / found.expected) ** 2
     whitened, _, _ = in_lanes(partial(_residuals, sides_of(stack)), points)
     return whitened / stack.surplus
 
 
 def noise_cost(stack: Stack, points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
     """Squared residual that noise and rounding explain, relative to the activations."""
+    if stack.mixes:
+        return _by_chain(stack, points).expected ** 2
     _, expected, size = in_lanes(partial(_residuals, sides_of(stack)), points)
     return expected / size
 
@@ -159,12 +170,12 @@ def _residuals(sides: Sides, points: jax.Array) -> tuple[jax.Array, ...]:
 
 def with_duals(stack: Stack, points: Float[np.ndarray, "k r"]) -> Found:
     """The points with the duals of all layers, by all layers above, or by the next one where these do not hold."""
-    after = sum(len(upper.spectrum) for upper in stack.viewing)
+    after = stack.seen_ranks
     if not stack.takes_out:
         nothing = np.zeros((len(points), after))
         return Found(points, _without_layers(points), nothing, np.zeros(len(points)), np.zeros(len(points)))
     found = _by_chain(stack, points)
-    shorter = dataclasses.replace(stack, uppers=stack.viewing)
+    shorter = dataclasses.replace(stack, uppers=stack.uppers[: max(stack.views, 1)])
     wrong = found.outside > WRONG_CHAIN * found.expected
     if len(shorter.uppers) == len(stack.uppers) or not shorter.takes_out or not wrong.any():
         return found
@@ -210,24 +221,15 @@ class _Side(NamedTuple):
 def _dual(sides: Sides, point: jax.Array) -> tuple[jax.Array, ...]:
     """Duals of all layers at one point: the mixture of the top layer's gradients that fits all column spaces best."""
     seen, chain = _chain(sides, point)
-    size, off = (jnp.zeros([chain[0].columns.shape[1]] * 2) for _ in range(2))
-    for side in chain:
-        gram = side.columns.T @ side.columns
-        unit = jnp.trace(gram)
-        size, off = size + gram / unit, off + (gram - side.within.T @ side.within) / unit
-    factors = jax.scipy.linalg.lu_factor(off + 1e-15 * jnp.trace(off) / len(off) * jnp.eye(len(off)))
-
-    def nearer(_: jax.Array, mixture: jax.Array) -> jax.Array:
-        mixture = jax.scipy.linalg.lu_solve(factors, size @ mixture)
-        return mixture / jnp.sqrt(mixture @ size @ mixture)
-
-    start = jax.random.normal(jax.random.key(0), (len(off),), point.dtype)
-    mixture = jax.lax.fori_loop(0, INVERSE_STEPS, nearer, start)
+    mixture = best_mixture([side.columns for side in chain], [side.within for side in chain])
     duals = [(side.within @ mixture) / side.spectrum for side in chain]
     outside, expected = _shares(sides, chain, mixture, duals)
-    after = [*duals[1:], mixture / sides.spectra[-1]][: len(seen)]
-    after = jnp.concatenate([dual / (dual @ inside) for dual, inside in zip(after, seen, strict=True)])
-    return duals[0] / (duals[0] @ point), after, outside, expected
+    scale = duals[0] @ point
+    after = [*duals[1:], mixture / sides.spectra[-1]]
+    if len(sides.equations.back):
+        return duals[0] / scale, after[0] / scale, outside, expected
+    after = [dual / (dual @ inside) for dual, inside in zip(after[: len(seen)], seen, strict=True)]
+    return duals[0] / scale, jnp.concatenate(after), outside, expected
 
 
 def _shares(

@@ -25,7 +25,7 @@ class Found(NamedTuple):
     Attributes:
         points: (k, r) p.
         duals: (k, r) q with ``p_i . q_j = delta_ij``, along ``L^T d / spectrum``.
-        next_duals: (k, s) the same of each view, side by side.
+        next_duals: (k, s) the same of each view, side by side; of the next layer's gradient where none is a view.
         outside: (k,) share of the gradients that lies outside the column spaces.
         expected: (k,) what noise puts there.
     """
@@ -53,8 +53,7 @@ class Rest(NamedTuple):
 
 def none_found(stack: Stack) -> Found:
     """Nothing is known yet."""
-    after = sum(len(upper.spectrum) for upper in stack.viewing)
-    points, seen = np.zeros((0, stack.rank)), np.zeros((0, after))
+    points, seen = np.zeros((0, stack.rank)), np.zeros((0, stack.seen_ranks))
     return Found(points, points, seen, np.zeros(0), np.zeros(0))
 
 
@@ -107,7 +106,8 @@ def rest_of(stack: Stack, found: Found, rng: np.random.Generator | None = None) 
     origin, basis = _plane(stack, found)
     bucket = _bucket(stack.rank - stack.has_total, basis.shape[1])
     seen = _missing_rows(stack, found)
-    heights = [bucket + stack.has_total + len(upper.spectrum) - stack.rank for upper in stack.viewing]
+    spare = [len(upper.spectrum) - stack.rank for upper in stack.viewing] or [0]
+    heights = [bucket + stack.has_total + more for more in spare]
     whole: Any = stack.whole
     response, bias = whole.response.T, whole.bias
     enough = NEURONS * heights[0] + UNIT
@@ -117,15 +117,15 @@ def rest_of(stack: Stack, found: Found, rng: np.random.Generator | None = None) 
         response, bias = response[neurons], bias[neurons]
     padded = [_padded(part, height) for part, height in zip(seen, heights, strict=True)]
     changed: dict[str, Any] = dict(
-        response=_padded((response @ basis).T, bucket),
+        response=_padded((response @ basis).T, bucket + len(whole.back)),
         bias=bias + response @ origin,
-        across=_padded(basis.T @ whole.across, bucket),
+        across=_padded(basis.T @ whole.across, bucket + len(whole.back)),
         start=whole.start + origin @ whole.across,
-        weights=whole.weights[: stack.views - 1],
-        biases=whole.biases[: stack.views - 1],
+        weights=whole.weights[: max(stack.views - 1, 0)],
+        biases=whole.biases[: max(stack.views - 1, 0)],
         seen=tuple(part[:, :-1] for part in padded),
         ones=tuple(part[:, -1] for part in padded),
-        widths=whole.widths[: stack.views],
+        widths=whole.widths[: max(stack.views, 1)],
     )
     return Rest(whole._replace(**changed), origin, basis)
 
@@ -140,7 +140,11 @@ def _plane(stack: Stack, found: Found) -> tuple[Float[np.ndarray, " r"], Float[n
 
 
 def _missing_rows(stack: Stack, found: Found) -> list[np.ndarray]:
-    """Per view, orthonormal rows that span what it saw of the missing samples."""
+    """Per view, orthonormal rows that span what it saw of the missing samples, or else the gradients of these."""
+    if stack.mixes:
+        free = null_space(found.points) * stack.problem.spectrum[:, None]
+        rows = np.linalg.qr(stack.problem.left @ free)[0].T
+        return [np.append(rows, np.zeros((len(rows), 1)), axis=1)]
     sizes = np.cumsum([len(upper.spectrum) for upper in stack.viewing])[:-1]
     known = np.split(found.next_duals[: len(found.points) * stack.takes_out], sizes, axis=1)
     return [null_space(part).T @ upper.seen for part, upper in zip(known, stack.viewing, strict=True)]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from spear_jax.attacks.dense.roots.equations import Equations, views
+from spear_jax.attacks.dense.roots.equations import Equations, views, with_mixture
 from spear_jax.numerics import search_matmul
 
 # Steps with rounded kinks: their width is halved so many times, with so many steps each; then those of the true one.
@@ -81,13 +81,15 @@ def explore(shared: tuple[Equations, Start], indices: UInt[Array, " l"]) -> Floa
         indices: (l,) numbers of the starts.
     """
     equations, start = shared
-    places, widths = jax.vmap(partial(_draw, start, equations.response.shape[0]))(indices)
+    mixed = len(equations.back)
+    places, widths = jax.vmap(partial(_draw, start, equations.response.shape[0] - mixed))(indices)
+    places = jnp.pad(places, ((0, 0), (0, mixed)), constant_values=1)
 
     def stage(number: jax.Array, ended: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         is_true = number == STAGES
         width = jnp.where(is_true, 0.0, widths * jnp.exp2(-number.astype(widths.dtype)))
         course = Course(width, jnp.where(is_true, STEPS, STAGE_STEPS), start.is_relative & is_true)
-        lanes = descend(equations, ended[0], course)
+        lanes = descend(equations, with_mixture(equations, ended[0], width), course)
         return lanes.place, lanes.cost / lanes.size
 
     first = jnp.where(start.unit > 0, 0, STAGES)
@@ -171,7 +173,8 @@ def descend(equations: Equations, place: Float[Array, "l q"], course: Course) ->
         known = (before.metric, before.inverse)
         metric, inverse = lax.cond(before.number == 0, lambda: _metric(equations, lanes.place, course), lambda: known)
         move = _conjugate_gradients(equations, (here, push), lanes, (metric, inverse))
-        lanes = _moved(lanes, lanes.place + move, _residual(equations, seen(lanes.place + move), course))
+        place = with_mixture(equations, lanes.place + move, course.width)
+        lanes = _moved(lanes, place, _residual(equations, seen(place), course))
         return _Descent(before.number + 1, lanes, metric, inverse)
 
     value = jnp.full(count, jnp.inf, dtype)

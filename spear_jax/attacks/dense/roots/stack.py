@@ -29,6 +29,8 @@ FORWARD_ROUNDING, OWN_ROUNDING = 2.5, 1e-13
 ENOUGH, ENOUGH_KINKED = 1.25, 2.0
 # Times the edge of rounding that a singular value must be to count where steps blur all gaps.
 VISIBLE = 8.0
+# Units of the gradient's norm up to which its noise is the client's rounding.
+QUIET = 10.0
 # Random inputs by which the layers' sizes are compared, and by which noise of the inputs is carried upwards.
 PROBES = 32
 
@@ -85,6 +87,16 @@ class Stack:
         return self.problem.rank
 
     @property
+    def mixes(self) -> bool:
+        """Whether no layer above is a view, so that samples are sought by their own gradients."""
+        return self.views == 0
+
+    @property
+    def seen_ranks(self) -> int:
+        """Entries of the vectors that take what the layers above saw of a sample out."""
+        return sum(len(upper.spectrum) for upper in self.uppers[: max(self.views, 1)])
+
+    @property
     def viewing(self) -> tuple[Upper, ...]:
         """The layers above that give equations."""
         return self.uppers[: self.views]
@@ -107,6 +119,8 @@ class Stack:
     @property
     def equations(self) -> int:
         """Equations of the row spaces, and that of the bias gradient."""
+        if self.mixes:  # and the mixture, but for its size, is unknown
+            return len(self.problem.bias) - self.rank - len(self.uppers[0].spectrum) + 1 + self.has_total
         rows = sum(upper.weight.shape[1] + int(upper.constant) - len(upper.spectrum) for upper in self.viewing)
         return rows + self.has_total
 
@@ -125,6 +139,8 @@ class Stack:
 
     def with_enough_views(self) -> Stack:
         """The stack with as many views as make the search easy, where so many layers came back."""
+        if not self.uppers[0].is_view:
+            return dataclasses.replace(self, views=0)
         most = next((number for number, upper in enumerate(self.uppers) if not upper.is_view), len(self.uppers))
         enough = (ENOUGH_KINKED if self.activation.is_kinked else ENOUGH) * (self.rank - 1)
         several = [dataclasses.replace(self, views=number) for number in range(1, most + 1)]
@@ -145,7 +161,11 @@ class Stack:
     @cached_property
     def whole(self) -> Equations:
         """The equations in p, with no sample taken out, as NumPy arrays in float64."""
-        constants = tuple(np.asarray(upper.constant) for upper in self.viewing)
+        sides = [(upper.seen[:, :-1], upper.seen[:, -1], np.asarray(upper.constant)) for upper in self.viewing]
+        back = np.zeros((0, len(self.problem.bias)))
+        if self.mixes:
+            sides = [(self.problem.left.T, np.zeros(self.rank), np.zeros(()))]
+            back = (self.uppers[0].weight.T @ self.uppers[0].left).T
         leaves: dict[str, Any] = dict(
             response=self.response.T,
             bias=self.problem.bias,
@@ -153,13 +173,14 @@ class Stack:
             start=np.zeros(self.right.shape[1]),
             weights=tuple(upper.weight for upper in self.uppers),
             biases=tuple(upper.bias for upper in self.uppers),
-            seen=tuple(upper.seen[:, :-1] for upper in self.viewing),
-            ones=tuple(upper.seen[:, -1] for upper in self.viewing),
-            constants=constants,
-            balance=tuple(np.ones(()) for _ in constants),
+            seen=tuple(seen for seen, _, _ in sides),
+            ones=tuple(one for _, one, _ in sides),
+            constants=tuple(constant for _, _, constant in sides),
+            balance=tuple(np.ones(()) for _ in sides),
             widths=tuple(np.ones(()) for _ in self.uppers),
             slope=np.asarray(self.activation.slope),
             kind=np.asarray(self.activation.kind, np.int32),
+            back=back,
             between=self.between,
         )
         plain = Equations(**leaves)
@@ -167,7 +188,7 @@ class Stack:
 
     def _sizes(self, plain: Equations) -> dict[str, Any]:
         """Balance of the views and widths of the kinks, by what random inputs of the samples' size give."""
-        if self.views == 1:
+        if self.views <= 1:
             return {}
         rng = np.random.default_rng(0)
         points = self.typical + rng.normal(size=(PROBES, self.rank)) * np.linalg.norm(self.typical)
@@ -217,12 +238,22 @@ def pose_stack(
         uppers.append(upper)
         if problem.drift or not upper.is_view:  # above a layer that hides nothing no other is asked
             break
-    if not uppers or not uppers[0].is_view:
+    if not uppers or (not uppers[0].is_view and (between is not None or problem.drift)):
         return None
     rounding = max(FORWARD_ROUNDING * problem.client_eps, OWN_ROUNDING)
     first = None if between is None else Between(between)
     stack = Stack(problem, tuple(uppers), 1, rounding, activation, first).with_enough_views()
-    return stack if stack.surplus > 0 else None
+    near = dataclasses.replace(stack, uppers=stack.uppers[: max(stack.views, 1)])
+    if near.takes_out and not _is_quiet(problem):  # each layer more makes more of the noise
+        stack = near
+    return stack if stack.surplus > 0 and (stack.takes_out or not stack.mixes) else None
+
+
+def _is_quiet(problem: Problem) -> bool:
+    """Whether the gradient has no more noise than rounding gives."""
+    size = np.sqrt(problem.left.shape[0] * problem.factorization.right.shape[1])
+    noise = problem.factorization.noise_std * size / np.linalg.norm(problem.spectrum)
+    return bool(noise <= QUIET * problem.client_eps)
 
 
 def _upper(problem: Problem, layer: LayerObservation) -> Upper | None:

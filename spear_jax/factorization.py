@@ -62,7 +62,7 @@ def factorize(weight_grad: Array, *, rank: int | None = None, rounding: float = 
     if reach == 0:
         raise SpearError("The weight gradient is zero everywhere: no sample reached this layer.")
     width = min(limit, max(FIRST_SKETCH, 2 * (rank or 0)))
-    floor_of = partial(_rounding_floor, weight_grad.shape, eps, rounding)
+    floor_of = partial(rounding_floor, weight_grad.shape, eps, rounding)
     while True:
         width, sketch = _sketch(weight_grad, width, reach, floor_of)
         left, spectrum, right = _thin_svd(weight_grad, width, sketch)
@@ -79,12 +79,17 @@ def factorize(weight_grad: Array, *, rank: int | None = None, rounding: float = 
     return _assemble(weight_grad, left, spectrum, right, found if rank is None else rank, reach)
 
 
+def white_edge(std: float, shape: tuple[int, int]) -> float:
+    """Largest singular value of a matrix of white noise, of this standard deviation an entry."""
+    return std * float(np.sqrt(shape[0]) + np.sqrt(shape[1]))
+
+
 def is_flat(factorization: Factorization) -> bool:
     """Whether the largest singular value beyond the rank is the noise's too, and not that of one more sample."""
     (m, rank), n = factorization.left.shape, factorization.right.shape[1]
     first = factorization.noise_floor if len(factorization.singular_values) > rank else 0.0
     rest = max(m * (n - rank) * factorization.noise_std**2 - first**2, 0.0)
-    edge = (rest / (m * max(n - rank, 1))) ** 0.5 * (m**0.5 + n**0.5)
+    edge = white_edge((rest / (m * max(n - rank, 1))) ** 0.5, (m, n))
     return first <= max(STICKS_OUT * edge, OWN_EDGE * EPS64 * float(factorization.singular_values[0]))
 
 
@@ -129,7 +134,7 @@ def white_rank(spectrum: np.ndarray, shape: tuple[int, int]) -> int | None:
     while rank <= len(spectrum) // 2:
         tail = spectrum[rank:]
         std = float(np.sqrt(np.sum(tail**2) / ((m - rank) * (n - rank))))
-        above = int(np.sum(spectrum > WHITE_EDGE * std * (np.sqrt(m) + np.sqrt(n))))
+        above = int(np.sum(spectrum > WHITE_EDGE * white_edge(std, shape)))
         if above <= rank:
             break
         rank = above
@@ -151,11 +156,11 @@ def _white_quantiles(m: int, n: int) -> np.ndarray:
     return np.interp(WHITE_SHARES, shares, values)
 
 
-def _rounding_floor(shape: tuple[int, ...], eps: float, rounding: float, spectrum: np.ndarray) -> float:
+def rounding_floor(shape: tuple[int, ...], eps: float, rounding: float, spectrum: np.ndarray) -> float:
     """Largest singular value of independent rounding errors: one unit in the last place of a typical entry, or more."""
     m, n = shape
     own = eps * float(np.linalg.norm(spectrum)) / np.sqrt(m * n)
-    return max(own, rounding) * float(np.sqrt(m) + np.sqrt(n))
+    return white_edge(max(own, rounding), (m, n))
 
 
 def _assemble(weight_grad: Array, left: Any, spectrum: np.ndarray, right: Any, rank: int, reach: int) -> Factorization:

@@ -43,8 +43,8 @@ def reconstruct(
         next_weight_grad: (j, m) kernel gradient of the layer above, (out, in): the directions that are found then
             give their samples one by one, and the search goes on without these (`one_by_one`).
         layers_above: the next layers as observed, lowest first: the span method then finds samples behind any
-            activation (``config.activation``), and ``next_weight_grad`` need not be given. Not used after several
-            steps.
+            activation (``config.activation``), and ``next_weight_grad`` need not be given. After several steps the
+            lowest one's sum of gradients is used.
         between: a JAX function of one sample's pre-activations (m,) and input (n,): what the lowest of ``layers_above``
             sees of it, where that is more than an activation, such as LayerNorm, a gate or a skip connection. The span
             method is then the only one, and zeros are not looked at.

@@ -62,6 +62,13 @@ class Problem:
         """Singular values of the gradient, those of the r directions."""
         return np.asarray(self.factorization.singular_values[: self.rank])
 
+    @property
+    def noise_in_roundings(self) -> float:
+        """Norm of the gradient's noise in units of the client's rounding of the gradient's norm."""
+        entries = len(self.left) * self.factorization.right.shape[1]
+        noise = self.factorization.noise_std * float(np.sqrt(entries))
+        return noise / (self.client_eps * float(np.linalg.norm(self.spectrum)))
+
     @cached_property
     def live_mask(self) -> Bool[np.ndarray, " m"]:
         """Rows that some sample reached."""

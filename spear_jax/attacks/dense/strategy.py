@@ -25,11 +25,9 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.errors import SpearError
 
 NO_EQUATIONS = (
-    "The span method ({between}) needs the gradients of the next dense layer too, of a rank below its width and from "
-    "one step: pass layers_above=, or a file that holds the whole update. Only ReLU can do without."
+    "The span method ({between}) needs the gradients of the next dense layer too, of a rank below its width: "
+    "pass layers_above=, or a file that holds the whole update. Only ReLU can do without."
 )
-
-
 # In place of an activation's name, where a user's own map stands between the layers.
 BETWEEN = "between"
 
@@ -67,34 +65,41 @@ def make_plan(problem: Problem, config: ReconstructConfig) -> Plan:
         SpearError: only the span method would do, and the update holds no equations for it.
     """
     zeros = plan_by_zeros(problem, config)
-    may_be_zeros = problem.has_bias_grad and (config.activation is None or named(config.activation).is_relu)
-    may_be_zeros = may_be_zeros and (problem.above is None or problem.above.between is None)
-    if config.method in BY_ZEROS and may_be_zeros:
+    only_by_equations = _why_equations(problem, config)
+    if config.method in BY_ZEROS and only_by_equations is None:
         return Plan(zeros.method, zeros.reason, zeros)
-    between = "any activation" if config.activation is None else str(named(config.activation))
-    between = between if problem.above is None or problem.above.between is None else "a map of yours"
-    between = between if problem.has_bias_grad else f"{between} and no bias gradient"
+    if config.method != "span" and only_by_equations is None and problem.drift and config.activation is None:
+        return Plan(zeros.method, zeros.reason, zeros)  # each activation would need many rounds to show
+    behind = only_by_equations or _told_activation(config)
     stacks = _stacks(problem, config)
-    if config.method == "span" or not may_be_zeros:
-        if not stacks:
-            raise SpearError(NO_EQUATIONS.format(between=f"for {between}"))
-        return _spanned(problem, zeros, stacks, between)
-    spanned = _spanned(problem, zeros, stacks, between)
-    if problem.drift and config.activation is None:  # each activation would need many rounds to show
-        return Plan(zeros.method, zeros.reason, zeros)
-    return spanned if stacks and not _suits_zeros(problem, zeros) else Plan(zeros.method, zeros.reason, zeros, stacks)
+    if not stacks and (config.method == "span" or only_by_equations is not None):
+        raise SpearError(NO_EQUATIONS.format(between=f"for {behind}"))
+    if config.method != "span" and only_by_equations is None and (not stacks or _suits_zeros(problem, zeros)):
+        return Plan(zeros.method, zeros.reason, zeros, stacks)
+    return Plan("span", f"span: {problem.rank} samples, {_equations(stacks[0])}, {behind}", zeros, stacks)
 
 
-def _spanned(problem: Problem, zeros: ZerosPlan, stacks: tuple[Stack, ...], between: str) -> Plan:
-    if not stacks:
-        return Plan(zeros.method, zeros.reason, zeros)
-    stack, upper = stacks[0], stacks[0].uppers[0]
-    each = f"{upper.weight.shape[1]} + {upper.constant:.0f} - {len(upper.spectrum)} equations each"
+def _why_equations(problem: Problem, config: ReconstructConfig) -> str | None:
+    """What it is that zeros cannot invert, None where they can."""
+    is_mapped = problem.above is not None and problem.above.between is not None
+    behind = "a map of yours" if is_mapped else _told_activation(config)
+    if not problem.has_bias_grad:
+        return f"{behind} and no bias gradient"
+    is_other = config.activation is not None and not named(config.activation).is_relu
+    return behind if is_mapped or is_other else None
+
+
+def _told_activation(config: ReconstructConfig) -> str:
+    return "any activation" if config.activation is None else str(named(config.activation))
+
+
+def _equations(stack: Stack) -> str:
+    """How many equations there are for a sample, in words."""
     if stack.mixes:
-        each = f"{stack.equations} equations each for their own gradients, as the next layer's shows too few samples"
-    elif stack.views > 1:
-        each += f" from the next layer, {stack.equations} from {stack.views} layers"
-    return Plan("span", f"span: {problem.rank} samples, {each}, {between}", zeros, stacks)
+        return f"{stack.equations} equations each for their own gradients, as the next layer's shows too few samples"
+    upper = stack.uppers[0]
+    each = f"{upper.weight.shape[1]} + {upper.constant:.0f} - {len(upper.spectrum)} equations each"
+    return each if stack.views == 1 else f"{each} from the next layer, {stack.equations} from {stack.views} layers"
 
 
 def _stacks(problem: Problem, config: ReconstructConfig) -> tuple[Stack, ...]:

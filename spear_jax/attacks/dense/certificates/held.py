@@ -70,6 +70,20 @@ class Total(NamedTuple):
     is_there: Float[Array, ""]
 
 
+class Inverse(NamedTuple):
+    """The inverse of the normal matrix.
+
+    Attributes:
+        solve: applied to vectors or columns.
+        trace: () of it, the expected squared error.
+        longest: () its largest eigenvalue.
+    """
+
+    solve: Callable[[jax.Array], jax.Array]
+    trace: Float[Array, ""]
+    longest: Float[Array, ""]
+
+
 class Hold(NamedTuple):
     """How a root is held.
 
@@ -86,16 +100,15 @@ class Hold(NamedTuple):
     single: Any
 
 
-def hold(views: list[View], total: Total, solve: Callable[[jax.Array], jax.Array]) -> tuple[Hold, jax.Array, jax.Array]:
+def hold(views: list[View], total: Total, inverse: Inverse) -> tuple[Hold, jax.Array, jax.Array]:
     """How a root is held, chi squared per equation left over of those that say anything, and the jackknife's variance.
 
     Args:
         views: at the root.
         total: there.
-        solve: the normal matrix's inverse, applied.
+        inverse: of the normal matrix.
     """
-    size = len(total.row)
-    variance = jnp.trace(solve(jnp.eye(size)))
+    size, solve = len(total.row), inverse.solve
     moved = solve(total.row) / total.noise
     left = 1 - total.row @ moved
     count, misfit = total.is_there, total.off**2 / total.noise
@@ -115,8 +128,7 @@ def hold(views: list[View], total: Total, solve: Callable[[jax.Array], jax.Array
         misfit = misfit + jnp.sum(jnp.where(says, view.residual**2, 0))
         feign = jnp.concatenate([feign, view.turned])
     _, feigned = extreme(lambda v: feign @ solve(feign.T @ v), len(feign))
-    _, longest = extreme(solve, size)
-    held = Hold(count - size, 1 + worst / variance, feigned, longest / variance)
+    held = Hold(count - size, 1 + worst / inverse.trace, feigned, inverse.longest / inverse.trace)
     return held, misfit / jnp.maximum(count - size, 1), spread
 
 

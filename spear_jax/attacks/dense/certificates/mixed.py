@@ -8,11 +8,12 @@ Where the next layer has fewer outputs than there are samples its gradient's row
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from spear_jax.activations import apply, derivative
 from spear_jax.attacks.dense.certificates import limits
@@ -35,7 +36,7 @@ def explains(stack: Stack, points: Float[np.ndarray, "k r"], error: Float[np.nda
     upper, dual = stack.uppers[0], np.linalg.inv(points).T
     seen, slopes = in_lanes(partial(_seen, sides_of(stack)), points)
     gradients = (dual * stack.problem.spectrum) @ stack.problem.left.T  # of the samples, (k, m)
-    back = upper.weight.T @ upper.left
+    back = stack.whole.back.T
     pairs = zip(slopes, gradients, strict=True)
     shares = np.stack([np.linalg.lstsq(slope[:, None] * back, gradient)[0] for slope, gradient in pairs])
     extended = np.column_stack([seen, np.full(len(seen), upper.constant)])
@@ -56,16 +57,15 @@ def _seen(sides: Sides, points: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def mixed_noise(sides: Sides, point: jax.Array) -> Noise:
     """The noise of the equations at a point."""
-    columns, mixture, back = _gradient(sides, point)
-    gradient = columns @ mixture
+    own_gradient = _gradient(sides, point)
+    gradient = own_gradient.columns @ own_gradient.mixture
     own = sides.noise**2 * jnp.sum((point / sides.spectrum) ** 2)
     turned = sides.noise**2 * jnp.sum((sides.left.T @ gradient / sides.spectrum) ** 2)
-    shaken = jnp.sum((back[:, None] * sides.probes[0]) ** 2, axis=1) * own
-    above = sides.noises[0] ** 2 * jnp.sum((mixture / sides.spectra[0]) ** 2)
+    shaken = jnp.sum((own_gradient.bent[:, None] * sides.probes[0]) ** 2, axis=1) * own
+    above = sides.noises[0] ** 2 * jnp.sum((own_gradient.mixture / sides.spectra[0]) ** 2)
     weights = jnp.sum(sides.equations.weights[0] ** 2, axis=0)
-    slopes = _slopes(sides, point)[0]
     guessed = sides.rounding**2 * jnp.mean(gradient**2)
-    variance = turned + guessed + shaken + above * weights * slopes**2
+    variance = turned + guessed + shaken + above * weights * own_gradient.slopes**2
     whitening = jnp.append(1 / jnp.sqrt(variance), 0.0)
     return Noise((whitening,), own + sides.rounding**2, jnp.mean(guessed / variance))
 
@@ -78,32 +78,43 @@ def mixed_view(sides: Sides, weights: jax.Array, point: jax.Array) -> View:
         weights: (m + 1,) to whiten by.
         point: (r,).
     """
-    columns, mixture, back = _gradient(sides, point)
+    _, columns, mixture, bent = _gradient(sides, point)
     weights = weights[:-1]
     others = jnp.linalg.qr(mixture[:, None], mode="complete")[0][:, 1:]
     known = jnp.concatenate([sides.left, columns @ others], axis=1) * weights[:, None]
     basis = jnp.linalg.qr(known)[0]
     without = lambda array: array - basis @ (basis.T @ array)
-    bent = back[:, None] * sides.equations.response.T
-    turned = (sides.left.T @ bent) / sides.spectrum[:, None] * sides.noise
+    jacobian = bent[:, None] * sides.equations.response.T
+    turned = (sides.left.T @ jacobian) / sides.spectrum[:, None] * sides.noise
     room = 1 - jnp.sum(basis**2, axis=1)
     turned = turned * jnp.sqrt(jnp.sum(room * weights**2))
-    whole = bent * weights[:, None]
+    whole = jacobian * weights[:, None]
     grow = lambda array: jnp.concatenate([array, jnp.zeros((1, *array.shape[1:]))])
     residual = without(columns @ mixture * weights)
     return View(grow(residual), grow(without(whole)), grow(whole), grow(room), turned)
 
 
-def _gradient(sides: Sides, point: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Columns that the gradient is a mixture of, the mixture that fits, of unit length, and what of it bends."""
-    slopes, bend = _slopes(sides, point)
+class _Gradient(NamedTuple):
+    """A sample's own gradient as a mixture.
+
+    Attributes:
+        slopes: (m,) derivatives of the activation.
+        columns: (m, c) that the gradient is a mixture of.
+        mixture: (c,) the one that fits, for a gradient of unit length.
+        bent: (m,) derivative of the gradient by the pre-activations.
+    """
+
+    slopes: Float[Array, " m"]
+    columns: Float[Array, "m c"]
+    mixture: Float[Array, " c"]
+    bent: Float[Array, " m"]
+
+
+def _gradient(sides: Sides, point: jax.Array) -> _Gradient:
+    """The gradient of the sample at a point that lies in the column space best."""
+    z = placed(sides.equations, point[None])[0]
+    derivatives = lambda z: derivative(z, sides.equations.kind, sides.equations.slope, jnp.zeros(1))
+    slopes, bend = (part[0] for part in jax.jvp(derivatives, (z,), (jnp.ones_like(z),)))
     columns = slopes[:, None] * sides.equations.back.T
     mixture = best_mixture([columns], [sides.left.T @ columns])
-    return columns, mixture, bend * (mixture @ sides.equations.back)
-
-
-def _slopes(sides: Sides, point: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """First and second derivatives of the activation."""
-    z = placed(sides.equations, point[None])[0]
-    slopes = lambda z: derivative(z, sides.equations.kind, sides.equations.slope, jnp.zeros(1))
-    return tuple(part[0] for part in jax.jvp(slopes, (z,), (jnp.ones_like(z),)))
+    return _Gradient(slopes, columns, mixture, bend * (mixture @ sides.equations.back))

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from spear_jax.attacks.dense.certificates import limits
-from spear_jax.attacks.dense.certificates.held import Hold, Noise, Total, View, extreme, hold
+from spear_jax.attacks.dense.certificates.held import Hold, Inverse, Noise, Total, View, extreme, hold
 from spear_jax.attacks.dense.certificates.mixed import explains, mixed_noise, mixed_view
 from spear_jax.attacks.dense.certificates.twins import twin_distance
 from spear_jax.attacks.dense.outcome import Samples
@@ -27,7 +27,7 @@ from spear_jax.attacks.dense.roots.equations import placed, seen_above
 from spear_jax.attacks.dense.roots.exact import DUAL_LANES, Sides, in_lanes, scores, sides_of
 from spear_jax.attacks.dense.roots.found import SAME, Found
 from spear_jax.attacks.dense.roots.stack import Stack
-from spear_jax.factorization import is_flat
+from spear_jax.factorization import is_flat, white_edge
 
 # Gauss-Newton steps that whiten the equations.
 WHITENINGS = 3
@@ -122,9 +122,7 @@ def _is_flat(stack: Stack) -> bool:
 
 def _is_root(problem: Problem, stack: Stack, basin: Basin) -> Bool[np.ndarray, " k"]:
     """Whether the residual is the noise's. Rounding of the gradients is measured, but it is not of one size."""
-    factorization = problem.factorization
-    noise = factorization.noise_std * np.sqrt(len(problem.bias) * factorization.right.shape[1])
-    is_rounding = noise <= limits.ROUNDED_NOISE * problem.client_eps * np.linalg.norm(problem.spectrum)
+    is_rounding = problem.noise_in_roundings <= limits.ROUNDED_NOISE
     uneven = limits.UNEVEN_MISFIT * (is_rounding & (basin.condition < limits.UNEVEN_CONDITION))
     limit = limits.ROOT_MISFIT + uneven + limits.ROUNDED_MISFIT * basin.guessed
     return np.isfinite(basin.misfit) & (basin.misfit < limit)
@@ -142,11 +140,12 @@ def _has_profile(basin: Basin) -> Bool[np.ndarray, " k"]:
 
 def _is_strong(stack: Stack) -> bool:
     """Whether every direction of all gradients that give equations stands well above the noise."""
-    edge = lambda noise, rows, columns: limits.ROOT_STRENGTH * noise * (np.sqrt(rows) + np.sqrt(columns))
     factorization = stack.problem.factorization
-    own = edge(factorization.noise_std, len(stack.problem.bias), factorization.right.shape[1])
-    later = [edge(upper.noise, *np.add(upper.weight.shape, (0, 1))) <= upper.spectrum[-1] for upper in stack.viewing]
-    return bool(own <= stack.problem.spectrum[-1] and all(later))
+    shape = len(factorization.left), factorization.right.shape[1]
+    sides = [(stack.problem.spectrum, white_edge(factorization.noise_std, shape))]
+    for upper in stack.viewing:
+        sides.append((upper.spectrum, white_edge(upper.noise, (len(upper.left), upper.seen.shape[1]))))
+    return all(limits.ROOT_STRENGTH * edge <= spectrum[-1] for spectrum, edge in sides)
 
 
 def _has_gradient(stack: Stack, found: Found, error: Float[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
@@ -187,9 +186,10 @@ def _basins(sides: Sides, points: jax.Array) -> tuple[jax.Array, ...]:
         solve = partial(jax.scipy.linalg.cho_solve, factor)
         weakest, least = extreme(solve, len(point))
         _, largest = extreme(lambda v: here.normal @ v, len(point))
-        held, misfit, spread = hold(_views(sides, noise, (point, jnp.zeros(()))), _total(sides, noise, point), solve)
+        inverse = Inverse(solve, jnp.trace(solve(jnp.eye(len(point)))), least)
+        held, misfit, spread = hold(_views(sides, noise, (point, jnp.zeros(()))), _total(sides, noise, point), inverse)
         unit = jnp.maximum(misfit, 1)  # what is left over is the better estimate of the noise where it is the larger
-        covariance = jnp.maximum(unit * jnp.trace(solve(jnp.eye(len(point)))), spread)
+        covariance = jnp.maximum(unit * inverse.trace, spread)
         away = 3 * jnp.sqrt(unit * least) * weakest
         asked = (jnp.stack([point + away, point - away, point]), jnp.asarray([0.0, 0.0, 1.0]))
         there = jax.lax.map(partial(local, noise), asked)

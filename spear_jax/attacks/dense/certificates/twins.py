@@ -19,6 +19,7 @@ from spear_jax.attacks.dense.roots.equations import first_seen, placed
 from spear_jax.attacks.dense.roots.exact import Sides, in_lanes, sides_of
 from spear_jax.attacks.dense.roots.found import Found
 from spear_jax.attacks.dense.roots.stack import Stack
+from spear_jax.factorization import white_edge
 
 
 def twin_distance(stack: Stack, points: Float[np.ndarray, "k r"], found: Found) -> Float[np.ndarray, " k"]:
@@ -38,7 +39,7 @@ def twin_distance(stack: Stack, points: Float[np.ndarray, "k r"], found: Found) 
         return np.zeros(len(points))
     factorization, next_dual = stack.problem.factorization, found.next_duals[:, : len(stack.uppers[0].spectrum)]
     rows, columns = len(stack.problem.bias), factorization.right.shape[1]
-    white = factorization.noise_std * (np.sqrt(rows) + np.sqrt(columns))
+    white = white_edge(factorization.noise_std, (rows, columns))
     edge = max(factorization.noise_floor if len(factorization.singular_values) > stack.rank else 0.0, white)
     (bend,) = in_lanes(partial(_bends, sides_of(stack)), np.concatenate([points, next_dual], axis=1))
     return np.sqrt(edge * np.sqrt(columns) / np.maximum(bend, np.finfo(float).tiny))

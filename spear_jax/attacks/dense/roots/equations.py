@@ -26,7 +26,7 @@ INVERSE_STEPS = 4
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Between:
+class UserMap:
     """A user's map in place of the first activation, a part of the program, not of its arguments.
 
     Attributes:
@@ -71,7 +71,7 @@ class Equations(NamedTuple):
     slope: Float[Array, ""]
     kind: Int[Array, ""]
     back: Float[Array, "c m"]
-    between: Between | None = None
+    between: UserMap | None = None
 
 
 def in_dtype(equations: Equations, dtype: Any) -> Equations:

@@ -7,7 +7,6 @@ the equations left over confirm the sample by the other side of the gradients (d
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from spear_jax.attacks.dense.roots.equations import (
 )
 from spear_jax.attacks.dense.roots.found import Found, none_found, rest_of
 from spear_jax.attacks.dense.roots.newton import Course, descend
-from spear_jax.attacks.dense.roots.stack import PROBES, Stack
+from spear_jax.attacks.dense.roots.stack import Stack
 from spear_jax.numerics import in_float64, search_matmul
 
 # Lanes of a compiled program; fewer are padded.
@@ -79,20 +78,12 @@ def sides_of(stack: Stack) -> Sides:
         total=stack.total,
         lefts=tuple(upper.left for upper in stack.uppers),
         spectra=tuple(upper.spectrum for upper in stack.uppers),
-        probes=_probes(stack),
+        probes=stack.probes,
         noise=scalar(stack.problem.factorization.noise_std),
         noises=tuple(scalar(upper.noise) for upper in stack.uppers),
         rounding=scalar(stack.rounding),
     )
     return Sides(**leaves)
-
-
-def _probes(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
-    """Random signs for each neuron: their rows have the norms of the kernel's, and are as good as orthogonal."""
-    rng = np.random.default_rng(0)
-    norms = stack.problem.weight_norms[:, None] / np.sqrt(PROBES)
-    z = norms * rng.choice([-1.0, 1.0], size=(len(norms), PROBES))
-    return z, rng.choice([-1.0, 1.0], size=(stack.right.shape[1], PROBES)) / np.sqrt(PROBES)
 
 
 def in_lanes(function: Any, points: Float[np.ndarray, "k r"], lanes: int = LANES) -> tuple[np.ndarray, ...]:
@@ -175,7 +166,7 @@ def with_duals(stack: Stack, points: Float[np.ndarray, "k r"]) -> Found:
         nothing = np.zeros((len(points), after))
         return Found(points, _without_layers(points), nothing, np.zeros(len(points)), np.zeros(len(points)))
     found = _by_chain(stack, points)
-    shorter = dataclasses.replace(stack, uppers=stack.uppers[: max(stack.views, 1)])
+    shorter = stack.shortest
     wrong = found.outside > WRONG_CHAIN * found.expected
     if len(shorter.uppers) == len(stack.uppers) or not shorter.takes_out or not wrong.any():
         return found

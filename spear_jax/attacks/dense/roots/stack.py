@@ -8,7 +8,7 @@ a layer above side by side, ``[Gk | gk] = left_k diag(spectrum_k) seen_k``, what
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Float
 
 from spear_jax.activations import Activation
+from spear_jax.attacks.dense.above import Between
 from spear_jax.attacks.dense.problem import Problem
-from spear_jax.attacks.dense.roots.equations import Between, Equations, in_dtype, seen_above
-from spear_jax.factorization import factorize, is_flat
+from spear_jax.attacks.dense.roots.equations import Equations, UserMap, in_dtype, seen_above
+from spear_jax.factorization import factorize, is_flat, rounding_floor
 from spear_jax.numerics import MIN_GAP, in_float64
 from spear_jax.observation import LayerObservation
 
@@ -79,7 +80,7 @@ class Stack:
     views: int
     rounding: float
     activation: Activation
-    between: Between | None = None
+    between: UserMap | None = None
 
     @property
     def rank(self) -> int:
@@ -94,7 +95,12 @@ class Stack:
     @property
     def seen_ranks(self) -> int:
         """Entries of the vectors that take what the layers above saw of a sample out."""
-        return sum(len(upper.spectrum) for upper in self.uppers[: max(self.views, 1)])
+        return sum(len(upper.spectrum) for upper in self.shortest.uppers)
+
+    @property
+    def shortest(self) -> Stack:
+        """The stack with no layers but those that the search asks, or the next one alone."""
+        return dataclasses.replace(self, uppers=self.uppers[: max(self.views, 1)])
 
     @property
     def viewing(self) -> tuple[Upper, ...]:
@@ -159,6 +165,13 @@ class Stack:
         return np.asarray(self.problem.factorization.right) / self.problem.spectrum[:, None]
 
     @cached_property
+    def probes(self) -> tuple[Float[np.ndarray, "m c"], Float[np.ndarray, "n c"]]:
+        """Random signs for each neuron: their rows have the norms of the kernel's, and are as good as orthogonal."""
+        rng, norms = np.random.default_rng(0), self.problem.weight_norms[:, None] / np.sqrt(PROBES)
+        z = norms * rng.choice([-1.0, 1.0], size=(len(norms), PROBES))
+        return z, rng.choice([-1.0, 1.0], size=(self.right.shape[1], PROBES)) / np.sqrt(PROBES)
+
+    @cached_property
     def whole(self) -> Equations:
         """The equations in p, with no sample taken out, as NumPy arrays in float64."""
         sides = [(upper.seen[:, :-1], upper.seen[:, -1], np.asarray(upper.constant)) for upper in self.viewing]
@@ -193,9 +206,8 @@ class Stack:
         rng = np.random.default_rng(0)
         points = self.typical + rng.normal(size=(PROBES, self.rank)) * np.linalg.norm(self.typical)
         z = points @ self.response.T + self.problem.bias
-        above = lambda *args: seen_above(in_dtype(plain, jnp.float64), *args)
-        wide = lambda *arrays: above(*map(jnp.asarray, arrays))
-        seen = in_float64(wide, z, points @ self.right, np.zeros(PROBES))
+        above = lambda *arrays: seen_above(in_dtype(plain, jnp.float64), *map(jnp.asarray, arrays))
+        seen = in_float64(above, z, points @ self.right, np.zeros(PROBES))
         rms = [float(np.sqrt(np.mean(part**2))) for part in seen]
         reads = [z, *(part @ upper.weight.T + upper.bias for part, upper in zip(seen, self.viewing[:-1], strict=False))]
         unit = np.sqrt(np.mean(z**2))
@@ -212,7 +224,7 @@ class Stack:
         """(r,) the point of least norm that the bias gradient allows; without one, of the size of pre-activations."""
         if self.has_total:
             return self.total / (self.total @ self.total)
-        size = np.linalg.norm(self.problem.response / self.problem.spectrum) / np.sqrt(len(self.problem.bias))
+        size = np.linalg.norm(self.response) / np.sqrt(len(self.problem.bias))
         return np.ones(self.rank) / np.sqrt(self.rank) / size
 
 
@@ -220,7 +232,7 @@ def pose_stack(
     problem: Problem,
     observed: Sequence[LayerObservation],
     activation: Activation,
-    between: Callable[..., Any] | None = None,
+    between: Between | None = None,
 ) -> Stack | None:
     """The equations of a layer and those above it; None where they leave nothing to solve.
 
@@ -232,32 +244,21 @@ def pose_stack(
     """
     uppers = []
     for layer in observed:
-        upper = _upper(problem, layer)
-        if upper is None:
-            break
-        uppers.append(upper)
-        if problem.drift or not upper.is_view:  # above a layer that hides nothing no other is asked
+        uppers.append(_upper(problem, layer))
+        if problem.drift or not uppers[-1].is_view:  # above a layer that hides nothing no other is asked
             break
     if not uppers or (not uppers[0].is_view and (between is not None or problem.drift)):
         return None
     rounding = max(FORWARD_ROUNDING * problem.client_eps, OWN_ROUNDING)
-    first = None if between is None else Between(between)
+    first = None if between is None else UserMap(between)
     stack = Stack(problem, tuple(uppers), 1, rounding, activation, first).with_enough_views()
-    near = dataclasses.replace(stack, uppers=stack.uppers[: max(stack.views, 1)])
-    if near.takes_out and not _is_quiet(problem):  # each layer more makes more of the noise
-        stack = near
+    if problem.noise_in_roundings > QUIET and stack.shortest.takes_out:  # each layer more makes more of the noise
+        stack = stack.shortest
     return stack if stack.surplus > 0 and (stack.takes_out or not stack.mixes) else None
 
 
-def _is_quiet(problem: Problem) -> bool:
-    """Whether the gradient has no more noise than rounding gives."""
-    size = np.sqrt(problem.left.shape[0] * problem.factorization.right.shape[1])
-    noise = problem.factorization.noise_std * size / np.linalg.norm(problem.spectrum)
-    return bool(noise <= QUIET * problem.client_eps)
-
-
-def _upper(problem: Problem, layer: LayerObservation) -> Upper | None:
-    """A layer above in the coordinates of its gradient; None where that says nothing."""
+def _upper(problem: Problem, layer: LayerObservation) -> Upper:
+    """A layer above in the coordinates of its gradient."""
     kernel = np.asarray(layer.weight_grad)
     has_constant = layer.bias_grad is not None
     gradient = np.column_stack([kernel, np.asarray(layer.bias_grad)]) if has_constant else kernel
@@ -285,6 +286,6 @@ def _upper(problem: Problem, layer: LayerObservation) -> Upper | None:
 def _visible(gradient: Float[np.ndarray, "j w"], layer: LayerObservation) -> int:
     """Number of singular values above rounding, however they are spread."""
     spectrum = np.linalg.svd(gradient.astype(np.float64), compute_uv=False)
-    own = float(np.finfo(np.asarray(layer.weight_grad).dtype).eps * np.linalg.norm(gradient) / np.sqrt(gradient.size))
-    edge = max(own, float(layer.rounding)) * float(np.sum(np.sqrt(gradient.shape)))
-    return max(int(np.sum(spectrum > VISIBLE * edge)), 1)
+    eps = float(np.finfo(np.asarray(layer.weight_grad).dtype).eps)
+    floor = rounding_floor(gradient.shape, eps, float(layer.rounding), spectrum)
+    return max(int(np.sum(spectrum > VISIBLE * floor)), 1)

@@ -25,6 +25,7 @@ import numpy as np
 import spear_jax as sj
 from experiments import claims, common
 from experiments.claims import Claim, Finding, Line, Setting
+from spear_jax.audit.one import what_is_above
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -32,7 +33,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 NAME = "client_updates"
 WIDTH, DEPTH, FIRST_SEED, SECONDS = 200, 6, 900, 15.0
 EXPECTED = {"one-step": "all", "fedavg": "stable (S)", "dp-sgd": "a table, not found (NF)"}
-SEEDS = {"one-step": 10, "fedavg": 20, "dp-sgd": 20}
+SEEDS = {"one-step": 10, "fedavg": 20, "dp-sgd": 10}
 RATES = (0.1, 0.01, 0.001)
 STUDIES: dict[str, list[dict[str, Any]]] = {
     "one-step": [{"batch_size": 16, "lr": lr} for lr in RATES],
@@ -78,7 +79,8 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
     params = sj.init_params(model, jax.random.key(seed), batch.inputs.shape[1])
     update = client(setting, model, params, batch, jax.random.key(seed))
     config = sj.ReconstructConfig(max_seconds=SECONDS)
-    result = sj.reconstruct(update.observation(), jax.random.key(seed), config, model=update.network())
+    above = what_is_above(update, update.layer().name)
+    result = sj.reconstruct(update.observation(), jax.random.key(seed), config, **above)
     certificate = result.certificate
     scores = sj.evaluate(
         result.inputs, batch.inputs, certified=certificate.exact, normalization=batch.normalization,

@@ -23,6 +23,7 @@ import numpy as np
 import spear_jax as sj
 from experiments import claims, common
 from experiments.claims import Finding, Line, Setting
+from spear_jax.audit.one import what_is_above
 from spear_jax.client.evaluate import IDENTICAL_PSNR
 from spear_jax.config import ReconstructConfig
 from spear_jax.normalization import Normalization
@@ -47,6 +48,7 @@ class Options(NamedTuple):
         raw: pixels in [0, 1], not normalised.
         classes: labels are taken modulo this; None for the data set's.
         initialization: see `spear_jax.MLP`.
+        activation: between the layers; told to the attack where it is not ReLU.
     """
 
     images: str = "imagenet_64.npz"
@@ -64,6 +66,7 @@ class Options(NamedTuple):
     raw: bool = False
     classes: int | None = None
     initialization: str = "pytorch"
+    activation: str = "relu"
 
     def setting(self, seed: int) -> Setting:
         """The trial of one seed."""
@@ -95,10 +98,9 @@ def attack(options: Options, path: Path, seed: int) -> Attack:
         num_examples=batch.size,
         method=options.method,
         max_seconds=options.max_seconds,
+        activation=None if options.activation == "relu" and options.method != "span" else options.activation,
     )
-    helpers = {}
-    if options.whole_update:
-        helpers = {"model": update.network(name), "next_weight_grad": update.next_weight_grad(name)}
+    helpers = what_is_above(update, name) if options.whole_update else {}
     observation = update.observation(name)
     started = time.perf_counter()
     result = sj.reconstruct(observation, jax.random.key(seed), config, **helpers)
@@ -133,7 +135,8 @@ def _batch(options: Options, path: Path, seed: int) -> sj.Batch:
 def _model(options: Options, path: Path, batch: sj.Batch, seed: int) -> tuple[sj.MLP, Any]:
     """The model and its parameters, trained where that is asked for."""
     widths = (options.width,) * options.depth
-    model = sj.MLP(widths, batch.num_classes, initialization=options.initialization, param_dtype=options.dtype)
+    as_told = {"initialization": options.initialization, "activation": options.activation}
+    model = sj.MLP(widths, batch.num_classes, **as_told, param_dtype=options.dtype)
     params = sj.init_params(model, jax.random.key(seed), batch.inputs.shape[1])
     if options.train_steps:
         others = sj.load_batch(path, batch_size=TRAIN_IMAGES, seed=seed + TRAIN_SEED, num_classes=batch.num_classes)

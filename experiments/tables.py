@@ -26,6 +26,7 @@ CLAIMS = (
     "client_updates",
     "activations",
     "span_noise",
+    "defences",
     "unsolvable",
     "certificates",
     "scaling_study",

@@ -77,7 +77,7 @@ def test_the_list_needs_no_update():
 def short_grids(monkeypatch):
     """A table of two defences, three trials."""
     module = importlib.import_module("spear_jax.cli.defend")
-    noise = dataclasses.replace(DEFENCES["gaussian_noise"], grid=(0.0, 1.0))
+    noise = dataclasses.replace(DEFENCES["gaussian_noise"], grid=(0.0, 10.0))
     monkeypatch.setattr(module, "sweep", functools.partial(module.sweep, defences=[noise, DEFENCES["zero_bias"]]))
 
 
@@ -86,7 +86,7 @@ def test_a_sweep_writes_its_trials_once_and_the_report_shows_them(update_file, t
     said = run("defend", update_file, "--sweep", "--out", out)
     assert said.code == 0, said
     assert [line.split() for line in said.out.splitlines()[1:3]] == [
-        ["gaussian_noise", "relative", "0", "1"],
+        ["gaussian_noise", "relative", "0", "10"],
         ["zero_bias", "-", "-", "yes"],
     ]
     assert "gaussian_noise(relative=0): 3 of 3 certified, 0 approximate\n" in said.err
@@ -101,7 +101,7 @@ def test_a_sweep_writes_its_trials_once_and_the_report_shows_them(update_file, t
 
     assert run("reconstruct", update_file, "--out", out, *ONE).code == 0
     assert run("report", out).code == 0
-    assert "gaussian_noise (relative from 1), zero_bias" in (out / "index.html").read_text()
+    assert "gaussian_noise (relative from 10), zero_bias" in (out / "index.html").read_text()
     trials = json.loads(written)
     (out / "defences.json").write_text(json.dumps([trial | {"update_sha256": "another"} for trial in trials]))
     assert run("report", out).code == 0

@@ -1,6 +1,7 @@
 """The certificate of a root: what is no sample is refused, bars hold, and the scale is seen where it can be."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
@@ -151,3 +152,30 @@ def test_an_exact_sample_has_a_finite_bar_and_a_picture_none():
     known = result.certificate.exact | result.certificate.approximate
     assert np.isfinite(result.certificate.error[known]).all()
     assert (result.certificate.error[known] > 0).all()
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu(0.2)"])
+def test_a_neuron_that_noise_puts_on_the_wrong_side_of_a_kink_does_not_spoil_the_gradient(name):
+    flipped, off, spoiled = 0, [], []
+    for seed in range(4):
+        seen, rng = simulate(name, 8, 200, seed=seed), np.random.default_rng(seed)
+        noisy = lambda array, rng=rng: array + 0.03 * np.sqrt(np.mean(array**2)) * rng.normal(size=array.shape)
+        layers = [
+            dataclasses.replace(it, weight_grad=noisy(it.weight_grad), bias_grad=noisy(it.bias_grad))
+            for it in seen.layers
+        ]
+        problem, stack, points = posed(name, seen._replace(layers=layers))
+        points = exact.polish(stack, points)
+        true = seen.grad_z.T @ problem.left / problem.spectrum
+        true = true / np.sum(true * points, axis=1, keepdims=True)
+        distance = lambda duals, true=true: np.linalg.norm(duals - true, axis=1) / np.linalg.norm(true, axis=1)
+        off.append(distance(exact.with_duals(stack, points).duals))
+        all_decided = exact.sides_of(stack)
+        all_decided = all_decided._replace(probes=tuple(0 * probe for probe in all_decided.probes))
+        spoiled.append(distance(exact.in_lanes(partial(exact._duals, all_decided), points, exact.DUAL_LANES)[0]))
+        first = seen.layers[0]
+        z = points / problem.spectrum @ (problem.left.T @ layers[0].weight_grad) @ first.weight.T + first.bias
+        flipped += int(np.sum((z > 0) != (seen.inputs @ first.weight.T + first.bias > 0)))
+    assert flipped > 0
+    assert np.max(off) < 0.15
+    assert np.max(spoiled) > 2 * np.max(off)

@@ -45,7 +45,8 @@ def test_a_grid_ends_after_two_strengths_that_left_nothing(update):
     trials = sweep(update, defences=[noise((0.0, 1.0, 2.0, 3.0, 4.0), tried)])
     assert tried == [0.0, 1.0, 2.0]
     assert [trial.certified for trial in trials] == [BATCH, 0, 0]
-    assert all((trial.batch_size, trial.recovered) == (BATCH, None) for trial in trials)
+    assert [trial.recognisable for trial in trials] == [BATCH, 0, 0]
+    assert all(trial.batch_size == BATCH for trial in trials)
     assert [trial.relative_change > 0.5 for trial in trials] == [False, True, True]
     assert trials[0].status == "EXACT"
 
@@ -127,7 +128,7 @@ def test_a_verdict_names_the_last_strength_that_leaked_all_and_the_first_that_st
 def test_every_trial_has_the_keys_that_a_reader_expects(tmp_path):
     write_trials(tmp_path / "t.json", [plain(1.0, 1, 1)])
     (entry,) = json.loads((tmp_path / "t.json").read_text())
-    keys = ("defence", "parameter", "strength", "certified", "approximate", "recovered", "batch_size")
+    keys = ("defence", "parameter", "strength", "certified", "approximate", "recognisable", "batch_size")
     assert [entry[key] for key in keys] == ["d", "p", 1.0, 1, 1, None, 3]
     (tmp_path / "t.json").write_text(json.dumps([{key: entry[key] for key in keys}]))
     assert read_trials(tmp_path / "t.json") == [plain(1.0, 1, 1)]

@@ -1,7 +1,8 @@
 """Every defence at every strength against one update: what each would have stopped, without ground truth.
 
-A trial is the update after one defence at one strength, reconstructed within a time budget. The file of trials is
-written after each, so that a sweep that was stopped goes on where it was.
+A trial is the update after one defence at one strength, reconstructed within a time budget. What is certified of the
+update without a defence stands in for the truth: a defence that only takes the certificate away has not hidden the
+picture. The file of trials is written after each, so that a sweep that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
+import numpy as np
+from jaxtyping import Float
 
 from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.audit.one import what_is_above, with_activation
@@ -23,6 +26,8 @@ from spear_jax.update.bundle import Update
 
 # A grid ends after this many strengths in a row that left nothing: stronger ones leave no more.
 ENOUGH = 2
+# Error of what one would know again, as a share of the inputs' range: 20 dB.
+RECOGNISABLE = 0.1
 
 
 def sweep(
@@ -59,12 +64,12 @@ def sweep(
     run = (update.sha256, layer, seed, max_seconds)
     if any(trial.run != run for trial in done):
         raise SweepError("its trials are of another update, seed or --max-seconds; repeat those or give another --out.")
-    trials = list(done)
+    trials, reference = list(done), _certified(_attack(update, layer, jax.random.key(seed), config))
     for defence in defences:
         of_defence: list[Trial] = []
         for strength in defence.grid:
             known = [t for t in trials if (t.defence, t.strength) == (defence.name, strength)]
-            trial = known[0] if known else _try(update, defence, strength, rank, run, config)
+            trial = known[0] if known else _try(update, defence, strength, reference, (rank, run, config))
             of_defence.append(trial)
             if not known:
                 trials.append(trial)
@@ -78,11 +83,19 @@ def _try(
     update: Update,
     defence: Defence,
     strength: float | None,
-    rank: int,
-    run: tuple[str, str, int, float],
-    config: ReconstructConfig,
+    reference: Float[np.ndarray, "k n"],
+    shared: tuple[int, tuple[str, str, int, float], ReconstructConfig],
 ) -> Trial:
-    sha256, layer, seed, max_seconds = run
+    """One trial.
+
+    Args:
+        update: without a defence.
+        defence: to apply.
+        strength: of it.
+        reference: inputs that are certified without it.
+        shared: by all trials: rank, what `Trial.run` says, and config.
+    """
+    rank, (sha256, layer, seed, max_seconds), config = shared
     defend_key, search_key = jax.random.split(jax.random.key(seed))
     defended = defence(update, strength, defend_key)
     result = _attack(defended, layer, search_key, config)
@@ -92,7 +105,7 @@ def _try(
         strength=strength,
         certified=0 if isinstance(result, str) else int(result.certificate.exact.sum()),
         approximate=0 if isinstance(result, str) else int(result.certificate.approximate.sum()),
-        recovered=None,
+        recognisable=_recognisable(result, reference) if len(reference) else None,
         batch_size=rank,
         status=result if isinstance(result, str) else result.status.name,
         relative_change=relative_change(update, defended),
@@ -101,6 +114,24 @@ def _try(
         seed=seed,
         max_seconds=max_seconds,
     )
+
+
+def _certified(result: Result | str) -> Float[np.ndarray, "k n"]:
+    """The inputs that are certified, exactly or with a bar; of no result none."""
+    if isinstance(result, str):
+        return np.zeros((0, 0))
+    return np.asarray(result.inputs, np.float64)[result.certificate.exact | result.certificate.approximate]
+
+
+def _recognisable(result: Result | str, reference: Float[np.ndarray, "k n"]) -> int:
+    """How many reference inputs the result shows nearer than `RECOGNISABLE` of their range, root mean square."""
+    if isinstance(result, str):
+        return 0
+    shown = np.asarray(result.inputs, np.float64)
+    shown = shown[np.isfinite(shown).all(axis=1)]
+    within = RECOGNISABLE * np.ptp(reference) * np.sqrt(reference.shape[1])
+    nearest = [np.linalg.norm(shown - one, axis=1).min(initial=np.inf) for one in reference]
+    return int(np.sum(np.asarray(nearest) <= within))
 
 
 def _attack(update: Update, layer: str, key: jax.Array, config: ReconstructConfig) -> Result | str:

@@ -28,7 +28,8 @@ class Trial:
         strength: the parameter; None where there is none.
         certified: samples certified exact.
         approximate: samples certified with a larger expected error.
-        recovered: samples that a comparison with the truth calls recovered; None where no truth was at hand.
+        recognisable: samples certified without the defence that the attack still shows, certified or not, with an error
+            below a tenth of the inputs' range (20 dB); None where nothing was certified without the defence.
         batch_size: rank of the gradient before the defence, the batch size as the server would see it.
         status: how the reconstruction ended, or the sentence by which the update was refused.
         relative_change: norm of what the defence changed over the norm of the update.
@@ -43,7 +44,7 @@ class Trial:
     strength: float | None
     certified: int
     approximate: int
-    recovered: int | None
+    recognisable: int | None
     batch_size: int
     status: str | None = None
     relative_change: float | None = None
@@ -54,8 +55,8 @@ class Trial:
 
     @property
     def leaked(self) -> int:
-        """Samples that the attack got, exactly or approximately."""
-        return self.certified + self.approximate
+        """Samples that the attack got: exactly, with an error bar, or so that one would know them again."""
+        return max(self.certified + self.approximate, self.recognisable or 0)
 
     @property
     def run(self) -> tuple[str | None, str | None, int | None, float | None]:
@@ -127,7 +128,8 @@ def read_trials(path: str | os.PathLike[str]) -> list[Trial]:
 
 
 def _trial(entry: Mapping[str, Any]) -> Trial:
-    trial = Trial(**entry)
+    known: dict[str, Any] = {"recognisable": None} | {key: it for key, it in entry.items() if key != "recovered"}
+    trial = Trial(**known)
     counts = (trial.certified, trial.approximate, trial.batch_size)
     if not all(isinstance(count, int) and count >= 0 for count in counts):
         raise SpearError(f"{trial.defence} leaked {counts}; expected counts")

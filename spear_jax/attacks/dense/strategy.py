@@ -119,10 +119,15 @@ def _stacks(problem: Problem, config: ReconstructConfig) -> tuple[Stack, ...]:
 
 
 def _suits_zeros(problem: Problem, zeros: ZerosPlan) -> bool:
-    """Whether sampling takes seconds, or the dictionary method is fastest: many rows, centred, and no noise to see."""
-    is_quiet = numerics.relative_noise(problem.factorization) <= WALK_NOISE
+    """Whether no noise is to be seen, and sampling takes seconds or the dictionary is fastest: many rows, centred."""
     has_many_rows = len(problem.live_rows) >= MANY_ROWS * problem.rank
-    return zeros.method == "sampling" or (has_many_rows and is_quiet and not is_skewed(problem))
+    is_fast = zeros.method == "sampling" or (has_many_rows and not is_skewed(problem))
+    return is_fast and not _drowns_zeros(problem)
+
+
+def _drowns_zeros(problem: Problem) -> bool:
+    """Whether noise covers zeros: then what the next layer saw says more."""
+    return numerics.relative_noise(problem.factorization) > WALK_NOISE
 
 
 def search(problem: Problem, plan: Plan, run: Run, state: SearchState | None = None) -> Outcome:
@@ -150,6 +155,8 @@ def _told(problem: Problem, plan: Plan, run: Run) -> Outcome:
         return search_by_zeros(problem, plan.zeros, run)
     outcome = _by_roots(problem, plan, run, None)
     if outcome.is_whole or run.config.method == "span" or not (outcome.is_relu and problem.has_bias_grad):
+        return outcome
+    if len(outcome.directions) and _drowns_zeros(problem):
         return outcome
     after = search_by_zeros(problem, plan.zeros, run.after(outcome.spent)).after(outcome)
     return after if after.is_whole or len(outcome.directions) == 0 else with_known(problem, after, outcome)

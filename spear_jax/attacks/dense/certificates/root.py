@@ -24,7 +24,7 @@ from spear_jax.attacks.dense.certificates.twins import twin_distance
 from spear_jax.attacks.dense.outcome import Samples
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.roots.equations import placed, seen_above
-from spear_jax.attacks.dense.roots.exact import DUAL_LANES, Sides, in_lanes, scores, sides_of
+from spear_jax.attacks.dense.roots.exact import DUAL_LANES, Sides, in_lanes, scores, sides_of, with_duals
 from spear_jax.attacks.dense.roots.found import SAME, Found
 from spear_jax.attacks.dense.roots.stack import Stack
 from spear_jax.factorization import is_flat, white_edge
@@ -77,7 +77,7 @@ def judge_roots(problem: Problem, stack: Stack, found: Found, num_examples: int 
     basin = basins(stack, found.points)
     size = np.linalg.norm(basin.points, axis=1)
     error = np.sqrt(basin.inside + basin.outside) / size
-    confirmed = _is_root(problem, stack, basin) & _is_isolated(basin) & _has_gradient(stack, found, error)
+    confirmed = _is_root(problem, stack, basin) & _is_isolated(basin) & _has_gradient(stack, found, basin)
     confirmed &= _is_held(basin.hold) & _is_first(basin.points) & _has_sign(stack, basin.points)
     if stack.mixes:
         confirmed &= explains(stack, basin.points, error)
@@ -148,9 +148,17 @@ def _is_strong(stack: Stack) -> bool:
     return all(limits.ROOT_STRENGTH * edge <= spectrum[-1] for spectrum, edge in sides)
 
 
-def _has_gradient(stack: Stack, found: Found, error: Float[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
+def _has_gradient(stack: Stack, found: Found, basin: Basin) -> Bool[np.ndarray, " k"]:
     """Whether each root's own gradients lie in the column spaces, as far as noise and the root's own error go."""
-    return found.outside <= limits.ROOT_MARGIN * (found.expected + error)
+    size = np.linalg.norm(basin.points, axis=1)
+    error = np.sqrt(basin.inside + basin.outside) / size
+    fits = lambda found, error: found.outside <= limits.ROOT_MARGIN * (found.expected + error)
+    has = fits(found, error)
+    # One that is weakly held was found less sharply than it is known now.
+    again = ~has & (np.linalg.norm(basin.points - found.points, axis=1) <= SAME * size)
+    if again.any():
+        has[again] = fits(with_duals(stack, basin.points[again]), error[again])
+    return has
 
 
 def basins(stack: Stack, points: Float[np.ndarray, "k r"]) -> Basin:

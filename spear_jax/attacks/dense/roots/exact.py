@@ -33,6 +33,8 @@ from spear_jax.numerics import in_float64, search_matmul
 LANES, DUAL_LANES = 32, 8
 # Newton steps of a polish, and its damping: it starts at a root.
 POLISH_STEPS, POLISH_DAMPING = 8, 1e-9
+# Deviations of a pre-activation within which a kink counts, and the change of the derivative that makes one.
+UNDECIDED, KINK = 4.0, 0.25
 # What noise is expected to leave outside the column spaces may be exceeded so many times before other layers are asked.
 WRONG_CHAIN = 8.0
 
@@ -195,9 +197,10 @@ class _Side(NamedTuple):
     """Gradients of one layer as mixtures of the columns of a matrix, and its column space.
 
     Attributes:
-        columns: (m, c) the gradient is one mixture of these.
-        left: (m, r) of the gradient.
-        within: (r, c) what of the columns lies in the column space.
+        columns: (m, c) the gradient is one mixture of these; zero where it is not known of a neuron.
+        left: (m, r) orthonormal, of the column space on the neurons of which it is known.
+        within: (r, c) what of the columns lies there.
+        whole: (r, r) leads from there to the column space of all neurons.
         noise: () of the layer's gradient.
         spectrum: (r,) its singular values.
     """
@@ -205,16 +208,23 @@ class _Side(NamedTuple):
     columns: Float[Array, "m c"]
     left: Float[Array, "m r"]
     within: Float[Array, "r c"]
+    whole: Float[Array, "r r"]
     noise: Float[Array, ""]
     spectrum: Float[Array, " r"]
+
+    def dual(self, mixture: jax.Array) -> jax.Array:
+        """(r,) q, along ``L^T d / spectrum`` of the gradient d that a mixture gives."""
+        return self.whole @ (self.within @ mixture) / self.spectrum
 
 
 def _dual(sides: Sides, point: jax.Array) -> tuple[jax.Array, ...]:
     """Duals of all layers at one point: the mixture of the top layer's gradients that fits all column spaces best."""
-    seen, chain = _chain(sides, point)
+    seen, chain, decided = _chain(sides, point)
     mixture = best_mixture([side.columns for side in chain], [side.within for side in chain])
-    duals = [(side.within @ mixture) / side.spectrum for side in chain]
+    duals = [side.dual(mixture) for side in chain]
     outside, expected = _shares(sides, chain, mixture, duals)
+    is_seen = jnp.sum(decided) >= len(duals[0]) + len(mixture)  # else the column space holds anything
+    outside = jnp.where(is_seen, outside, jnp.inf)
     scale = duals[0] @ point
     after = [*duals[1:], mixture / sides.spectra[-1]]
     if len(sides.equations.back):
@@ -236,8 +246,8 @@ def _shares(
     return jnp.sqrt(outside), jnp.sqrt(expected)
 
 
-def _chain(sides: Sides, point: jax.Array) -> tuple[list[jax.Array], list[_Side]]:
-    """Per view its coordinates of what it saw, and the layers' gradients, from the layer itself upwards."""
+def _chain(sides: Sides, point: jax.Array) -> tuple[list[jax.Array], list[_Side], jax.Array]:
+    """Per view its coordinates of what it saw, the layers' gradients from the layer itself upwards, what is decided."""
     equations, none = sides.equations, jnp.zeros(1)
     z, x = placed(equations, point[None])
     y, pull = jax.vjp(lambda z: first_seen(equations, z, x, none), z)
@@ -250,9 +260,30 @@ def _chain(sides: Sides, point: jax.Array) -> tuple[list[jax.Array], list[_Side]
     layers = zip(equations.weights[1:], slopes, sides.lefts, sides.noises, sides.spectra, strict=False)
     for weight, slope, left, noise, spectrum in reversed(list(layers)):
         columns = slope[:, None] * (weight.T @ columns)
-        chain.insert(0, _Side(columns, left, left.T @ columns, noise, spectrum))
+        chain.insert(0, _Side(columns, left, left.T @ columns, jnp.eye(len(spectrum)), noise, spectrum))
     back = equations.weights[0].T @ columns
     columns = jax.vmap(lambda change: pull(change[None])[0][0], 1, 1)(back)
-    chain.insert(0, _Side(columns, sides.left, sides.left.T @ columns, sides.noise, sides.spectrum))
+    decided = _is_decided(sides, point, z[0])
+    chain.insert(0, _decided_side(sides, columns, decided))
     pairs = zip(equations.seen, equations.ones, equations.constants, hidden, strict=False)
-    return [rows @ seen + one * constant for rows, one, constant, seen in pairs], chain
+    return [rows @ seen + one * constant for rows, one, constant, seen in pairs], chain, decided
+
+
+def _is_decided(sides: Sides, point: jax.Array, z: jax.Array) -> jax.Array:
+    """(m,) 1 for neurons of which the noise of the input leaves no doubt on which side of a kink they are, else 0."""
+    equations = sides.equations
+    if equations.between is not None:
+        return jnp.ones(len(z))
+    own = sides.noise * jnp.sqrt(jnp.sum((point / sides.spectrum) ** 2))
+    reach = UNDECIDED * own * jnp.sqrt(jnp.sum(sides.probes[0] ** 2, axis=1))
+    _, (low, high) = apply(equations.kind, equations.slope, jnp.stack([z - reach, z + reach]), jnp.zeros(2))
+    return jnp.where(jnp.abs(high - low) > KINK, 0.0, 1.0)
+
+
+def _decided_side(sides: Sides, columns: jax.Array, decided: jax.Array) -> _Side:
+    """The layer itself by the neurons that are decided: one that a kink has wrong would spoil the whole gradient."""
+    columns, left = columns * decided[:, None], sides.left * decided[:, None]
+    factor = jnp.linalg.cholesky(left.T @ left)
+    left = jax.scipy.linalg.solve_triangular(factor, left.T, lower=True).T
+    whole = jax.scipy.linalg.solve_triangular(factor, jnp.eye(len(factor)), lower=True).T
+    return _Side(columns, left, left.T @ columns, whole, sides.noise, sides.spectrum)

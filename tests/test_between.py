@@ -14,6 +14,7 @@ from spear_jax.config import ReconstructConfig, SpanConfig
 from spear_jax.errors import SpearError
 from spear_jax.observation import LayerObservation
 from spear_jax.status import Status
+from spear_jax.update.bundle import Update
 
 B, M, N = 10, 60, 50
 KEY = jax.random.key(0)
@@ -51,6 +52,20 @@ def test_an_odd_activation_without_biases_gives_no_sign_and_no_certificate_of_th
     result = reconstruct(observed[0], KEY, config(activation="tanh"), layers_above=observed[1:2])
     error = errors(result, seen.inputs)
     assert not (error[result.certificate.exact] > 1e-3).any()
+
+
+@pytest.mark.parametrize("name", ["gelu", "relu"])
+def test_a_file_without_biases_or_whose_gradients_are_withheld(name):
+    has_biases = name == "relu"
+    seen = simulate(name, B, M, in_features=N, seed=1, has_biases=has_biases)
+    sent = {f"net.{2 * i}.weight": layer.weight for i, layer in enumerate(seen.layers)}
+    back = {f"net.{2 * i}.weight": layer.weight_grad for i, layer in enumerate(seen.layers)}
+    if has_biases:
+        sent |= {f"net.{2 * i}.bias": layer.bias for i, layer in enumerate(seen.layers)}
+    update = Update(sent, back, {"kind": "gradient"})
+    observation, above = update.observation(), update.layers_above()
+    assert observation.bias_grad is None
+    assert_whole(reconstruct(observation, KEY, config(activation=name), layers_above=above), seen.inputs)
 
 
 def test_without_the_bias_gradient_and_the_next_layer_there_is_a_sentence():

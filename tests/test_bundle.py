@@ -186,8 +186,30 @@ def test_network_is_the_layers_above_in_order():
 def test_network_is_unknown_where_layers_do_not_chain_or_a_matrix_was_left_out():
     broken = tensors(0, sizes=(6, 5)) | {"dense_1/kernel": np.ones((7, 3)), "dense_1/bias": np.ones(3)}
     assert Update(broken, broken, {"kind": "gradient"}).network() is None
+    mapped = tensors(0) | {"dense_2/matrix": np.ones((4, 2))}
+    assert Update(mapped, mapped, {"kind": "gradient"}).network() is None
+
+
+def test_layers_without_bias_are_layers_where_all_matrices_are_one_chain():
     headless = tensors(0) | {"dense_2/kernel": np.ones((4, 2))}
-    assert Update(headless, headless, {"kind": "gradient"}).network() is None
+    update = Update(headless, headless, {"kind": "gradient"})
+    assert [layer.bias_name for layer in update.layers] == ["dense_0/bias", "dense_1/bias", None]
+    np.testing.assert_array_equal(update.network()[-1][1], np.zeros(2))
+    assert update.layers_above()[-1].bias is None
+    for other in ({"emb.weight": np.ones((9, 4))}, {"dense_2/kernel": np.ones((3, 2))}, {"conv": np.ones((2, 2, 2))}):
+        kept = Update(headless | other, headless | other, {"kind": "gradient"})
+        assert len(kept.layers) == 2
+        assert set(other) & {name for name, _ in kept.skipped}
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_bias_gradient_may_be_withheld(is_gone):
+    back = tensors(1)
+    came_back = {name: value for name, value in back.items() if name != "dense_0/bias"}
+    came_back |= {} if is_gone else {"dense_0/bias": np.zeros(5)}
+    observation = Update(tensors(0), came_back, {"kind": "gradient"}).observation()
+    assert observation.bias_grad is None
+    np.testing.assert_array_equal(observation.bias, tensors(0)["dense_0/bias"])
 
 
 def test_natural_order_puts_two_before_ten():
@@ -237,7 +259,7 @@ def test_buffers_without_gradient_are_no_fault():
     [
         ({"global/dense_0/kernel": None}, "dense_0/kernel came back but global/dense_0/kernel is missing"),
         ({"grad/dense_0/kernel": None}, "global/dense_0/kernel has no counterpart grad/dense_0/kernel"),
-        ({"grad/dense_1/bias": None}, "global/dense_1/bias has no counterpart"),
+        ({"grad/dense_1/kernel": None}, "global/dense_1/kernel has no counterpart"),
         ({"grad/dense_0/kernel": np.ones((5, 6))}, r"sent with shape \(6, 5\) but came back with shape \(5, 6\)"),
         ({"meta/kind": "weights"}, r"no tensors named client/<name>; kind=weights"),
         ({"meta/kind": "secret"}, "kind is 'secret'; expected one of gradient, weights, delta"),

@@ -164,11 +164,11 @@ def test_names_that_merely_begin_alike_are_not_aligned():
 
 def test_updates_that_cannot_be_made():
     before = ModelFile(small(), None)
-    fewer = ModelFile({name: tensor for name, tensor in small(1).items() if name != "b.bias"}, None)
+    fewer = ModelFile({name: tensor for name, tensor in small(1).items() if name != "b.weight"}, None)
     turned = ModelFile({name: tensor.T for name, tensor in small(1).items()}, None)
-    with pytest.raises(UpdateError, match="global/b.bias has no counterpart client/b.bias"):
+    with pytest.raises(UpdateError, match="global/b.weight has no counterpart client/b.weight"):
         make_update(before, fewer)
-    with pytest.raises(UpdateError, match="global/b.bias has no counterpart grad/b.bias"):
+    with pytest.raises(UpdateError, match="global/b.weight has no counterpart grad/b.weight"):
         make_update(before, fewer, kind="gradient")
     with pytest.raises(UpdateError, match=r"a.weight is \(3, 4\) before and \(4, 3\) after, b.weight"):
         make_update(before, turned)
@@ -195,8 +195,8 @@ def test_what_was_received_is_an_update_even_where_it_gives_nothing_away():
         make_update(before, before)
     with pytest.raises(UpdateError, match="after holds conv"):
         make_update(before, conv, as_received=True)
-    half = ModelFile({name: tensor for name, tensor in small().items() if name != "b.bias"}, None)
-    with pytest.raises(UpdateError, match=r"global/b\.bias has no counterpart"):
+    half = ModelFile({name: tensor for name, tensor in small().items() if name != "b.weight"}, None)
+    with pytest.raises(UpdateError, match=r"global/b\.weight has no counterpart"):
         make_update(before, half, as_received=True)
 
 

@@ -155,8 +155,8 @@ def quantize(update: Update, dtype: str) -> Update:
 def zero_bias(update: Update) -> Update:
     """The client withholds the gradients of the biases: they become zero.
 
-    Zero and not absent, since a server that averages expects every tensor; an attack on the update is then refused
-    because the bias gradient is zero everywhere.
+    Zero and not absent, since a server that averages expects every tensor. One layer alone then says nothing of the
+    scale of a sample; where the next one came back too, the biases themselves do (docs/span.md, Sec. 4).
 
     Raises:
         UpdateError: no tensor is called bias; values that are not finite.

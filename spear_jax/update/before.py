@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from spear_jax.update.dense_layers import DenseLayer, natural_key
+from spear_jax.update.dense_layers import EMBEDDING, DenseLayer, natural_key
 from spear_jax.update.layer_order import feeds, same_numbered
 
 
@@ -32,11 +32,11 @@ def tensors_before(
         candidates: for the first layer; where it stays open, each may stand before one that another layer feeds.
         is_told: whether the order of the file tells anything.
     """
-    dense = {name for other in layers for name in (other.kernel_name, other.bias_name)}
+    dense = {name for other in layers for name in other.tensor_names}
     earlier = list(layers[: layers.index(layer)])
     if layer in candidates and any(feeds(other, layer) for other in layers if other != layer):
         earlier += [other for other in candidates if other != layer]
-    before = {name for other in earlier for name in (other.kernel_name, other.bias_name)}
+    before = {name for other in earlier for name in other.tensor_names}
     before |= {name for name in shapes if name not in dense and _may_stand_before(name, shapes, layers, layer, is_told)}
     return tuple(name for name in shapes if name in before)
 
@@ -79,7 +79,7 @@ def _may_stand_before(
     """
     shape = shapes[name]
     is_input_sized = shape == (layer.in_features,) and all(other.out_features != layer.in_features for other in layers)
-    if _is_of_convolution(name, shapes) or "emb" in name.lower() or is_input_sized:
+    if _is_of_convolution(name, shapes) or EMBEDDING in name.lower() or is_input_sized:
         return True
     if is_told:
         names = list(shapes)

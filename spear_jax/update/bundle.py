@@ -160,8 +160,10 @@ class Update:
 
     def _observed(self, layer: DenseLayer) -> LayerObservation:
         """One layer as the server sees it, whether its inputs moved or not."""
-        weight, bias = self._tensors(layer, self.global_tensors)
-        weight_grad, bias_grad = self._tensors(layer, self._gradients(layer))
+        if layer.kernel_name not in self.client_tensors:
+            raise UpdateError(f"layer {layer.name} did not come back.{self._trained_instead(layer)}")
+        weight, bias = self._sent(layer)
+        weight_grad, bias_grad = _read(layer, self._back.gradient(layer.kernel_name), self._back.of_bias(layer))
         drift = self._back.lr if self.local_steps > 1 else 0.0
         try:
             # Damaged numbers are reported by the check in a sentence, not by NumPy in a warning.
@@ -213,13 +215,17 @@ class Update:
             layer_name: as for `observation`.
 
         Returns:
-            ``[(W (out, in), bias (out,)), ...]`` in order, or None where nothing lies above, where the shapes do not
-            chain, or where a 2-D tensor could not be read as a dense layer and may belong in between.
+            ``[(W (out, in), bias (out,)), ...]`` in order, zeros for a layer that adds none; None where nothing lies
+            above, where the shapes do not chain, or where a 2-D tensor could not be read as a dense layer and may
+            belong in between.
 
         Raises:
             UpdateError: no such layer.
         """
-        return [self._tensors(layer, self.global_tensors) for layer in self._joined(layer_name)] or None
+        above = [self._sent(layer) for layer in self._joined(layer_name)]
+        return [
+            (weight, np.zeros(len(weight), weight.dtype) if bias is None else bias) for weight, bias in above
+        ] or None
 
     def next_weight_grad(self, layer_name: str | None = None) -> np.ndarray | None:
         """Kernel gradient (out, in) of the dense layer above one layer, where `network` joins them, of one step.
@@ -281,14 +287,9 @@ class Update:
     def _is_ordered(self) -> bool:
         return self.is_ordered or tells_order({name: self.global_tensors[name].dtype for name in self._shapes})
 
-    def _tensors(self, layer: DenseLayer, tensors: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        kernel, bias = widen(tensors[layer.kernel_name]), widen(tensors[layer.bias_name])
-        return (kernel if layer.layout == "out_in" else kernel.T), bias
-
-    def _gradients(self, layer: DenseLayer) -> dict[str, np.ndarray]:
-        if layer.kernel_name not in self.client_tensors:
-            raise UpdateError(f"layer {layer.name} did not come back.{self._trained_instead(layer)}")
-        return {name: self._back.gradient(name) for name in (layer.kernel_name, layer.bias_name)}
+    def _sent(self, layer: DenseLayer) -> tuple[np.ndarray, np.ndarray | None]:
+        bias = None if layer.bias_name is None else self.global_tensors[layer.bias_name]
+        return _read(layer, self.global_tensors[layer.kernel_name], bias)
 
     def _require_still_inputs(self, layer: DenseLayer) -> None:
         if self.local_steps > 1 and self._inputs_moved(layer):
@@ -300,10 +301,16 @@ class Update:
     def _inputs_moved(self, layer: DenseLayer) -> bool:
         """Whether a dense layer before this one may have changed over the steps."""
         below = () if layer in self.first_candidates else stands_before(self.layers, layer)
-        return any(self._back.moved(name) for one in below for name in (one.kernel_name, one.bias_name))
+        return any(self._back.moved(name) for one in below for name in one.tensor_names)
 
     def _trained_instead(self, layer: DenseLayer) -> str:
         """What to say to who asked for a layer that was not trained."""
         if self._back.why_untrained(layer) is None or not self.trained:
             return ""
         return f" The first layer that was trained is {self.trained[0].name}."
+
+
+def _read(layer: DenseLayer, kernel: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Kernel (out, in) and bias, half precision as float32."""
+    kernel = widen(kernel)
+    return (kernel if layer.layout == "out_in" else kernel.T), None if bias is None else widen(bias)

@@ -1,8 +1,9 @@
 """Which tensors of a model are dense layers: pairing kernels with biases, and orientation.
 
 Only names and shapes are looked at. A dense layer is a 2-D kernel with the 1-D bias that its name asks for
-(`tensor_names`). Flax and Keras store kernels as (in, out), PyTorch as (out, in); the length of the bias decides which
-it is. Of a square kernel the other kernels of the model decide if all agree, then the framework, then its name.
+(`tensor_names`); one without a bias is taken for a layer only where all matrices are then one chain of dense layers.
+Flax and Keras store kernels as (in, out), PyTorch as (out, in); the length of the bias decides which it is. Of a square
+kernel the other kernels of the model decide if all agree, then the framework, then its name.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.errors import UpdateError
-from spear_jax.update.layer_order import in_order
+from spear_jax.update.layer_order import in_order, is_chain
 from spear_jax.update.layer_order import natural_key as natural_key
 from spear_jax.update.tensor_names import parse_kernel
 
 LAYOUTS = ("out_in", "in_out")
+# In the name of a table that is looked up, not multiplied with.
+EMBEDDING = "emb"
 _FRAMEWORK_LAYOUT = {
     "pytorch": "out_in",
     "torch": "out_in",
@@ -29,6 +32,9 @@ _FRAMEWORK_LAYOUT = {
     "keras": "in_out",
     "tensorflow": "in_out",
 }
+NO_BIAS = (
+    "it has no 1-D {bias} beside it: a layer without bias is read only where all matrices are one chain of layers."
+)
 OPEN_LAYOUT = "its kernel is square and nothing tells whether it is (out, in) or (in, out): give --layout."
 
 
@@ -39,7 +45,7 @@ class DenseLayer:
     Attributes:
         name: common prefix of its tensors, such as ``dense_0``.
         kernel_name: name of the 2-D tensor.
-        bias_name: name of the 1-D tensor.
+        bias_name: name of the 1-D tensor; None for a layer that adds none.
         in_features: n, inputs of the layer.
         out_features: m, its neurons.
         layout: ``"out_in"`` when the kernel is stored (m, n), ``"in_out"`` when it is stored (n, m).
@@ -47,10 +53,15 @@ class DenseLayer:
 
     name: str
     kernel_name: str
-    bias_name: str
+    bias_name: str | None
     in_features: int
     out_features: int
     layout: str
+
+    @property
+    def tensor_names(self) -> tuple[str, ...]:
+        """Names of the kernel, and of the bias where there is one."""
+        return (self.kernel_name,) if self.bias_name is None else (self.kernel_name, self.bias_name)
 
 
 def find_layers(
@@ -76,18 +87,29 @@ def find_layers(
     """
     if layout is not None and layout not in LAYOUTS:
         raise UpdateError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}.")
-    layers, skipped = [], []
+    layers, skipped, without_bias = [], [], []
     usual = _agreed_layout(shapes) or _FRAMEWORK_LAYOUT.get((framework or "").lower())
     for name, shape in shapes.items():
         if len(shape) > 2:
             skipped.append((name, f"it has {len(shape)} dimensions: a convolution or another layer that is not dense."))
         elif len(shape) == 2:
             found = _pair(name, shapes, layout, usual)
-            if isinstance(found, DenseLayer):
-                layers.append(found)
-            else:
+            if not isinstance(found, DenseLayer):
                 skipped.append((name, found))
+            elif found.bias_name is None:
+                without_bias.append(found)
+            else:
+                layers.append(found)
+    if without_bias and not skipped and is_chain(every := in_order([*layers, *without_bias], is_told=is_told)):
+        return every, ()
+    skipped += [(layer.kernel_name, _no_bias(layer.kernel_name)) for layer in without_bias]
     return in_order(layers, is_told=is_told), tuple(sorted(skipped, key=lambda item: natural_key(item[0])))
+
+
+def _no_bias(kernel_name: str) -> str:
+    """Why a kernel without bias is no layer."""
+    parsed = parse_kernel(kernel_name)
+    return NO_BIAS.format(bias=parsed.biases[0] if parsed else "bias")
 
 
 def floating_shapes(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
@@ -122,19 +144,17 @@ def _pair(name: str, shapes: Mapping[str, tuple[int, ...]], told: str | None, us
     if parsed is None:
         return "it is called neither kernel nor weight, so no bias can be paired with it."
     bias_name = _bias_of(name, shapes)
-    if bias_name is None:
-        return f"it has no 1-D {parsed.biases[0]} beside it: a layer without bias cannot be inverted."
     rows, columns = shapes[name]
-    fitting = _fitting((rows, columns), shapes[bias_name])
-    if not fitting:
+    fitting = list(LAYOUTS) if bias_name is None else _fitting((rows, columns), shapes[bias_name])
+    if bias_name is not None and not fitting:
         return f"its shape {(rows, columns)} does not fit {bias_name} of length {shapes[bias_name][0]}."
-    if told is not None and told not in fitting:
+    if bias_name is not None and told not in (None, *fitting):
         raise UpdateError(
             f"layout={told} contradicts {name} of shape {(rows, columns)} with a bias of length "
             f"{shapes[bias_name][0]}; it is {fitting[0]}, so leave the layout out."
         )
     layout = fitting[0] if len(fitting) == 1 else told or usual or parsed.layout
-    if layout is None:
-        return OPEN_LAYOUT
+    if layout is None or (bias_name is None and EMBEDDING in name.lower()):
+        return OPEN_LAYOUT if bias_name is not None else _no_bias(name)
     out_features, in_features = (rows, columns) if layout == "out_in" else (columns, rows)
     return DenseLayer(parsed.layer, name, bias_name, in_features, out_features, layout)

@@ -86,6 +86,14 @@ class Returned(NamedTuple):
         """What became of a layer without a gradient, or None for one that has one."""
         return why_untrained(layer, self.sent, self.came_back, is_weights=self.kind == "weights")
 
+    def of_bias(self, layer: DenseLayer) -> np.ndarray | None:
+        """`gradient` of a layer's bias; None where there is none or it was withheld, gone or zero everywhere."""
+        if layer.bias_name is None or layer.bias_name not in self.came_back:
+            return None
+        with np.errstate(invalid="ignore", over="ignore"):
+            gradient = self.gradient(layer.bias_name)
+            return gradient if np.any(gradient) else None
+
     def gradient(self, name: str) -> np.ndarray:
         """Sum of the gradients of a tensor that came back, without that of a penalty or of weight decay.
 

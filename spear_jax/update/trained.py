@@ -32,7 +32,7 @@ def why_untrained(layer: DenseLayer, sent: Tensors, came_back: Tensors, *, is_we
 
 
 def check_counterparts(layers: Sequence[DenseLayer], sent: Tensors, came_back: Tensors, prefix: str) -> None:
-    """Refuse what came back without having been sent, in another shape, or as half a dense layer.
+    """Refuse what came back without having been sent, in another shape, or as a bias without its kernel.
 
     Raises:
         UpdateError: the tensor is named.
@@ -42,8 +42,8 @@ def check_counterparts(layers: Sequence[DenseLayer], sent: Tensors, came_back: T
             raise UpdateError(f"{name} came back but global/{name} is missing; bundle the model the server sent too.")
         if sent[name].shape != tensor.shape:
             raise UpdateError(f"{name} was sent with shape {sent[name].shape} but came back with shape {tensor.shape}.")
-    # A whole layer may stay away, as frozen ones and buffers do.
+    # A whole layer may stay away, as frozen ones and buffers do, and a bias may be withheld.
     for layer in layers:
-        missing = [name for name in (layer.kernel_name, layer.bias_name) if name not in came_back]
-        if len(missing) == 1:
-            raise UpdateError(f"global/{missing[0]} has no counterpart {prefix}{missing[0]}; both are needed.")
+        if layer.kernel_name not in came_back and layer.bias_name in came_back:
+            name = layer.kernel_name
+            raise UpdateError(f"global/{name} has no counterpart {prefix}{name}, while its bias came back.")

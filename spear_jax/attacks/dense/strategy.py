@@ -26,7 +26,7 @@ from spear_jax.errors import SpearError
 
 NO_EQUATIONS = (
     "The span method ({between}) needs the gradients of the next dense layer too, of a rank below its width: "
-    "pass layers_above=, or a file that holds the whole update. Only ReLU can do without."
+    "pass layers_above=, or a file that holds the whole update. Only ReLU with a bias gradient can do without."
 )
 # In place of an activation's name, where a user's own map stands between the layers.
 BETWEEN = "between"

@@ -26,6 +26,8 @@ CLAIMS = (
     "client_updates",
     "activations",
     "span_noise",
+    "span_steps",
+    "span_maps",
     "defences",
     "unsolvable",
     "certificates",

@@ -29,7 +29,7 @@ from spear_jax.defences import DEFENCES, by_name
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-NAME, SEEDS, FIRST_SEED, SECONDS = "defences", 3, 950, 6.0
+NAME, SEEDS, FIRST_SEED, SECONDS = "defences", 2, 950, 6.0
 BATCH, WIDTH = 8, 200
 DEPTHS = {"relu": 6, "gelu": 3}
 # What a picture that somebody would recognise has at least.

@@ -64,8 +64,16 @@ HEADLINES = {
         "one-step: batch size 16, lr 0.1",
         "fedavg: batch size 20, lr 0.1, epochs 5, mini batch 5",
         "fedavg: batch size 20, lr 0.01, epochs 5, mini batch 5",
-        "dp-sgd: batch size 20, clip norm 2, noise multiplier 0.0001",
     ),
+    "activations": (
+        "gelu, b = 64, m = 200, in [0, 1], float64",
+        "tanh, b = 64, m = 200, centred, float32",
+        "relu, b = 64, m = 200, in [0, 1], float64",
+        "gelu, b = 90, m = 200, in [0, 1], float64, 1 row space",
+        "gelu, b = 130, m = 200, centred, float64, 3 row spaces",
+        "gelu, b = 256, m = 768, centred, float64",
+    ),
+    "span_noise": ("relu, b = 8, white noise 0.1", "relu, b = 20, int8", "relu, b = 20, dp-sgd 0.0001"),
 }
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- made by python -m experiments.run --table -->", "<!-- end of what is made -->"

@@ -10,6 +10,7 @@ from spans import errors, simulate
 
 from spear_jax.activations import named
 from spear_jax.attacks.dense.above import Above
+from spear_jax.attacks.dense.certificates.doubles import spare_equations
 from spear_jax.attacks.dense.certificates.root import basins, judge_roots
 from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.attacks.dense.problem import pose
@@ -179,3 +180,32 @@ def test_a_neuron_that_noise_puts_on_the_wrong_side_of_a_kink_does_not_spoil_the
     assert flipped > 0
     assert np.max(off) < 0.15
     assert np.max(spoiled) > 2 * np.max(off)
+
+
+@pytest.mark.parametrize(("width", "is_seen"), [(20, False), (40, True)])
+def test_neurons_that_come_three_times_give_one_equation(width, is_seen):
+    """20 neurons leave 12 samples no equation over, however often each comes."""
+    seen = simulate("gelu", B, width, seed=5)
+    (weight, bias), *above = ((np.asarray(layer.weight), np.asarray(layer.bias)) for layer in seen.layers)
+    tripled = [(np.tile(weight, (3, 1)), np.tile(bias, 3)), (np.tile(above[0][0], (1, 3)) / 3, above[0][1]), *above[1:]]
+    seen = simulate("gelu", B, width, seed=5, start=tripled)
+    problem, stack, points = posed("gelu", seen)
+    assert stack.surplus > 2 * B
+    assert spare_equations(stack) == stack.surplus - 2 * width
+    samples = judge_roots(problem, stack, exact.with_duals(stack, points), B)[0]
+    assert samples.confirmed.any() == samples.confirmed.all() == is_seen
+
+
+@pytest.mark.parametrize(("scale", "is_open"), [(0.05, True), (1.0, False)])
+def test_where_only_the_form_of_the_activation_shows_the_scale_it_must_be_the_only_one_that_fits(scale, is_open):
+    """For small inputs SiLU is GELU of an input of another size; without biases nothing else tells."""
+    inputs = scale * np.random.default_rng(7).normal(size=(B, 100))
+    seen = simulate("silu", B, M, seed=7, inputs=inputs, has_biases=False, dtype="float32")
+    bare = [dataclasses.replace(layer, bias=None, bias_grad=None) for layer in seen.layers[:2]]
+    for told in ("silu", None):
+        config = ReconstructConfig(activation=told, method="span", num_devices=1, num_examples=B)
+        result = reconstruct(bare[0], KEY, config, layers_above=bare[1:])
+        assert result.certificate.exact.any() == (not is_open)
+        assert not (errors(result, inputs)[result.certificate.exact] > 1e-3).any()
+    biased = reconstruct(seen.layers[0], KEY, config, layers_above=seen.layers[1:2])
+    assert is_open or biased.certificate.exact.all()

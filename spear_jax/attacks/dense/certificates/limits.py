@@ -124,3 +124,5 @@ ROOT_WITHOUT_ONE, ROOT_FEIGNED = 4.0, 0.25
 ROOT_SINGLE = 0.65
 # Times the residual of a root that its mirror image's must be.
 ROOT_MIRROR = 100.0
+# Error bars beyond which the root of another activation is another one.
+ROOT_ELSEWHERE = 2.0

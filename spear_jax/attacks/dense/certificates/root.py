@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from spear_jax.attacks.dense.certificates import limits
+from spear_jax.attacks.dense.certificates.doubles import fits_another, spare_equations
 from spear_jax.attacks.dense.certificates.held import Hold, Inverse, Noise, Total, View, extreme, hold
 from spear_jax.attacks.dense.certificates.mixed import explains, mixed_noise, mixed_view
 from spear_jax.attacks.dense.certificates.twins import twin_distance
@@ -78,7 +79,8 @@ def judge_roots(problem: Problem, stack: Stack, found: Found, num_examples: int 
     size = np.linalg.norm(basin.points, axis=1)
     error = np.sqrt(basin.inside + basin.outside) / size
     confirmed = _is_root(problem, stack, basin) & _is_isolated(basin) & _has_gradient(stack, found, basin)
-    confirmed &= _is_held(basin.hold) & _is_first(basin.points) & _has_sign(stack, basin.points)
+    confirmed &= _is_held(stack, basin.hold) & _is_first(basin.points) & _has_sign(stack, basin.points)
+    confirmed &= ~fits_another(stack, basin.points, error)
     if stack.mixes:
         confirmed &= explains(stack, basin.points, error)
     has_bar = _has_profile(basin) & _is_strong(stack) & _is_flat(stack)
@@ -95,8 +97,10 @@ def judge_roots(problem: Problem, stack: Stack, found: Found, num_examples: int 
     return samples, float(np.sum(seen**-2.0) ** -0.5) if np.isfinite(seen).any() else np.inf
 
 
-def _is_held(hold: Hold) -> Bool[np.ndarray, " k"]:
+def _is_held(stack: Stack, hold: Hold) -> Bool[np.ndarray, " k"]:
     """Whether enough equations hold each root, each without any one of them, and not by their noise."""
+    if spare_equations(stack) < limits.ROOT_SURPLUS:
+        return np.zeros(len(hold.surplus), bool)
     enough = (hold.surplus >= limits.ROOT_SURPLUS) & (hold.feigned <= limits.ROOT_FEIGNED)
     return enough & (hold.without_one <= limits.ROOT_WITHOUT_ONE**2)
 

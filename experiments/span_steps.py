@@ -22,7 +22,7 @@ import spear_jax as sj
 from experiments import activations, claims, common
 from experiments.claims import Claim, Finding, Line, Setting
 
-NAME, SEEDS, SECONDS = "span_steps", 5, 30.0
+NAME, SEEDS, SECONDS = "span_steps", 5, 60.0
 BATCH, WIDTH, DEPTH, EPOCHS = 8, 200, 3, 5
 ACTIVATIONS, RATES, MINI_BATCHES = ("relu", "gelu", "tanh"), (0.1, 0.01), (None, 4)
 

@@ -30,7 +30,8 @@ def spare_equations(stack: Stack) -> int:
     units = neurons[size > 0] / size[size > 0, None]
     peak = np.take_along_axis(units, np.abs(units).argmax(axis=1)[:, None], axis=1)
     along = (units * np.sign(peak)) @ np.random.default_rng(0).normal(size=units.shape[1])
-    distinct = 1 + int(np.sum(np.diff(np.sort(along)) > SAME_NEURON))
+    along = np.sort(along.astype(np.float64))
+    distinct = 1 + int(np.sum(along[1:] - along[:-1] > SAME_NEURON))
     return stack.surplus - (len(neurons) - distinct)
 
 

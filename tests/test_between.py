@@ -125,6 +125,18 @@ def test_a_map_of_the_users_own_between_the_layers(name):
     assert result.stats.activations == ("between",)
 
 
+def test_a_map_may_hold_arrays_of_its_own():
+    mean, scale = np.linspace(-0.1, 0.1, M), np.linspace(0.5, 1.5, M)
+    norm = lambda z, x: jax.nn.gelu((z - mean) * scale, approximate=False)
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # of all threads
+    try:
+        with jax.enable_x64(True):
+            layers, inputs = mapped(norm)
+        assert_whole(reconstruct(layers[0], KEY, config(), layers_above=layers[1:], between=norm), inputs)
+    finally:
+        jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
 def test_another_map_finds_nothing():
     with jax.enable_x64(True):
         layers, _ = mapped(MAPS["layer norm after"])

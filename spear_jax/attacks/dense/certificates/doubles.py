@@ -11,6 +11,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.sparse.csgraph import connected_components
 
 from spear_jax.activations import ACTIVATIONS, named
 from spear_jax.attacks.dense.certificates import limits
@@ -19,19 +20,25 @@ from spear_jax.attacks.dense.roots.stack import Stack
 
 # Sizes at which another activation is tried, relative to the root's.
 SIZES = 1.5 ** np.arange(-4, 5)
-# Unit vectors of neurons that agree so far along a random direction are one.
-SAME_NEURON = 1e-9
+# Neurons are one where their unit vectors differ by less than so many times the noise of what is seen of them, within
+# bounds: rounding of the differences, and what is no likeness any more.
+UNTOLD, NEAREST, FARTHEST = 100.0, 1e-6, 0.1
 
 
-def spare_equations(stack: Stack) -> int:
-    """Equations beyond the unknowns, each set of neurons with parallel weights counted once."""
+def spare_equations(stack: Stack, points: Float[np.ndarray, "k r"]) -> int:
+    """Equations beyond the unknowns, neurons whose weights are parallel as far as the noise shows counted once.
+
+    Args:
+        stack: the equations.
+        points: where the noise is taken.
+    """
     neurons = np.append(stack.response, stack.problem.bias[:, None], axis=1)
     size = np.linalg.norm(neurons, axis=1)
     units = neurons[size > 0] / size[size > 0, None]
-    peak = np.take_along_axis(units, np.abs(units).argmax(axis=1)[:, None], axis=1)
-    along = (units * np.sign(peak)) @ np.random.default_rng(0).normal(size=units.shape[1])
-    along = np.sort(along.astype(np.float64))
-    distinct = 1 + int(np.sum(along[1:] - along[:-1] > SAME_NEURON))
+    noise = float(np.sqrt(np.median(exact.noise_cost(stack, points))))
+    apart = min(max(UNTOLD * noise, NEAREST), FARTHEST)
+    alike = np.abs(units @ units.T) > 1 - apart**2 / 2
+    distinct, _ = connected_components(alike, directed=False)
     return stack.surplus - (len(neurons) - distinct)
 
 
@@ -48,7 +55,7 @@ def fits_another(
         error: relative, expected of each.
     """
     fits = np.zeros(len(points), bool)
-    if stack.has_scale or stack.between is not None or stack.mixes or stack.problem.bias.any():
+    if stack.has_scale or stack.between is not None:  # a map of the user's own is taken at its word
         return fits
     allowed = limits.ROOT_MIRROR * np.maximum(exact.scores(stack, points), 1)
     size = np.linalg.norm(points, axis=1)

@@ -79,7 +79,7 @@ def judge_roots(problem: Problem, stack: Stack, found: Found, num_examples: int 
     size = np.linalg.norm(basin.points, axis=1)
     error = np.sqrt(basin.inside + basin.outside) / size
     confirmed = _is_root(problem, stack, basin) & _is_isolated(basin) & _has_gradient(stack, found, basin)
-    confirmed &= _is_held(stack, basin.hold) & _is_first(basin.points) & _has_sign(stack, basin.points)
+    confirmed &= _is_held(stack, basin) & _is_first(basin.points) & _has_sign(stack, basin.points)
     confirmed &= ~fits_another(stack, basin.points, error)
     if stack.mixes:
         confirmed &= explains(stack, basin.points, error)
@@ -97,10 +97,11 @@ def judge_roots(problem: Problem, stack: Stack, found: Found, num_examples: int 
     return samples, float(np.sum(seen**-2.0) ** -0.5) if np.isfinite(seen).any() else np.inf
 
 
-def _is_held(stack: Stack, hold: Hold) -> Bool[np.ndarray, " k"]:
+def _is_held(stack: Stack, basin: Basin) -> Bool[np.ndarray, " k"]:
     """Whether enough equations hold each root, each without any one of them, and not by their noise."""
-    if spare_equations(stack) < limits.ROOT_SURPLUS:
-        return np.zeros(len(hold.surplus), bool)
+    hold = basin.hold
+    if spare_equations(stack, basin.points) < limits.ROOT_SURPLUS:
+        return np.zeros(len(basin.points), bool)
     enough = (hold.surplus >= limits.ROOT_SURPLUS) & (hold.feigned <= limits.ROOT_FEIGNED)
     return enough & (hold.without_one <= limits.ROOT_WITHOUT_ONE**2)
 

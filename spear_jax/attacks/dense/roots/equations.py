@@ -89,7 +89,7 @@ def placed(equations: Equations, place: Float[Array, "l q"]) -> tuple[Float[Arra
 def first_seen(equations: Equations, z: Float[Array, "l m"], x: Float[Array, "l n"], width: Float[Array, " l"]) -> Any:
     """(l, m2) what the next dense layer sees."""
     if equations.between is not None:
-        return jax.vmap(equations.between.seen)(z, x)
+        return jax.vmap(equations.between.seen)(z, x).astype(z.dtype)  # constants of the map may be wider
     return activate(z, equations.kind, equations.slope, width)
 
 
@@ -151,7 +151,8 @@ def best_mixture(columns: list[jax.Array], within: list[jax.Array]) -> Float[Arr
         unit = jnp.trace(gram)
         size, off = size + gram / unit, off + (gram - search_matmul(inner.T, inner)) / unit
     # Of the wanted vector nothing but rounding is left, which may be exactly zero.
-    floor = 64 * jnp.finfo(off.dtype).eps * jnp.trace(off) / len(off)
+    eps = jnp.finfo(off.dtype).eps
+    floor = 64 * eps * jnp.maximum(jnp.trace(off), eps * jnp.trace(size)) / len(off)
     factors = jax.scipy.linalg.lu_factor(off + floor * jnp.eye(len(off), dtype=off.dtype))
 
     def nearer(_: jax.Array, mixture: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from spear_jax.activations import apply
 from spear_jax.attacks.dense.roots.equations import (
@@ -31,8 +31,9 @@ from spear_jax.numerics import in_float64, search_matmul
 
 # Lanes of a compiled program; fewer are padded.
 LANES, DUAL_LANES = 32, 8
-# Newton steps of a polish, and its damping: it starts at a root.
-POLISH_STEPS, POLISH_DAMPING = 8, 1e-9
+# Newton steps of a polish, those where gradients of few classes mix, which halve the error each, and its damping: it
+# starts at a root.
+POLISH_STEPS, MIXED_STEPS, POLISH_DAMPING = 8, 40, 1e-9
 # Deviations of a pre-activation within which a kink counts, and the change of the derivative that makes one.
 UNDECIDED, KINK = 4.0, 0.25
 # What noise is expected to leave outside the column spaces may be exceeded so many times before other layers are asked.
@@ -108,14 +109,15 @@ def polish(stack: Stack, points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, 
         return points
     place = np.zeros((len(points), rest.equations.response.shape[0]))
     place[:, :free] = (points - rest.origin) @ rest.basis
-    (ended,) = in_lanes(partial(_sharpen, rest.equations), place)
+    steps = np.int32(MIXED_STEPS if stack.mixes else POLISH_STEPS)
+    (ended,) = in_lanes(partial(_sharpen, rest.equations, steps), place)
     return rest.origin + ended[:, :free] @ rest.basis.T
 
 
 @jax.jit
-def _sharpen(equations: Equations, place: Float[Array, "l q"]) -> tuple[jax.Array]:
+def _sharpen(equations: Equations, steps: Int[Array, ""], place: Float[Array, "l q"]) -> tuple[jax.Array]:
     place = with_mixture(equations, place, jnp.zeros(len(place)))
-    course = Course(jnp.zeros(len(place)), jnp.asarray(POLISH_STEPS), jnp.asarray(False), POLISH_DAMPING)
+    course = Course(jnp.zeros(len(place)), steps, jnp.asarray(False), POLISH_DAMPING)
     return (descend(equations, place, course).place,)
 
 

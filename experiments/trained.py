@@ -35,6 +35,7 @@ from jaxtyping import Bool
 import spear_jax as sj
 from experiments import claims, common
 from experiments.claims import Claim, Finding, Line, Setting
+from spear_jax.audit.one import what_is_above
 from spear_jax.config import DictionaryConfig, ReconstructConfig
 
 matplotlib.use("Agg")
@@ -86,10 +87,7 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
     budget = DictionaryConfig(max_rounds=MAX_ROUNDS)
     config = ReconstructConfig(num_examples=batch.size, max_candidates=MAX_CANDIDATES, dictionary=budget)
     started = time.perf_counter()
-    result = sj.reconstruct(
-        update.observation(), jax.random.key(seed), config,
-        model=update.network(), next_weight_grad=update.next_weight_grad(),
-    )  # fmt: skip
+    result = sj.reconstruct(update.observation(), jax.random.key(seed), config, **what_is_above(update, name))
     seconds = time.perf_counter() - started
     scores = sj.evaluate(result.inputs, batch.inputs, certified=result.certificate.exact)
     visible = is_visible(truth, name, result.noise_floor)

@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 NAME = "client_updates"
 WIDTH, DEPTH, FIRST_SEED, SECONDS = 200, 6, 900, 15.0
 EXPECTED = {"one-step": "all", "fedavg": "stable (S)", "dp-sgd": "a table, not found (NF)"}
-SEEDS = {"one-step": 10, "fedavg": 20, "dp-sgd": 5}
+SEEDS = {"one-step": 10, "fedavg": 20, "dp-sgd": 20}
 RATES = (0.1, 0.01, 0.001)
 STUDIES: dict[str, list[dict[str, Any]]] = {
     "one-step": [{"batch_size": 16, "lr": lr} for lr in RATES],

@@ -26,7 +26,7 @@ from experiments.claims import Claim, Finding, Line, Setting
 from spear_jax.defences import by_name
 
 NAME, SEEDS, WIDTH = "span_noise", 5, 200
-DEPTHS = {"relu": 6, "gelu": 3}
+DEPTHS, DP_DEPTH = {"relu": 6, "gelu": 3}, 3
 STRENGTHS = {"white noise": (0.001, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5), "int8": (None,), "dp-sgd": (1e-4, 1e-3, 1e-2)}
 SIZES = {"white noise": 8, "int8": 20, "dp-sgd": 20}
 CLIP_NORM, RECOGNISED, CLEAR = 1.0, 20.0, 40.0
@@ -51,7 +51,7 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
         return None
     activation, seed = setting["activation"], setting["seed"]
     batch = sj.load_batch(path, batch_size=setting["batch_size"], seed=seed)
-    depth = DEPTHS["gelu" if setting["kind"] == "dp-sgd" else activation]
+    depth = DP_DEPTH if setting["kind"] == "dp-sgd" else DEPTHS[activation]
     model = sj.MLP((WIDTH,) * depth, batch.num_classes, activation=activation, param_dtype="float64")
     params = sj.init_params(model, jax.random.key(seed), batch.inputs.shape[1])
     layers = spoiled(setting, model, params, batch)

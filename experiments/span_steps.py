@@ -56,7 +56,7 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
         result = sj.reconstruct(update.observation(), key, config, layers_above=update.layers_above())
     except sj.SpearError as error:
         nothing = dict.fromkeys(("exact", "certified", "approximate", "false_certificates"), 0)
-        return {"samples": BATCH, "ratios": [], "refused": str(error)} | nothing
+        return {"samples": BATCH, "refused": str(error)} | nothing
     return activations.score(result, batch)
 
 

@@ -7,6 +7,7 @@ picture. The file of trials is written after each, so that a sweep that was stop
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
@@ -64,12 +65,13 @@ def sweep(
     run = (update.sha256, layer, seed, max_seconds)
     if any(trial.run != run for trial in done):
         raise SweepError("its trials are of another update, seed or --max-seconds; repeat those or give another --out.")
-    trials, reference = list(done), _certified(_attack(update, layer, jax.random.key(seed), config))
+    trials = list(done)
+    reference = functools.cache(lambda: _certified(_attack(update, layer, jax.random.key(seed), config)))
     for defence in defences:
         of_defence: list[Trial] = []
         for strength in defence.grid:
             known = [t for t in trials if (t.defence, t.strength) == (defence.name, strength)]
-            trial = known[0] if known else _try(update, defence, strength, reference, (rank, run, config))
+            trial = known[0] if known else _try(update, defence, strength, reference(), (rank, run, config))
             of_defence.append(trial)
             if not known:
                 trials.append(trial)

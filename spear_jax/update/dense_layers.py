@@ -143,18 +143,22 @@ def _pair(name: str, shapes: Mapping[str, tuple[int, ...]], told: str | None, us
     parsed = parse_kernel(name)
     if parsed is None:
         return "it is called neither kernel nor weight, so no bias can be paired with it."
-    bias_name = _bias_of(name, shapes)
-    rows, columns = shapes[name]
-    fitting = list(LAYOUTS) if bias_name is None else _fitting((rows, columns), shapes[bias_name])
-    if bias_name is not None and not fitting:
+    bias_name, (rows, columns) = _bias_of(name, shapes), shapes[name]
+    if bias_name is None:
+        layout = None if EMBEDDING in name.lower() else told or usual or parsed.layout
+        return _no_bias(name) if layout is None else _layer(parsed.layer, name, None, (rows, columns), layout)
+    fitting = _fitting((rows, columns), shapes[bias_name])
+    if not fitting:
         return f"its shape {(rows, columns)} does not fit {bias_name} of length {shapes[bias_name][0]}."
-    if bias_name is not None and told not in (None, *fitting):
+    if told is not None and told not in fitting:
         raise UpdateError(
             f"layout={told} contradicts {name} of shape {(rows, columns)} with a bias of length "
             f"{shapes[bias_name][0]}; it is {fitting[0]}, so leave the layout out."
         )
     layout = fitting[0] if len(fitting) == 1 else told or usual or parsed.layout
-    if layout is None or (bias_name is None and EMBEDDING in name.lower()):
-        return OPEN_LAYOUT if bias_name is not None else _no_bias(name)
-    out_features, in_features = (rows, columns) if layout == "out_in" else (columns, rows)
-    return DenseLayer(parsed.layer, name, bias_name, in_features, out_features, layout)
+    return OPEN_LAYOUT if layout is None else _layer(parsed.layer, name, bias_name, (rows, columns), layout)
+
+
+def _layer(name: str, kernel_name: str, bias_name: str | None, shape: tuple[int, int], layout: str) -> DenseLayer:
+    out_features, in_features = shape if layout == "out_in" else shape[::-1]
+    return DenseLayer(name, kernel_name, bias_name, in_features, out_features, layout)

@@ -58,6 +58,11 @@ class Basin(NamedTuple):
     hold: Hold
     scale_error: Float[np.ndarray, " k"]
 
+    @property
+    def error(self) -> Float[np.ndarray, " k"]:
+        """Expected error of each input, relative to its size."""
+        return np.sqrt(self.inside + self.outside) / np.linalg.norm(self.points, axis=1)
+
 
 def judge_roots(problem: Problem, stack: Stack, found: Found, num_examples: int | None = None) -> tuple[Samples, float]:
     """What the certificate says of each root, in the order they were found, and the error of their common scale.
@@ -76,8 +81,7 @@ def judge_roots(problem: Problem, stack: Stack, found: Found, num_examples: int 
     if len(found.points) == 0:
         return Samples(directions, found.points, np.zeros(0, bool), np.zeros(0), np.zeros(0)), np.inf
     basin = basins(stack, found.points)
-    size = np.linalg.norm(basin.points, axis=1)
-    error = np.sqrt(basin.inside + basin.outside) / size
+    size, error = np.linalg.norm(basin.points, axis=1), basin.error
     confirmed = _is_root(problem, stack, basin) & _is_isolated(basin) & _has_gradient(stack, found, basin)
     confirmed &= _is_held(stack, basin) & _is_first(basin.points) & _has_sign(stack, basin.points)
     confirmed &= ~fits_another(stack, basin.points, error)
@@ -155,14 +159,13 @@ def _is_strong(stack: Stack) -> bool:
 
 def _has_gradient(stack: Stack, found: Found, basin: Basin) -> Bool[np.ndarray, " k"]:
     """Whether each root's own gradients lie in the column spaces, as far as noise and the root's own error go."""
-    size = np.linalg.norm(basin.points, axis=1)
-    error = np.sqrt(basin.inside + basin.outside) / size
     fits = lambda found, error: found.outside <= limits.ROOT_MARGIN * (found.expected + error)
-    has = fits(found, error)
+    has = fits(found, basin.error)
     # One that is weakly held was found less sharply than it is known now.
-    again = ~has & (np.linalg.norm(basin.points - found.points, axis=1) <= SAME * size)
+    moved = np.linalg.norm(basin.points - found.points, axis=1)
+    again = ~has & (moved <= SAME * np.linalg.norm(basin.points, axis=1))
     if again.any():
-        has[again] = fits(with_duals(stack, basin.points[again]), error[again])
+        has[again] = fits(with_duals(stack, basin.points[again]), basin.error[again])
     return has
 
 

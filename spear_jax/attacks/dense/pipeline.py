@@ -9,6 +9,7 @@ import jax
 
 from spear_jax.attacks.dense.above import Between, Network, known_above
 from spear_jax.attacks.dense.certificates import certify
+from spear_jax.attacks.dense.jointly import refine
 from spear_jax.attacks.dense.outcome import Progress, Run, SearchState
 from spear_jax.attacks.dense.problem import pose
 from spear_jax.attacks.dense.result import Clock, final_status, make_result, make_stats, recover, refused
@@ -68,7 +69,10 @@ def reconstruct(
     plan = make_plan(problem, config)  # proposer and why, sampler, expected cost: once
     if above is not None and not above.confirms:  # what the layers above saw is in the plan
         problem = dataclasses.replace(problem, above=None)
-    outcome = search(problem, plan, Run(key, config, on_round), state)  # directions, and what was certified on the way
+    run = Run(key, config, on_round)
+    outcome = search(problem, plan, run, state)  # directions, and what was certified on the way
+    layers = (observation, *(layers_above or ()))
+    problem, outcome = refine(problem, plan.stack_of(outcome), layers, outcome, run)  # where noise turns row spaces
     clock.lap("search")
     verdict = certify(problem, outcome, config.num_examples)  # the one place that calls a sample exact
     recovered = recover(observation, problem, verdict)

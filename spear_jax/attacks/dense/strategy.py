@@ -53,6 +53,11 @@ class Plan(NamedTuple):
         """Rows, sampler, round size and expected cost of sampling, whether it is what starts or not."""
         return self.zeros.sampling
 
+    def stack_of(self, outcome: Outcome) -> Stack | None:
+        """The equations that the roots of an outcome solve; None where nothing was sought by equations."""
+        name = outcome.state.activation
+        return next((stack for stack in self.stacks if name is not None and stack.activation == named(name)), None)
+
 
 def make_plan(problem: Problem, config: ReconstructConfig) -> Plan:
     """The proposer to start with and why.

@@ -126,3 +126,14 @@ ROOT_SINGLE = 0.65
 ROOT_MIRROR = 100.0
 # Error bars beyond which the root of another activation is another one.
 ROOT_ELSEWHERE = 2.0
+
+# Batches that explain both gradients together (`jointly`).
+# Distance of a sample's gradients from what the next layer's say, over what is expected: true ones show 0.7 to 1.8,
+# wrong minima 2 to 1e4, most of them above 4; and that expectation, relative to the gradients, from which it says
+# nothing.
+JOINT_APART, JOINT_BLUR = 1.5, 0.5
+# Share of the samples that must pass before any does: in a wrong minimum at most 4 of 20 pass by chance, with bars 4 to
+# 12 times too small.
+JOINT_SHARE = 0.75
+# Up to this distance a sample in such company is a picture without a bar.
+JOINT_PICTURE = 2.5

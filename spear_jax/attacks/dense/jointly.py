@@ -33,7 +33,7 @@ from spear_jax.observation import LayerObservation
 
 # Starts of a round, rounds at most, and those in a row that better nothing after which the search ends: a wrong sample
 # leaves hundreds, in units of the noise's variance.
-STARTS, MOST_ROUNDS, DRY_ROUNDS, BETTER = 4, 24, 3, 25.0
+STARTS, MOST_ROUNDS, DRY_ROUNDS, BETTER = 4, 24, 5, 25.0
 # Samples up to which all their mixtures are looked at.
 MOST_SAMPLES = 64
 # Separates the keys of these rounds from those of the search for roots.

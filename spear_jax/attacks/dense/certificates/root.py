@@ -1,4 +1,4 @@
-"""When a root of the span equations is a sample, and how far it may be off (docs/span.md, Sec. 6).
+"""When a root of the span equations is a sample, and how far it may be off (docs/span.md, Sec. 4).
 
 A root fits the equations to the noise. It is a sample where it is the only root far around (*isolation*), where no
 single neuron holds it and noise does not feign what does (`held`), and where its own gradient lies in the column space

@@ -83,6 +83,7 @@ def confirmed(
     error = np.hypot(found.error * np.maximum(found.apart, 1), twins) / size
     stands = found.stands
     is_picture = stands | (stands.any() & (found.apart <= limits.JOINT_PICTURE) & (found.blur <= limits.JOINT_BLUR))
+    is_picture &= error <= limits.JOINT_RECOGNISED
     return known._replace(
         confirmed=is_picture, matching=is_picture.astype(float), error=np.where(stands & is_flat, error, np.inf)
     )

@@ -135,5 +135,5 @@ JOINT_APART, JOINT_BLUR = 1.5, 0.5
 # Share of the samples that must pass before any does: in a wrong minimum at most 4 of 20 pass by chance, with bars 4 to
 # 12 times too small.
 JOINT_SHARE = 0.75
-# Up to this distance a sample in such company is a picture without a bar.
-JOINT_PICTURE = 2.5
+# Up to this distance a sample in such company is a picture without a bar, and up to this expected error.
+JOINT_PICTURE, JOINT_RECOGNISED = 2.5, 0.5

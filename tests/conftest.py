@@ -10,6 +10,9 @@ import os
 # whatever loads BLAS after this, workers and the tests' own processes too; the limit for what a plugin loaded before.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+# What a command compiles in a test is not kept in the home of whoever runs it.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
+
 import jax
 import threadpoolctl
 

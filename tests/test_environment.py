@@ -120,3 +120,20 @@ def test_memory_that_runs_out_exits_two_and_a_fault_of_ours_one(tmp_path, monkey
 
         monkeypatch.setattr(exposure, "factorize", broken)
         assert run("inspect", update).code == code
+
+
+def test_compiled_programs_are_kept_for_the_next_run_unless_told_otherwise(tmp_path):
+    planted_update(tmp_path / "u.npz", 2, 40)
+    kept = {"XDG_CACHE_HOME": str(tmp_path / "kept"), "JAX_ENABLE_COMPILATION_CACHE": "1"}
+    first = outside(tmp_path, "reconstruct", "u.npz", "--out", "first", *ONE, **kept)
+    assert first.code == 3, first.err
+    programs = sorted((tmp_path / "kept/spear-jax").rglob("*-cache"))
+    assert programs
+    again = outside(tmp_path, "reconstruct", "u.npz", "--out", "again", *ONE, **kept)
+    assert again == first._replace(out=again.out)
+    assert sorted((tmp_path / "kept/spear-jax").rglob("*-cache")) == programs
+    without = kept | {"XDG_CACHE_HOME": str(tmp_path / "none")}
+    assert outside(tmp_path, "--no-cache", "inspect", "u.npz", **without).code == 0
+    assert not (tmp_path / "none").exists()
+    nowhere = kept | {"XDG_CACHE_HOME": os.devnull}
+    assert outside(tmp_path, "inspect", "u.npz", **nowhere).code == 0

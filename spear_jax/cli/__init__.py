@@ -10,9 +10,11 @@ import functools
 import importlib
 import os
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import jax
+import platformdirs
 import typer
 
 from spear_jax.cli.output import EXIT_FAULT, EXIT_STOPPED, EXIT_USAGE, fail
@@ -35,9 +37,30 @@ def build_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+    app.callback()(_common)
     for name in COMMANDS:
         importlib.import_module(f"spear_jax.cli.{name}").register(app)
     return app
+
+
+def _common(
+    cache: Annotated[
+        bool,
+        typer.Option("--cache/--no-cache", help="Keep compiled programs in the user's cache folder for the next run."),
+    ] = True,
+) -> None:
+    """Options of every command."""
+    is_set = jax.config.jax_compilation_cache_dir is not None  # pyright: ignore[reportAttributeAccessIssue]
+    if not cache or is_set:
+        return
+    folder = Path(platformdirs.user_cache_dir("spear-jax", appauthor=False)) / f"jax-{jax.__version__}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a home that cannot be written to costs time, nothing else
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

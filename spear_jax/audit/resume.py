@@ -29,9 +29,9 @@ from spear_jax.types import Array, CandidatePool
 FORMAT = "1"
 # Fields that change how long a search takes or when it stops, never what it finds.
 NEUTRAL_FIELDS = ("max_candidates", "max_seconds", "chunk_size", "mapper", "num_devices", "num_examples")
-_COUNTERS = ("next_round", "candidates", "hits", "hits_dropped", "false_hits", "grown_at", "turns")
+_COUNTERS = ("next_round", "candidates", "hits", "hits_dropped", "false_hits", "grown_at", "turns", "apart")
 # Counters that states did not have, and what the names of the span method's arrays start with.
-_ADDED_COUNTERS, ROOTS = ("grown_at", "turns"), "roots."
+_ADDED_COUNTERS, ROOTS = ("grown_at", "turns", "apart"), "roots."
 _MEANING = {
     "observation": "another update or layer",
     "key": "another seed",

@@ -92,6 +92,7 @@ class SearchState(NamedTuple):
         grown_at: round after which that last found one.
         turns: rounds of it that found one at most: after each it measures residuals the other way.
         activation: that it takes to be between the layer and the next one, None for the others.
+        apart: not 0 where it does not believe the bias gradients, which the client scaled apart from the others.
     """
 
     pool: CandidatePool
@@ -105,6 +106,7 @@ class SearchState(NamedTuple):
     grown_at: int = 0
     turns: int = 0
     activation: str | None = None
+    apart: int = 0
 
 
 class Progress(NamedTuple):

@@ -54,8 +54,8 @@ class Plan(NamedTuple):
         return self.zeros.sampling
 
     def stack_of(self, outcome: Outcome) -> Stack | None:
-        """The equations that the roots of an outcome solve; None where nothing was sought by equations."""
-        name = outcome.state.activation
+        """The equations that the roots of an outcome solve; None where nothing was sought by all of them."""
+        name = None if outcome.state.apart else outcome.state.activation
         return next((stack for stack in self.stacks if name is not None and stack.activation == named(name)), None)
 
 
@@ -161,7 +161,7 @@ def _told(problem: Problem, plan: Plan, run: Run) -> Outcome:
     outcome = _by_roots(problem, plan, run, None)
     if outcome.is_whole or run.config.method == "span" or not (outcome.is_relu and problem.has_bias_grad):
         return outcome
-    if len(outcome.directions) and _drowns_zeros(problem):
+    if len(outcome.directions) and (outcome.state.apart or _drowns_zeros(problem)):
         return outcome
     after = search_by_zeros(problem, plan.zeros, run.after(outcome.spent)).after(outcome)
     return after if after.is_whole or len(outcome.directions) == 0 else with_known(problem, after, outcome)
@@ -182,15 +182,42 @@ def _open(problem: Problem, plan: Plan, run: Run) -> Outcome:
             return search_by_zeros(problem, plan.zeros, run.after(started.spent), started.state).after(started)
         return _told(problem, plan, told("relu"))
     chosen = identify(problem, plan.stacks, run)
+    if chosen is None and plan.stacks[0].has_scale:
+        chosen = identify(problem, _apart(plan.stacks), run)
     if chosen is not None and not chosen.activation.is_relu:
         return _by_roots(problem, plan, told(str(chosen.activation)), None)
     return _told(problem, plan, told("relu"))
 
 
 def _by_roots(problem: Problem, plan: Plan, run: Run, state: SearchState | None) -> Outcome:
-    """The span method, with the activation that is told or found; the pattern certificate too where it is ReLU."""
-    stacks, told = plan.stacks, run.config.activation if state is None else state.activation
-    stack = stacks[0]
+    """The span method, with the activation that is told or found; the pattern certificate too where it is ReLU.
+
+    Where nothing solves the equations with the bias gradients these may have been scaled apart from the others, as
+    clipping tensor by tensor does: then they are asked for without.
+    """
+    stacks = plan.stacks if state is None or not state.apart else _apart(plan.stacks)
+    outcome = _roots_of(problem, stacks, run, state)
+    apart = _apart(stacks)
+    if state is None and len(outcome.directions) == 0 and stacks[0].has_scale and apart:
+        again = _roots_of(problem, apart, run.after(outcome.spent), None)
+        outcome = again.after(outcome) if len(again.directions) else outcome
+    believes = problem.has_bias_grad and not outcome.state.apart
+    if not (outcome.is_relu and believes) or np.linalg.matrix_rank(outcome.directions) < problem.rank:
+        return outcome
+    agreement = agree(problem, outcome.directions)
+    settled_as = settled(agreement)  # patterns that noise blurs contradict nothing
+    return outcome if settled_as is None else outcome._replace(agreement=agreement, status=settled_as)
+
+
+def _apart(stacks: tuple[Stack, ...]) -> tuple[Stack, ...]:
+    """The equations without any bias gradient, those of them that are enough."""
+    apart = tuple(stack.without_bias_gradients() for stack in stacks)
+    return tuple(stack for stack in apart if stack.surplus > 0 and (stack.takes_out or not stack.mixes))
+
+
+def _roots_of(problem: Problem, stacks: tuple[Stack, ...], run: Run, state: SearchState | None) -> Outcome:
+    """The roots of the equations with the activation that is told or found."""
+    told, stack = run.config.activation if state is None else state.activation, stacks[0]
     if told is not None and len(stacks) > 1:
         stack = next(stack for stack in stacks if stack.activation == named(told))
     elif len(stacks) > 1:
@@ -198,9 +225,4 @@ def _by_roots(problem: Problem, plan: Plan, run: Run, state: SearchState | None)
     outcome = find_roots(problem, stack, run, state)
     assert outcome.state.roots is not None
     fitting = also_fit(stacks, stack, outcome.state.roots.points)
-    outcome = outcome._replace(activations=fitting if stack.between is None else (BETWEEN,))
-    if not (outcome.is_relu and problem.has_bias_grad) or np.linalg.matrix_rank(outcome.directions) < problem.rank:
-        return outcome
-    agreement = agree(problem, outcome.directions)
-    settled_as = settled(agreement)  # patterns that noise blurs contradict nothing
-    return outcome if settled_as is None else outcome._replace(agreement=agreement, status=settled_as)
+    return outcome._replace(activations=fitting if stack.between is None else (BETWEEN,))

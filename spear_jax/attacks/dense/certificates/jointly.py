@@ -80,13 +80,11 @@ def confirmed(
         twins: distance within which each may be the mean of two.
         is_flat: whether no further sample sticks out of the noise of either gradient.
     """
-    error = np.hypot(found.error * np.maximum(found.apart, 1), twins) / size
-    stands = found.stands
+    error, stands = found.error * np.maximum(found.apart, 1) / size, found.stands
     is_picture = stands | (stands.any() & (found.apart <= limits.JOINT_PICTURE) & (found.blur <= limits.JOINT_BLUR))
     is_picture &= error <= limits.JOINT_RECOGNISED
-    return known._replace(
-        confirmed=is_picture, matching=is_picture.astype(float), error=np.where(stands & is_flat, error, np.inf)
-    )
+    bars = np.where(stands & is_flat, np.hypot(error, twins / size), np.inf)
+    return known._replace(confirmed=is_picture, matching=is_picture.astype(float), error=bars)
 
 
 @jax.jit

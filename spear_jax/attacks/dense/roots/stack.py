@@ -61,6 +61,12 @@ class Upper(NamedTuple):
     is_flat: bool
     is_view: bool
 
+    def without_constant(self) -> Upper:
+        """The same without its bias gradient."""
+        turned, spectrum, seen = np.linalg.svd(self.spectrum[:, None] * self.seen[:, :-1], full_matrices=False)
+        seen = np.append(seen, np.zeros((len(seen), 1)), axis=1)
+        return self._replace(seen=seen, left=self.left @ turned, spectrum=spectrum, constant=0.0)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stack:
@@ -142,6 +148,12 @@ class Stack:
             return False
         widths = [len(self.problem.left), *(upper.weight.shape[0] for upper in self.uppers[:-1])]
         return sum(width - self.rank for width in widths) >= len(self.uppers[-1].spectrum) - 1
+
+    def without_bias_gradients(self) -> Stack:
+        """The stack as if no bias gradient had come back: its layers' biases alone say how large samples are."""
+        problem = dataclasses.replace(self.problem, bias_grad=np.zeros_like(self.problem.bias_grad))
+        uppers = tuple(upper.without_constant() for upper in self.uppers)
+        return dataclasses.replace(self, problem=problem, uppers=uppers)
 
     def with_enough_views(self) -> Stack:
         """The stack with as many views as make the search easy, where so many layers came back."""

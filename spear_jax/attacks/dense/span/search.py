@@ -49,7 +49,10 @@ def find_roots(problem: Problem, stack: Stack, run: Run, state: SearchState | No
     started, compiled = time.perf_counter(), compile_seconds()
     if state is None or state.roots is None:
         state = initial_state(problem.rank, run.config)._replace(
-            method="span", roots=none_found(stack), activation=str(stack.activation)
+            method="span",
+            roots=none_found(stack),
+            activation=str(stack.activation),
+            apart=int(problem.has_bias_grad and not stack.has_total),
         )
     found = state.roots
     assert found is not None

@@ -61,7 +61,7 @@ def refine(
 ) -> tuple[Problem, Outcome]:
     """The problem in the row space of the batch that explains both gradients best, and its samples.
 
-    Both as they were where roots say all, and where no batch explains the gradients well enough to be confirmed.
+    Both as they were where roots say all or more, and where no batch explains the gradients well enough.
 
     Args:
         problem: of the layer.
@@ -76,12 +76,20 @@ def refine(
     joint, basis = pose_joint(layers, stack)
     best = _search(joint, basis, outcome, (stack, run))
     if best is not None and best.witness.stands.any():
-        problem, outcome = _as_found(basis, best, (problem, stack, outcome, run))
+        found = _as_found(basis, best, (problem, stack, outcome, run))
+        if _bars(found[1]) >= _bars(outcome):
+            problem, outcome = found
     compiled = compile_seconds() - compiled
     seconds = time.perf_counter() - started - compiled
     return problem, outcome._replace(
         compile_seconds=outcome.compile_seconds + compiled, search_seconds=outcome.search_seconds + seconds
     )
+
+
+def _bars(outcome: Outcome) -> int:
+    """Samples that have an error bar."""
+    assert outcome.alone is not None
+    return int(np.sum(outcome.alone.confirmed & (outcome.alone.error <= limits.MAX_APPROXIMATE_ERROR)))
 
 
 def _suits(stack: Stack, outcome: Outcome) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from spear_jax.attacks.dense.certificates import jointly as certificate
 from spear_jax.attacks.dense.certificates import limits
@@ -208,11 +208,22 @@ def _as_found(basis: np.ndarray, best: Best, what: tuple[Problem, Stack, Outcome
     twins = np.zeros(rank)
     if run.config.num_examples != rank:
         twins = _twins(dataclasses.replace(stack, problem=problem, views=1), dual, later * joint.next_noise, seen)
-    known = Samples(directions, dual, np.zeros(rank, bool), np.zeros(rank), np.full(rank, np.inf))
+    vouched = _near_roots(stack, outcome, best.inputs @ basis.T)
+    known = Samples(directions, dual, vouched, np.zeros(rank), np.full(rank, np.inf))
     flat = is_flat(factorization) and stack.uppers[0].is_flat
     size = np.linalg.norm(best.inputs, axis=1)
     alone = certificate.confirmed(known, best.witness, size, twins, is_flat=flat)
     return problem, outcome._replace(directions=directions, alone=alone)
+
+
+def _near_roots(stack: Stack, outcome: Outcome, inputs: Float[np.ndarray, "b n"]) -> Bool[np.ndarray, " b"]:
+    """Whether each input is nearer to a confirmed root than what is recognised."""
+    assert outcome.alone is not None
+    roots = outcome.alone.dual[outcome.alone.confirmed] @ np.asarray(stack.problem.factorization.right)
+    if len(roots) == 0:
+        return np.zeros(len(inputs), bool)
+    squares = np.sum(inputs**2, axis=1)[:, None] + np.sum(roots**2, axis=1)[None] - 2 * inputs @ roots.T
+    return squares.min(axis=1) <= limits.JOINT_RECOGNISED**2 * np.sum(inputs**2, axis=1)
 
 
 def _thin(own: Float[np.ndarray, "b m"], inputs: Float[np.ndarray, "b d"]) -> tuple[np.ndarray, ...]:

@@ -71,10 +71,10 @@ def witness(joint: Joint, inputs: Float[np.ndarray, "b d"], beyond: int) -> Witn
 def confirmed(
     known: Samples, found: Witness, size: Float[np.ndarray, " b"], twins: Float[np.ndarray, " b"], *, is_flat: bool
 ) -> Samples:
-    """The samples that stand, with bars; those that nearly do as pictures without.
+    """The samples that stand, with bars; those that nearly do, or that a root vouches for, as pictures without.
 
     Args:
-        known: directions and dual vectors of all samples.
+        known: directions and dual vectors of all samples, confirmed where a root is near.
         found: what their own gradients say.
         size: norms of the inputs.
         twins: distance within which each may be the mean of two.
@@ -82,7 +82,7 @@ def confirmed(
     """
     error, stands = found.error * np.maximum(found.apart, 1) / size, found.stands
     is_picture = stands | (stands.any() & (found.apart <= limits.JOINT_PICTURE) & (found.blur <= limits.JOINT_BLUR))
-    is_picture &= error <= limits.JOINT_RECOGNISED
+    is_picture = (is_picture | known.confirmed) & (error <= limits.JOINT_RECOGNISED)
     bars = np.where(stands & is_flat, np.hypot(error, twins / size), np.inf)
     return known._replace(confirmed=is_picture, matching=is_picture.astype(float), error=bars)
 

@@ -73,7 +73,7 @@ HEADLINES = {
         "gelu, b = 130, m = 200, centred, float64, 3 row spaces",
         "gelu, b = 256, m = 768, centred, float64",
     ),
-    "span_noise": ("relu, b = 8, white noise 0.1", "relu, b = 20, int8", "relu, b = 20, dp-sgd 0.0001"),
+    "span_noise": ("relu, b = 8, white noise 0.5", "relu, b = 20, dp-sgd 0.001", "gelu, b = 20, dp-sgd 0.001"),
 }
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- made by python -m experiments.run --table -->", "<!-- end of what is made -->"

@@ -24,16 +24,17 @@ from spear_jax.attacks.dense.outcome import Outcome, Progress, Run, Samples
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.attacks.dense.roots.found import Found
 from spear_jax.attacks.dense.roots.joint import Joint, Start, explain, explore, sharpen
-from spear_jax.attacks.dense.roots.stack import QUIET, Stack
-from spear_jax.attacks.dense.sampling.plan import WALK_NOISE
+from spear_jax.attacks.dense.roots.stack import Stack
 from spear_jax.devices import compile_seconds, deal_out, select_devices
 from spear_jax.factorization import is_flat
-from spear_jax.numerics import in_float64, relative_noise
+from spear_jax.numerics import in_float64
 from spear_jax.observation import LayerObservation
 
 # Starts of a round, rounds at most, and those in a row that better nothing after which the search ends: a wrong sample
 # leaves hundreds, in units of the noise's variance.
 STARTS, MOST_ROUNDS, DRY_ROUNDS, BETTER = 4, 24, 5, 25.0
+# Noise of the gradient, relative to its size, below which roots say more.
+LEAST_NOISE = 1e-3
 # Samples up to which all their mixtures are looked at.
 MOST_SAMPLES = 64
 # Separates the keys of these rounds from those of the search for roots.
@@ -96,8 +97,7 @@ def _suits(stack: Stack, outcome: Outcome) -> bool:
     """Whether noise left roots that are not exact, and both gradients came back with those of their biases."""
     if outcome.state.roots is None or outcome.agreement is not None or outcome.alone is None:
         return False
-    problem = stack.problem
-    is_noisy = problem.noise_in_roundings > QUIET or relative_noise(problem.factorization) > WALK_NOISE
+    is_noisy = stack.problem.noise_in_roundings * stack.problem.client_eps > LEAST_NOISE
     has_both = stack.has_total and stack.uppers[0].constant > 0 and stack.between is None
     is_exact = np.sum(outcome.alone.error <= limits.MAX_ERROR / limits.ERROR_MARGIN) == stack.rank
     return is_noisy and has_both and stack.takes_out and not is_exact and 1 < stack.rank <= MOST_SAMPLES
@@ -189,7 +189,7 @@ def _first(stack: Stack, outcome: Outcome, right: Float[np.ndarray, "r d"]) -> t
 def _as_found(basis: np.ndarray, best: Best, what: tuple[Problem, Stack, Outcome, Run]) -> tuple[Problem, Outcome]:
     """The batch in the coordinates of the gradient that it explains."""
     (problem, stack, outcome, run), joint = what, best.joint
-    own, later, seen = in_float64(explain, joint, best.inputs)
+    own, later, seen, slopes = in_float64(explain, joint, best.inputs)
     left, spectrum, right = _thin(own, best.inputs)
     factorization, rank = stack.problem.factorization, stack.rank
     tail = np.asarray(factorization.singular_values)[rank:]
@@ -208,6 +208,8 @@ def _as_found(basis: np.ndarray, best: Best, what: tuple[Problem, Stack, Outcome
     twins = np.zeros(rank)
     if run.config.num_examples != rank:
         twins = _twins(dataclasses.replace(stack, problem=problem, views=1), dual, later * joint.next_noise, seen)
+    if stack.activation.is_kinked:
+        twins = np.where(certificate.hold_each_other(slopes), np.inf, twins)
     vouched = _near_roots(stack, outcome, best.inputs @ basis.T)
     known = Samples(directions, dual, vouched, np.zeros(rank), np.full(rank, np.inf))
     flat = is_flat(factorization) and stack.uppers[0].is_flat

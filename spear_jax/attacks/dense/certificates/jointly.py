@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.outcome import Samples
@@ -85,6 +85,13 @@ def confirmed(
     is_picture = (is_picture | known.confirmed) & (error <= limits.JOINT_RECOGNISED)
     bars = np.where(stands & is_flat, np.hypot(error, twins / size), np.inf)
     return known._replace(confirmed=is_picture, matching=is_picture.astype(float), error=bars)
+
+
+def hold_each_other(slopes: Float[np.ndarray, "b m"]) -> Bool[np.ndarray, " b"]:
+    """Whether another sample fires nearly the same neurons of a kinked activation, given its derivatives."""
+    squares = np.sum(slopes**2, axis=1)
+    apart = squares[:, None] + squares[None] - 2 * slopes @ slopes.T + np.diag(np.full(len(slopes), np.inf))
+    return np.any(apart < limits.JOINT_ALIKE * (squares[:, None] + squares[None]) / 2, axis=1)
 
 
 @jax.jit

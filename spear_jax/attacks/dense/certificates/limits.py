@@ -137,3 +137,6 @@ JOINT_APART, JOINT_BLUR = 1.5, 0.5
 JOINT_SHARE = 0.75
 # Up to this distance a sample in such company is a picture without a bar, and up to this expected error.
 JOINT_PICTURE, JOINT_RECOGNISED = 2.5, 0.5
+# Two samples of which the derivatives of a kinked activation differ by less than this share of their size hold each
+# other by few neurons, and a kink on the wrong side lets both go: bars were 4 to 24 times too small.
+JOINT_ALIKE = 0.1

@@ -276,8 +276,8 @@ def sharpen(joint: Joint, inputs: Float[Array, "b d"]) -> tuple[Joint, jax.Array
 
 
 @jax.jit
-def explain(joint: Joint, inputs: Float[Array, "b d"]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The gradients of both layers with which a batch explains what came back, and what the next layer sees of it."""
+def explain(joint: Joint, inputs: Float[Array, "b d"]) -> tuple[jax.Array, ...]:
+    """The gradients of both layers with which a batch explains what came back, what the next layer sees, and slopes."""
     none = jnp.zeros((), inputs.dtype)
-    fit, (seen, _) = fit_of(joint, inputs, none), seen_by_next(joint, inputs, none)
-    return fit.own, fit.later, seen
+    fit, (seen, slopes) = fit_of(joint, inputs, none), seen_by_next(joint, inputs, none)
+    return fit.own, fit.later, seen, slopes

@@ -55,6 +55,7 @@ def near_pair(rng, distance):
     [
         ("leaky_relu", 1e-2, 1e-4, "float64"), ("relu", 1e-2, 1e-5, "float64"), ("relu6", 1e-2, 1e-5, "float64"),
         ("elu", 3e-3, 1e-4, "float64"), ("relu", 3e-3, 0.0, "float32"), ("leaky_relu", 1e-2, 1e-6, "float64"),
+        ("relu", 5e-2, 1e-2, "float64"), ("leaky_relu", 0.2, 2e-2, "float64"),
     ],
 )  # fmt: skip
 def test_noise_does_not_tell_a_near_pair_apart(name, distance, noise, dtype):

@@ -142,7 +142,7 @@ def test_it_is_the_same_on_any_number_of_devices_in_any_order_and_goes_on_with_t
     np.testing.assert_allclose(errors(solve(unit, "gelu"), seen.inputs), errors(one, seen.inputs), rtol=0.2)
 
 
-def test_what_is_known_is_left_as_it_is_by_the_first_start_alone():
+def test_the_average_over_a_width_is_that_of_a_normal_variable_and_starts_are_shaken():
     assert joint_module.SHAKES[0] > 0
     np.testing.assert_allclose(joint_module.QUADRATURE[1].sum(), 1)
     np.testing.assert_allclose(joint_module.QUADRATURE[1] @ joint_module.QUADRATURE[0] ** 2, 1)

@@ -100,6 +100,10 @@ class Problem:
         """Whether the bias gradient came back: without it zeros give directions, not samples."""
         return bool(self.bias_grad.any())
 
+    def without_bias_grad(self) -> Problem:
+        """The same, as if no bias gradient had come back."""
+        return dataclasses.replace(self, bias_grad=np.zeros_like(self.bias_grad))
+
     @property
     def is_mended(self) -> bool:
         """Whether the model can repair mixed directions, which otherwise are looked for in a skewed batch."""

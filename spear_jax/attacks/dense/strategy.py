@@ -197,8 +197,7 @@ def _by_roots(problem: Problem, plan: Plan, run: Run, state: SearchState | None)
     """
     stacks = plan.stacks if state is None or not state.apart else _apart(plan.stacks)
     outcome = _roots_of(problem, stacks, run, state)
-    apart = _apart(stacks)
-    if state is None and len(outcome.directions) == 0 and stacks[0].has_scale and apart:
+    if state is None and len(outcome.directions) == 0 and stacks[0].has_scale and (apart := _apart(stacks)):
         again = _roots_of(problem, apart, run.after(outcome.spent), None)
         outcome = again.after(outcome) if len(again.directions) else outcome
     believes = problem.has_bias_grad and not outcome.state.apart

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.certificates.alone import by_next_layer, by_samples_alone
 from spear_jax.attacks.dense.certificates.alone import certified_alone as certified_alone
@@ -36,7 +34,7 @@ def certify(problem: Problem, outcome: Outcome, num_examples: int | None = None)
         num_examples: batch size as the client reports it, None where it does not.
     """
     if outcome.state.apart:
-        problem = dataclasses.replace(problem, bias_grad=np.zeros_like(problem.bias_grad))
+        problem = problem.without_bias_grad()
     # Then zeros say nothing, and neither does what takes the layers above for ReLU's, or the scale for that of g.
     if not (outcome.is_relu and problem.has_bias_grad):
         verdict = by_samples_alone(no_verdict(outcome.directions), outcome.alone)

@@ -151,9 +151,8 @@ class Stack:
 
     def without_bias_gradients(self) -> Stack:
         """The stack as if no bias gradient had come back: its layers' biases alone say how large samples are."""
-        problem = dataclasses.replace(self.problem, bias_grad=np.zeros_like(self.problem.bias_grad))
         uppers = tuple(upper.without_constant() for upper in self.uppers)
-        return dataclasses.replace(self, problem=problem, uppers=uppers)
+        return dataclasses.replace(self, problem=self.problem.without_bias_grad(), uppers=uppers)
 
     def with_enough_views(self) -> Stack:
         """The stack with as many views as make the search easy, where so many layers came back."""

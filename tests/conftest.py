@@ -4,7 +4,9 @@ The package is imported inside tests and fixtures of each file after this one ra
 (``--jaxtyping-packages``) comes first.
 """
 
+import gc
 import os
+from pathlib import Path
 
 # Small matrices on two threads of a core that is shared cost many times what they do on one. The variable is for
 # whatever loads BLAS after this, workers and the tests' own processes too; the limit for what a plugin loaded before.
@@ -14,6 +16,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 
 import jax
+import pytest
 import threadpoolctl
 
 threadpoolctl.threadpool_limits(1, user_api="blas")
@@ -22,3 +25,16 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
+
+# Linux gives a process 65,530 memory maps. Each compiled program takes some; where one is refused XLA crashes.
+MOST_MAPS = 25_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs():
+    """Forget what a worker compiled for earlier files before it is too much."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()

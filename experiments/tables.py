@@ -32,6 +32,7 @@ CLAIMS = (
     "unsolvable",
     "certificates",
     "scaling_study",
+    "stages",
 )
 # What the project's README shows of them, claim by claim, in the words of the findings.
 HEADLINES = {

@@ -17,6 +17,7 @@ import numpy as np
 
 from spear_jax.errors import SpearError
 from spear_jax.numerics import EPS64, MIN_GAP, NOISE_MARGIN, ZERO_SIGMAS, float64_namespace, to_float64
+from spear_jax.stages import stage
 from spear_jax.types import Array, Factorization
 
 # Columns of the sketch beyond the rank: these are what the noise floor is read from.
@@ -37,6 +38,7 @@ STICKS_OUT, OWN_EDGE = 4.0, 100.0
 SKETCH_SEED = 0
 
 
+@stage("factorize")
 def factorize(weight_grad: Array, *, rank: int | None = None, rounding: float = 0.0) -> Factorization:
     """Factorise the weight gradient and estimate its rank and noise floor.
 

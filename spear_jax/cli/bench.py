@@ -1,4 +1,4 @@
-"""``spear-jax bench``: rates of the search on whatever device is there."""
+"""``spear-jax bench``: rates of the sampler, and where the time of a search goes, on whatever device is there."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ import typer
 
 from spear_jax.audit import record
 from spear_jax.bench.sampling import bench_sampling, measure_peak
+from spear_jax.bench.search import PROBLEMS, Timing, bench_search
+from spear_jax.bench.search_plot import plot_timings
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, table
 from spear_jax.errors import SpearError
+
+# Stages that take less of the time are not shown.
+LEAST_SHOWN = 0.002
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +25,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Measure rates on this machine.")
     group.callback()(lambda: None)
     group.command("sampling")(sampling)
+    group.command("search")(search)
     app.add_typer(group, name="bench")
 
 
@@ -77,3 +83,58 @@ def sampling(
         typer.echo(f"peak: {peak.flops:.3g} float32 operations/s, copy {peak.bytes_per_second:.3g} B/s")
 
     emit(content, as_json, tell)
+
+
+def search(
+    problems: Annotated[
+        list[str] | None, typer.Argument(help=f"Of {', '.join(PROBLEMS)}; the first where none is named.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Timed runs after the first, of which the median counts.", min=1)] = 3,
+    seed: options.Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture to write.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show where the time of a reconstruction goes.
+
+    Photos of the demo behind three hidden layers, the whole update given: seconds on device and host by stage, and how
+    near compiled programs come to this device's matrix products and copies (above 1 where a cache serves them).
+    """
+    for name in problems or ():
+        if name not in PROBLEMS:
+            raise SpearError(f"There is no problem {name!r}; there are {', '.join(PROBLEMS)}.")
+    timings = []
+    for name in problems or list(PROBLEMS)[:1]:
+        timings.append(bench_search(name, repeats=repeats, seed=seed))
+        if not as_json:
+            _tell(timings[-1])
+    content = {"searches": [timing.to_json() for timing in timings], "versions": record.versions()}
+    if out is not None:
+        record.write_json(out, content)
+    if plot is not None:
+        plot_timings(timings, plot)
+    emit(content, as_json, lambda: None)
+
+
+def _tell(timing: Timing) -> None:
+    told = timing.to_json()
+    typer.echo(
+        f"{timing.problem}: {timing.certified} of {timing.batch_size} certified in {told['seconds']:.2f} s "
+        f"(first call: {timing.compile_seconds:.1f} s of compiling more)"
+    )
+    rows = [
+        (
+            stage["stage"],
+            f"{stage['calls']}",
+            f"{stage['seconds']:.3f}",
+            f"{stage['device']:.3f}",
+            f"{stage['host']:.3f}",
+            f"{stage['copied'] / 1e6:.1f}",
+            f"{100 * stage['share_of_gemm']:.0f} %",
+            f"{100 * stage['share_of_copy']:.0f} %",
+        )
+        for stage in told["stages"]
+        if stage["seconds"] >= LEAST_SHOWN * told["seconds"]
+    ]
+    header = ("stage", "calls", "seconds", "device", "host", "MB between", "of gemm", "of copy")
+    table(rows, header=header)

@@ -29,6 +29,7 @@ from spear_jax.devices import compile_seconds, deal_out, select_devices
 from spear_jax.factorization import is_flat
 from spear_jax.numerics import in_float64
 from spear_jax.observation import LayerObservation
+from spear_jax.stages import stage
 
 # Starts of a round, rounds at most, and those in a row that better nothing after which the search ends: a wrong sample
 # leaves hundreds, in units of the noise's variance.
@@ -57,6 +58,7 @@ class Best(NamedTuple):
     witness: certificate.Witness
 
 
+@stage("joint fit")
 def refine(
     problem: Problem, stack: Stack | None, layers: Sequence[LayerObservation], outcome: Outcome, run: Run
 ) -> tuple[Problem, Outcome]:

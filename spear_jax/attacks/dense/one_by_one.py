@@ -45,6 +45,8 @@ def one_by_one(problem: Problem, run: Run, outcome: Outcome) -> Outcome:
     while patience < len(ROUNDS_PER_PASS) and _may_grow(outcome, alone, run):
         pass_run = Run(jax.random.fold_in(run.key, PASS_KEY + number), run.config).few_rounds(ROUNDS_PER_PASS[patience])
         grown = _pass(problem, outcome, alone, pass_run.after(outcome.spent))
+        if is_done(grown.agreement):
+            return grown
         after, number = certified_alone(problem, grown), number + 1
         if after.confirmed.sum() <= alone.confirmed.sum() and len(grown.directions) <= len(outcome.directions):
             spent = {"compile_seconds": grown.compile_seconds, "search_seconds": grown.search_seconds}

@@ -36,6 +36,7 @@ from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.outcome import Outcome, Run, Samples, initial_state, settled
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.devices import compile_seconds, select_devices
+from spear_jax.stages import stage
 from spear_jax.status import Status
 
 # What others may add to a neuron, beyond the noise, for its sample to be taken: it is cleaned of that later. No neuron
@@ -82,6 +83,7 @@ class Candidates(NamedTuple):
     own: Own
 
 
+@stage("peel")
 def peel_samples(problem: Problem, run: Run) -> Outcome:
     """Rounds of peeling until no neuron gives a sample, and what the certificates say of each that was found.
 

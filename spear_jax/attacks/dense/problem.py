@@ -18,6 +18,7 @@ from spear_jax.attacks.dense.above import Above
 from spear_jax.factorization import column_blocks
 from spear_jax.numerics import to_float64
 from spear_jax.observation import LayerObservation
+from spear_jax.stages import stage
 from spear_jax.types import Factorization
 
 
@@ -110,6 +111,7 @@ class Problem:
         return self.above is not None and self.above.layers is not None
 
 
+@stage("pose")
 def pose(observation: LayerObservation, factorization: Factorization, above: Above | None = None) -> Problem:
     """The problem that an observation poses: the known weights projected on the row space, in column blocks.
 

@@ -20,6 +20,7 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.factorization import column_blocks
 from spear_jax.numerics import float64_namespace, to_float64
 from spear_jax.observation import LayerObservation
+from spear_jax.stages import stage
 from spear_jax.status import Status
 from spear_jax.types import Array, Certificate, Factorization, Result, SearchStats
 
@@ -49,6 +50,7 @@ class Recovered(NamedTuple):
     weight_residual: float
 
 
+@stage("recover")
 def recover(observation: LayerObservation, problem: Problem, verdict: Verdict) -> Recovered:
     """The inputs of all directions; while some are missing, those of the samples that were certified alone."""
     factorization = problem.factorization

@@ -23,6 +23,7 @@ from spear_jax.attacks.dense.span.identify import also_fit, identify
 from spear_jax.attacks.dense.span.search import find_roots
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import SpearError
+from spear_jax.stages import stage
 
 NO_EQUATIONS = (
     "The span method ({between}) needs the gradients of the next dense layer too, of a rank below its width: "
@@ -59,6 +60,7 @@ class Plan(NamedTuple):
         return next((stack for stack in self.stacks if name is not None and stack.activation == named(name)), None)
 
 
+@stage("plan")
 def make_plan(problem: Problem, config: ReconstructConfig) -> Plan:
     """The proposer to start with and why.
 

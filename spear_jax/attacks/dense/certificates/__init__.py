@@ -22,9 +22,11 @@ from spear_jax.attacks.dense.certificates.pattern import by_pattern
 from spear_jax.attacks.dense.certificates.verdict import Verdict, no_verdict
 from spear_jax.attacks.dense.outcome import Outcome
 from spear_jax.attacks.dense.problem import Problem
+from spear_jax.stages import stage
 from spear_jax.status import Scale
 
 
+@stage("certify")
 def certify(problem: Problem, outcome: Outcome, num_examples: int | None = None) -> Verdict:
     """Every certificate in turn; each takes the verdict so far and may add to it or strike from it.
 

@@ -22,6 +22,7 @@ from spear_jax.attacks.dense.certificates.reply import judge
 from spear_jax.attacks.dense.certificates.verdict import Verdict
 from spear_jax.attacks.dense.outcome import Samples
 from spear_jax.attacks.dense.problem import Problem
+from spear_jax.stages import stage
 from spear_jax.types import NO_LABEL
 
 # Share of its norm by which an input is moved to see what follows: far above rounding, and no sign of a thousand flips.
@@ -30,6 +31,7 @@ STEP = 1e-6
 STANDSTILL = 1e3 * np.finfo(float).eps
 
 
+@stage("by itself")
 def samples_by_themselves(
     problem: Problem, dual: Float[np.ndarray, "k r"], noise: Float[np.ndarray, " k"] | float = 0.0
 ) -> Samples:

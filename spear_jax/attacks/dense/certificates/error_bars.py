@@ -16,6 +16,7 @@ from spear_jax import numerics
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.numerics import float64_namespace
+from spear_jax.stages import stage
 from spear_jax.types import Factorization
 
 
@@ -31,6 +32,7 @@ class Errors(NamedTuple):
     scale: Float[np.ndarray, " r"]
 
 
+@stage("error bars")
 def expected_errors(
     problem: Problem,
     directions: Float[np.ndarray, "r r"],
@@ -187,7 +189,7 @@ def _least_held(
 def _strongest_rival(
     left: Float[np.ndarray, "m r"], active: Bool[np.ndarray, "m k"], directions: Float[np.ndarray, "k r"]
 ) -> Float[np.ndarray, " k"]:
-    """Largest ``|left v|^2`` over the active rows of each direction among unit v orthogonal to it, by power iteration.
+    """Largest ``|left v|^2`` over the active rows of each direction among unit v orthogonal to it, by Lanczos' method.
 
     As ``left`` has orthonormal columns, one less this is what the zero rows hold every other direction with.
     """
@@ -195,11 +197,24 @@ def _strongest_rival(
         return np.zeros(len(directions))
     xp: Any = float64_namespace()
     left, active, columns = xp.asarray(left), xp.asarray(active), xp.asarray(directions.T)
-    vectors, rayleigh = xp.asarray(np.random.default_rng(0).standard_normal(columns.shape)), xp.zeros(len(directions))
-    for _ in range(limits.POWER_STEPS):
-        vectors = vectors - columns * (columns * vectors).sum(axis=0)
-        vectors = vectors / (vectors**2).sum(axis=0) ** 0.5
-        rows = left @ vectors * active
-        rayleigh = (rows**2).sum(axis=0)
-        vectors = left.T @ rows
-    return np.minimum(np.asarray(rayleigh), 1.0)
+    beside = lambda vectors: vectors - columns * (columns * vectors).sum(axis=0)
+    rest = beside(xp.asarray(np.random.default_rng(0).standard_normal(columns.shape)))
+    before, diagonal, beyond = xp.zeros(columns.shape), [], []
+    for _ in range(limits.LANCZOS_STEPS):
+        size = (rest**2).sum(axis=0) ** 0.5
+        vectors = xp.where(size > numerics.EPS64, rest / xp.where(size > 0, size, 1.0), 0.0)
+        image = beside(left.T @ (left @ vectors * active))
+        diagonal.append((vectors * image).sum(axis=0))
+        beyond.append(size)
+        rest = image - diagonal[-1] * vectors - size * before * bool(len(diagonal) > 1)
+        before = vectors
+    return np.minimum(_largest(np.asarray(xp.stack(diagonal)), np.asarray(xp.stack(beyond[1:]))), 1.0)
+
+
+def _largest(diagonal: Float[np.ndarray, "s k"], beside: Float[np.ndarray, "s-1 k"]) -> Float[np.ndarray, " k"]:
+    """Largest eigenvalue of each tridiagonal matrix."""
+    steps, count = diagonal.shape
+    matrix, place = np.zeros((count, steps, steps)), np.arange(steps)
+    matrix[:, place, place] = diagonal.T
+    matrix[:, place[1:], place[:-1]] = beside.T
+    return np.linalg.eigvalsh(matrix)[:, -1]

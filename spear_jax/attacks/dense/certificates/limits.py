@@ -35,8 +35,8 @@ MIN_DROPPED = 0.02
 MIN_HELD, LOOSELY_HELD = 1e-10, 0.05
 # Relative error of an input that was rounded to the client's dtype, in units of that dtype: a quarter is typical.
 ROUNDED_INPUT = 0.25
-# Steps of the power iteration behind the error of a direction; an estimate within a factor of two is enough.
-POWER_STEPS = 50
+# Steps of Lanczos' method behind the error of a direction; an estimate within a factor of two is enough.
+LANCZOS_STEPS = 12
 
 # The network (`network`).
 # Margin of the network certificate over noise and rounding of one unit; a wrong sample is 1 away.
@@ -45,6 +45,8 @@ NETWORK_MARGIN = 64.0
 REFUSED = 100.0
 # A pre-activation within so many client roundings of zero, relative to what is summed up, may have fired or not.
 OPEN = 8.0
+# A label whose gradient, of unit norm, is this far from the column space fits no input within `MAX_ERROR` either.
+FAR_LABEL = 100 * MAX_ERROR
 
 # Each sample by itself (`by_itself`).
 # The true error is up to this many times the misfit over its growth, or what its row leaves: below 2 in 26 of 27

@@ -184,11 +184,13 @@ def _would_notice(
     With two classes or a saturated softmax D(y) depends on little more than which neurons fire. And at the mean of two
     samples of one label it is the mean of theirs, up to the square of their distance: it is blind towards a neighbour.
     """
-    noticed, least = np.ones(len(dual), bool), np.full(len(dual), np.inf)
-    if reply.confirmed.any():
-        for along in ways(dual, problem.spectrum):
-            after = judge(problem, moved(dual, problem.spectrum, along))
-            noticed &= ~after.confirmed
-            least = np.minimum(least, after.distance)
+    noticed, least = reply.confirmed.copy(), np.full(len(dual), np.inf)
+    groups = (reply.confirmed & ~reply.is_alone, None), (reply.confirmed & reply.is_alone, reply.labels)
+    for places, labels in groups:
+        for along in ways(dual, problem.spectrum) if places.any() else ():
+            near = moved(dual, problem.spectrum, along)[places]
+            after = judge(problem, near, None if labels is None else labels[places])
+            noticed[places] &= ~after.confirmed
+            least[places] = np.minimum(least[places], after.distance)
     error = limits.MAX_ERROR * np.hypot(reply.noise, reply.distance) / np.maximum(least, np.finfo(float).tiny)
     return noticed, error

@@ -20,11 +20,13 @@ from spear_jax.attacks.dense.certificates import error_bars, limits
 from spear_jax.attacks.dense.certificates.scale import UNSEEN, Factor
 from spear_jax.attacks.dense.outcome import Samples, no_samples
 from spear_jax.attacks.dense.problem import Problem
+from spear_jax.stages import stage
 
 # Samples that are asked for the scale of all.
 ASKED = 8
 
 
+@stage("next layer")
 def samples_alone(problem: Problem, directions: Float[np.ndarray, "k r"]) -> Samples:
     """Each sample whose direction is known, certified on its own.
 

@@ -20,6 +20,7 @@ from spear_jax.attacks.dense.above import Layers
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.numerics import float64_namespace
+from spear_jax.stages import stage
 
 # Random vectors that score the labels, and what makes them: part of the algorithm, not of the experiment.
 PROBES, PROBE_SEED = 2, 0
@@ -63,12 +64,14 @@ class Own(NamedTuple):
         return np.any(self.directions != 0, axis=1)
 
 
-def own_gradients(problem: Problem, dual: Float[np.ndarray, "k r"]) -> Own:
+@stage("network")
+def own_gradients(problem: Problem, dual: Float[np.ndarray, "k r"], labels: Int[np.ndarray, " k"] | None = None) -> Own:
     """Label, gradient and direction that the network gives each input, in batches of samples.
 
     Args:
         problem: of the layer, with the model above.
         dual: (k, r) dual vectors, ``x = dual @ right``.
+        labels: (k,) where they are known; of the others nothing is asked then, and a third of the work remains.
     """
     xp: Any = float64_namespace()
     left, layers = problem.left, layers_of(problem)
@@ -76,11 +79,16 @@ def own_gradients(problem: Problem, dual: Float[np.ndarray, "k r"]) -> Own:
     probes = np.random.default_rng(PROBE_SEED).standard_normal((len(left), PROBES))
     probes = xp.asarray(np.concatenate([probes - left @ (left.T @ probes), probes], axis=1))
     network = [(xp.asarray(weight), xp.asarray(bias)) for weight, bias in layers]
-    parts = [
-        _one_batch(network, probes, xp.asarray(pre_activation[:, place]), xp.asarray(left @ dual[place].T))
-        for place in _batches(len(dual), layers)
-    ]
-    labels, gradients, surprise, nearest, misses, lines = (
+    parts = []
+    for place in _batches(len(dual), layers):
+        passed = _forward(network, xp.asarray(pre_activation[:, place]))
+        told = (
+            _label(network, passed, probes, xp.asarray(left @ dual[place].T))
+            if labels is None
+            else _as_told(passed, xp.asarray(labels[place]))
+        )
+        parts.append([np.asarray(part) for part in (*told, *_backward(network, passed, told[0]), passed.nearest)])
+    labels, misses, lines, gradients, surprise, nearest = (
         np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)
     )
     inside = left.T @ gradients
@@ -126,20 +134,24 @@ def _batches(count: int, layers: Layers) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, max(count, 1), step))
 
 
-def _one_batch(layers: Any, probes: Any, pre_activation: Any, along: Any) -> tuple[np.ndarray, ...]:
-    """Labels, ``D(y)``, its surprise and how near zero a neuron above is, of one batch.
+class _Pass(NamedTuple):
+    """The network forward on k samples.
 
-    Args:
-        layers: above.
-        probes: (m, 2 p) random vectors, outside the column space and whole.
-        pre_activation: (m, k).
-        along: (m, k) ``left p``.
+    Attributes:
+        masks: (w, k) of each layer, the observed one first: the neurons that fire.
+        softmax: (c, k).
+        nearest: (k,) how near zero a neuron above is, over what it sums.
     """
+
+    masks: list[Any]
+    softmax: Any
+    nearest: Any
+
+
+def _forward(layers: Any, pre_activation: Any) -> _Pass:
+    """The pass of (m, k) pre-activations of the observed layer."""
     xp: Any = float64_namespace()
-    # The forward pass carries the derivatives along the probes beside the activations: (width, k, p).
     masks, hidden = [pre_activation > 0], xp.maximum(pre_activation, 0)
-    shared = xp.broadcast_to(probes[:, None, :], (*along.shape, probes.shape[1]))
-    tangents = xp.concatenate([shared, along[:, :, None]], axis=2) * masks[0][:, :, None]
     nearest = xp.full(pre_activation.shape[1], np.inf)
     for weight, bias in layers[:-1]:
         size = xp.linalg.norm(weight, axis=1)[:, None] * xp.linalg.norm(hidden, axis=0) + abs(bias)[:, None]
@@ -147,26 +159,54 @@ def _one_batch(layers: Any, probes: Any, pre_activation: Any, along: Any) -> tup
         nearest = xp.minimum(nearest, xp.min(abs(hidden) / xp.where(size > 0, size, np.inf), axis=0))
         masks.append(hidden > 0)
         hidden = xp.maximum(hidden, 0)
-        tangents = _apply(weight, tangents) * masks[-1][:, :, None]
     weight, bias = layers[-1]
     logits = weight @ hidden + bias[:, None]
     odds = xp.exp(logits - logits.max(axis=0))
-    softmax = odds / odds.sum(axis=0)
-    scores = _scores(softmax, _apply(weight, tangents))
+    return _Pass(masks, odds / odds.sum(axis=0), nearest)
+
+
+def _label(layers: Any, passed: _Pass, probes: Any, along: Any) -> tuple[Any, Any, Any]:
+    """The likeliest labels, and the misses and lines of all (`Own`), both (c, k).
+
+    Args:
+        layers: above.
+        passed: forward.
+        probes: (m, 2 p) random vectors, outside the column space and whole.
+        along: (m, k) ``left p``.
+    """
+    xp: Any = float64_namespace()
+    # Derivatives along the probes, (width, k, p), through the neurons that fire.
+    shared = xp.broadcast_to(probes[:, None, :], (*along.shape, probes.shape[1]))
+    tangents = xp.concatenate([shared, along[:, :, None]], axis=2) * passed.masks[0][:, :, None]
+    for (weight, _), mask in zip(layers[:-1], passed.masks[1:], strict=True):
+        tangents = _apply(weight, tangents) * mask[:, :, None]
+    scores = _scores(passed.softmax, _apply(layers[-1][0], tangents))
     scores, weights = scores[:, :, :-1], scores[:, :, -1]
     outside, whole = (xp.sum(part**2, axis=2) for part in xp.split(scores, 2, axis=2))
     misses = xp.where(whole > 0, outside / xp.where(whole > 0, whole, 1.0), np.inf)
     labels = _likeliest(misses, weights > 0)
     chosen = xp.take_along_axis(scores, labels[None, :, None], axis=0)
     size = xp.sum(chosen**2, axis=2)
-    lines = xp.sum(scores * chosen, axis=2) / xp.where(size > 0, size, 1.0)
-    is_label = xp.arange(len(softmax))[:, None] == labels
-    others = xp.where(is_label, 0.0, softmax)
+    return labels, misses, xp.sum(scores * chosen, axis=2) / xp.where(size > 0, size, 1.0)
+
+
+def _as_told(passed: _Pass, labels: Any) -> tuple[Any, Any, Any]:
+    """What `_label` gives where nothing is asked of any other label."""
+    xp: Any = float64_namespace()
+    is_label = xp.arange(len(passed.softmax))[:, None] == labels
+    return labels, xp.where(is_label, 0.0, np.inf), xp.where(is_label, 1.0, 0.0)
+
+
+def _backward(layers: Any, passed: _Pass, labels: Any) -> tuple[Any, Any]:
+    """``D(y)``, (m, k), and the norm of ``softmax - e_y``."""
+    xp: Any = float64_namespace()
+    is_label = xp.arange(len(passed.softmax))[:, None] == labels
+    others = xp.where(is_label, 0.0, passed.softmax)
     gradient = xp.where(is_label, -others.sum(axis=0), others)
     surprise = xp.linalg.norm(gradient, axis=0)
-    for (weight, _), mask in zip(reversed(layers), reversed(masks), strict=True):
+    for (weight, _), mask in zip(reversed(layers), reversed(passed.masks), strict=True):
         gradient = (weight.T @ gradient) * mask
-    return tuple(np.asarray(part) for part in (labels, gradient, surprise, nearest, misses, lines))
+    return gradient, surprise
 
 
 def _scores(softmax: Any, tangents: Any) -> Any:

@@ -25,9 +25,11 @@ from spear_jax.attacks.dense.certificates.verdict import Verdict, no_verdict
 from spear_jax.attacks.dense.directions.recover import disaggregation, has_every_scale
 from spear_jax.attacks.dense.outcome import Agreement
 from spear_jax.attacks.dense.problem import Problem
+from spear_jax.stages import stage
 from spear_jax.types import Factorization
 
 
+@stage("pattern")
 def agree(problem: Problem, directions: Float[np.ndarray, "r r"]) -> Agreement:
     """How well the patterns that r directions give agree with ReLU.
 

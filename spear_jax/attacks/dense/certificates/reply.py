@@ -27,6 +27,7 @@ class Reply(NamedTuple):
         labels: (k,) the label for which it comes closest.
         fits: (k, c) the labels for which it does, where it is confirmed: several where their gradients lie on one line,
             as with two classes.
+        is_alone: (k,) whether every other label is far off, or on one line with it.
         ratios: (k, c) the sample's column over ``D(y)``: its share of the loss, where the label fits.
         directions: (k, r) unit rows, the direction that the network gives each sample.
         outside: (m, r) the part of ``D(y) / |D(y)|`` outside the column space.
@@ -37,6 +38,7 @@ class Reply(NamedTuple):
     is_refused: Bool[np.ndarray, " k"]
     labels: Int[np.ndarray, " k"]
     fits: Bool[np.ndarray, "k c"]
+    is_alone: Bool[np.ndarray, " k"]
     ratios: Float[np.ndarray, "k c"]
     directions: Float[np.ndarray, "k r"]
     outside: Float[np.ndarray, "m k"]
@@ -48,14 +50,15 @@ class Reply(NamedTuple):
         return np.linalg.norm(self.outside, axis=0)
 
 
-def judge(problem: Problem, dual: Float[np.ndarray, "k r"]) -> Reply:
+def judge(problem: Problem, dual: Float[np.ndarray, "k r"], labels: Int[np.ndarray, " k"] | None = None) -> Reply:
     """The network's reply to every sample.
 
     Args:
         problem: of the layer, with the model above.
         dual: (k, r) p_i, one a row, ``x_i = p_i @ right``.
+        labels: (k,) where they are known, and no other label is to be asked about.
     """
-    own = own_gradients(problem, dual)
+    own = own_gradients(problem, dual, labels)
     noise = _noise(problem, own.directions)
     tolerance = limits.NETWORK_MARGIN * noise
     can_tell = (tolerance < limits.MAX_ERROR) & own.reaches
@@ -71,6 +74,7 @@ def judge(problem: Problem, dual: Float[np.ndarray, "k r"]) -> Reply:
         is_refused=can_tell & (own.distance > limits.REFUSED * tolerance) & ~own.is_open,
         labels=own.labels,
         fits=fits & confirmed[:, None],
+        is_alone=np.sum(own.misses <= limits.FAR_LABEL**2, axis=1) == (1 if own.misses.shape[1] > 2 else 2),
         ratios=np.where(np.isfinite(ratios), ratios, 0.0),
         directions=own.directions,
         outside=own.outside,

@@ -29,6 +29,7 @@ from spear_jax.attacks.dense.roots.exact import DUAL_LANES, Sides, in_lanes, sco
 from spear_jax.attacks.dense.roots.found import SAME, Found
 from spear_jax.attacks.dense.roots.stack import Stack
 from spear_jax.factorization import is_flat, white_edge
+from spear_jax.stages import stage
 
 # Gauss-Newton steps that whiten the equations.
 WHITENINGS = 3
@@ -64,6 +65,7 @@ class Basin(NamedTuple):
         return np.sqrt(self.inside + self.outside) / np.linalg.norm(self.points, axis=1)
 
 
+@stage("root certificate")
 def judge_roots(problem: Problem, stack: Stack, found: Found, num_examples: int | None = None) -> tuple[Samples, float]:
     """What the certificate says of each root, in the order they were found, and the error of their common scale.
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.certificates.reply import Reply, judge
 from spear_jax.attacks.dense.problem import Problem
+from spear_jax.stages import stage
 
 # Factors that are tried where the network refuses every sample as it is.
 COARSE = np.geomspace(1 / 64, 64, 97)
@@ -77,6 +78,7 @@ class Factors(NamedTuple):
         return self.reply.confirmed & (np.abs(self.value / value - 1) > limits.DEVIATES * self.error)
 
 
+@stage("scale")
 def find_factors(problem: Problem, dual: Float[np.ndarray, "r r"], reply: Reply) -> Factors:
     """The factor of each sample that brings its gradient nearest to the column space; 1 where that sees no scale.
 
@@ -86,12 +88,14 @@ def find_factors(problem: Problem, dual: Float[np.ndarray, "r r"], reply: Reply)
         reply: the network's, to these; where it confirms none the search starts from a grid.
     """
     value = np.full(len(dual), 1.0 if reply.confirmed.any() else _nearest(problem, dual))
+    moving = np.arange(len(dual))
     for _ in range(STEPS):
-        here, slope = _along(problem, dual, value)
+        here, slope = _along(problem, dual[moving], value[moving])
         size = np.linalg.norm(slope, axis=0)
         step = -np.sum(slope * here.outside, axis=0) / np.where(size > here.noise, size, np.inf) ** 2
-        value = value * (1 + np.clip(step, -LONGEST, LONGEST))
-        if np.all(np.abs(step) < DIFFERENCE * limits.MAX_ERROR):
+        value[moving] *= 1 + np.clip(step, -LONGEST, LONGEST)
+        moving = moving[np.abs(step) >= DIFFERENCE * limits.MAX_ERROR]
+        if len(moving) == 0:
             break
     here, slope = _along(problem, dual, value)
     size = np.linalg.norm(slope, axis=0)
@@ -157,8 +161,8 @@ def _log_shares(reply: Reply, sign: int) -> Float[np.ndarray, " r"]:
 
 
 def _along(
-    problem: Problem, dual: Float[np.ndarray, "r r"], value: Float[np.ndarray, " r"]
-) -> tuple[Reply, Float[np.ndarray, "m r"]]:
+    problem: Problem, dual: Float[np.ndarray, "k r"], value: Float[np.ndarray, " k"]
+) -> tuple[Reply, Float[np.ndarray, "m k"]]:
     """The reply at these factors, and the derivative of what lies outside by the logarithm of each."""
     here = judge(problem, dual * value[:, None])
     there = judge(problem, dual * (value * (1 + DIFFERENCE))[:, None])

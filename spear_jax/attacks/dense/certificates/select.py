@@ -15,6 +15,7 @@ from spear_jax.attacks.dense.directions.pool import independent
 from spear_jax.attacks.dense.outcome import Agreement
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.numerics import MIN_INDEPENDENT
+from spear_jax.stages import stage
 from spear_jax.types import CandidatePool
 
 # Swaps that are judged at most: a pool of skewed samples holds many mixtures.
@@ -26,6 +27,7 @@ def sparsest_independent(pool: CandidatePool) -> Int[np.ndarray, " k"]:
     return independent(pool.directions[: pool.size])
 
 
+@stage("select")
 def select(
     problem: Problem, pool: CandidatePool, *, may_swap: bool = True
 ) -> tuple[Int[np.ndarray, " k"], Agreement | None]:

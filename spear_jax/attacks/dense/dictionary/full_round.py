@@ -18,6 +18,7 @@ from spear_jax.attacks.dense.dictionary.release import release
 from spear_jax.attacks.dense.dictionary.round import Round
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.config import Schedule
+from spear_jax.stages import stage
 
 # (confidence, width) of the releases after the EM, and of those that follow once others are known.
 RELEASES = ((3.0, 0.3), (4.0, 0.1), (4.0, 0.02))
@@ -66,6 +67,7 @@ def full_round(
     return grown
 
 
+@stage("em")
 def _em(basis: Basis, known: Float[np.ndarray, "k r"], key: jax.Array, schedule: Schedule) -> Float[np.ndarray, "r j"]:
     """Columns from one random start, orthogonal to the known directions."""
     count, rank = known.shape
@@ -79,6 +81,7 @@ def _em(basis: Basis, known: Float[np.ndarray, "k r"], key: jax.Array, schedule:
     return np.asarray(found, np.float64)[:, : rank - count]
 
 
+@stage("release")
 def _release(
     basis: Basis, known: Float[np.ndarray, "r k"], columns: Float[np.ndarray, "r j"], *, is_first: bool
 ) -> Float[np.ndarray, "r j"]:

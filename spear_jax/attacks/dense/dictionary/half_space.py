@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from spear_jax.attacks.dense.problem import Problem
+from spear_jax.stages import stage
 
 # Newton steps of the squared hinge loss; true supports took 3 to 6. A loss that falls by less than this share is stuck.
 MAX_STEPS, STUCK = 40, 1e-4
@@ -21,6 +22,7 @@ RIDGE, HALVINGS = 1e-9, 12
 MAX_WRONG = 1
 
 
+@stage("half-space test")
 def is_half_space(problem: Problem, supports: Bool[np.ndarray, "m k"]) -> Bool[np.ndarray, " k"]:
     """Whether a hyperplane leaves at most `MAX_WRONG` live rows of each support on the wrong side.
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spear_jax.attacks.dense.problem import Problem
+from spear_jax.stages import stage
 
 # Steps towards Tyler's fixed point, and the least factor of one step.
 TYLER_STEPS, MIN_LEVERAGE = 2, 0.2
@@ -29,6 +30,7 @@ class RowSet(NamedTuple):
     rotation: Float[np.ndarray, "r r"]
 
 
+@stage("low rows")
 def low_rows(problem: Problem, fraction: float) -> RowSet:
     """The live rows of lowest offset, scaled by Tyler's steps.
 

@@ -15,6 +15,7 @@ from scipy import linalg
 from spear_jax import numerics
 from spear_jax.attacks.dense.dictionary.basis import unit_rows
 from spear_jax.attacks.dense.directions import pool
+from spear_jax.stages import stage
 from spear_jax.types import Factorization
 
 # Entries above the zeros, below this share of a column's rms and followed by a gap of this ratio are tried as zeros.
@@ -29,6 +30,7 @@ MAX_STEPS, TRIED = 4, 3
 SOLVES = 3
 
 
+@stage("unmix")
 def unmix(
     factorization: Factorization, directions: Float[np.ndarray, "k r"], others: Float[np.ndarray, "j r"]
 ) -> Float[np.ndarray, "k r"]:

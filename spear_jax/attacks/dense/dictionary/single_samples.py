@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from spear_jax.attacks.dense.dictionary.basis import unit_rows
 from spear_jax.attacks.dense.problem import Problem
+from spear_jax.stages import stage
 
 # Share of the live rows that is tried, those of lowest offset.
 TRIED = 0.25
@@ -20,6 +21,7 @@ TRIED = 0.25
 ALONE = 1e-9
 
 
+@stage("peel")
 def peel(problem: Problem) -> Float[np.ndarray, "k r"]:
     """Directions that the rows of lowest offset give, each as if it had fired for one sample only.
 

@@ -21,6 +21,7 @@ from spear_jax.attacks.dense.dictionary.release import Refit, release_alone
 from spear_jax.attacks.dense.directions.polish import COLUMN_BUCKET
 from spear_jax.config import ReconstructConfig, Schedule
 from spear_jax.devices import deal_out, select_devices
+from spear_jax.stages import stage
 
 # (confidence, width) of the releases, which cost little next to the EM and find what fewer leave: 44 of 48 directions
 # at m = 180 with five of them, all with these.
@@ -42,6 +43,7 @@ LAST_MARGINS = (0.03, 0.015, 0.06, 0.12, 0.005)
 REFIT_RIDGE = 1e-3
 
 
+@stage("em in a subspace")
 def subspace_round(
     basis: Basis,
     known: Float[np.ndarray, "k r"],

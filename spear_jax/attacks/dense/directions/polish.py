@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.directions.null_vectors import first_step, next_step, unit
+from spear_jax.stages import stage
 from spear_jax.types import Factorization
 
 # Widths are relative to the rms entry: the first is the search's zero test, the last near rounding.
@@ -35,6 +36,7 @@ MAX_STEPS, MOST = 80, 0.9
 COLUMN_BUCKET = 16
 
 
+@stage("polish")
 def polish(
     factorization: Factorization, directions: Float[np.ndarray, "k r"], patience: int = PATIENCE
 ) -> Float[np.ndarray, "k r"]:

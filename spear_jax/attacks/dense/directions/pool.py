@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from spear_jax import numerics
 from spear_jax.attacks.dense.directions.null_vectors import null_vectors_float64
 from spear_jax.attacks.dense.directions.polish import polish
+from spear_jax.stages import stage
 from spear_jax.types import CandidatePool, Factorization
 
 # Zeros beyond those of any null vector, its own rank - 1 rows, that make a direction: the float32 zero test lets that
@@ -75,6 +76,7 @@ def zero_count(factorization: Factorization, directions: Float[np.ndarray, "k r"
     return np.sum(numerics.zero_mask(factorization, directions), axis=0)
 
 
+@stage("pool")
 def merge(
     pool: CandidatePool, directions: Float[np.ndarray, "k r"], zeros: Int[np.ndarray, " k"], hits: Int[np.ndarray, " k"]
 ) -> CandidatePool:

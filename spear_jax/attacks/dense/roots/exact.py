@@ -28,6 +28,7 @@ from spear_jax.attacks.dense.roots.found import Found, none_found, rest_of
 from spear_jax.attacks.dense.roots.newton import Course, descend
 from spear_jax.attacks.dense.roots.stack import Stack
 from spear_jax.numerics import in_float64, search_matmul
+from spear_jax.stages import stage
 
 # Lanes of a compiled program; fewer are padded.
 LANES, DUAL_LANES = 32, 8
@@ -101,6 +102,7 @@ def in_lanes(function: Any, points: Float[np.ndarray, "k r"], lanes: int = LANES
     return tuple(np.concatenate(parts) for parts in zip(*blocks, strict=True))
 
 
+@stage("polish")
 def polish(stack: Stack, points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k r"]:
     """Points after a few Newton steps on the equations of all neurons, with no sample taken out."""
     rest = rest_of(stack, none_found(stack))
@@ -163,6 +165,7 @@ def _residuals(sides: Sides, points: jax.Array) -> tuple[jax.Array, ...]:
     return whitened, expected, size
 
 
+@stage("take out")
 def with_duals(stack: Stack, points: Float[np.ndarray, "k r"]) -> Found:
     """The points with the duals of all layers, by all layers above, or by the next one where these do not hold."""
     after = stack.seen_ranks

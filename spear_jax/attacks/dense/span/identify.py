@@ -12,6 +12,7 @@ from spear_jax.attacks.dense.roots import exact
 from spear_jax.attacks.dense.roots.found import none_found
 from spear_jax.attacks.dense.roots.stack import Stack
 from spear_jax.attacks.dense.span.search import SHARP, one_round
+from spear_jax.stages import stage
 
 # Passes over all activations, each with other starts, before none of them is said to hold.
 PASSES = 3
@@ -21,6 +22,7 @@ ALIKE = 1e-2
 IDENTIFY_KEY = 2**30
 
 
+@stage("identify")
 def identify(problem: Problem, stacks: tuple[Stack, ...], run: Run) -> Stack | None:
     """The equations with the activation that has roots, None where none has within a few rounds each.
 
@@ -38,6 +40,7 @@ def identify(problem: Problem, stacks: tuple[Stack, ...], run: Run) -> Stack | N
     return None
 
 
+@stage("identify")
 def also_fit(stacks: tuple[Stack, ...], chosen: Stack, points: Float[np.ndarray, "k r"]) -> tuple[str, ...]:
     """Names of the activations that fit these roots, the chosen one first; several where the data cannot tell them."""
     names = [str(chosen.activation)]

@@ -24,6 +24,7 @@ from spear_jax.attacks.dense.roots.found import Found, Rest, distinct, joined, n
 from spear_jax.attacks.dense.roots.newton import Start, explore
 from spear_jax.attacks.dense.roots.stack import Stack
 from spear_jax.devices import compile_seconds, deal_out, select_devices
+from spear_jax.stages import stage
 from spear_jax.status import Status
 
 # Starts of one compiled program. A round has a multiple of them, and up to so many times more after rounds in vain.
@@ -88,6 +89,7 @@ def _starts(state: SearchState, run: Run) -> int:
     return LANES * max(1, run.config.span.starts // LANES) * 2**doublings
 
 
+@stage("roots")
 def one_round(stack: Stack, found: Found, state: SearchState, run: Run) -> Found | None:
     """Samples that one round adds, None for none.
 

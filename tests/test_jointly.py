@@ -124,6 +124,34 @@ def test_two_samples_that_fire_the_same_neurons_mix_freely_and_have_no_bar():
     assert error[:2].min() > 20 * error[2:].max()
 
 
+@pytest.mark.parametrize(("name", "factors"), [("relu", (1, 0.8)), ("leaky_relu", (1, 0.7)), ("softplus", (0.5, 0.5))])
+def test_bias_gradients_of_another_scale_have_no_bars(name, factors):
+    """What a factor leaves of a bias gradient lies where the samples' gradients are: noise has no reason to."""
+    for seed in range(3):
+        seen = noisy(simulate(name, B, M, seed=seed), 0.05)
+        right, basis = posed(seen, name)
+        layers = [
+            dataclasses.replace(layer, bias_grad=factor * np.asarray(layer.bias_grad))
+            for layer, factor in zip(seen.layers, factors, strict=False)
+        ]
+        scaled, _ = posed(seen._replace(layers=layers + seen.layers[2:]), name)
+        found = [in_float64(sharpen, joint, seen.inputs @ basis)[:2] for joint in (right, scaled)]
+        known = [witness(joint, inputs, len(basis) - basis.shape[1]).has_scale for joint, inputs in found]
+        assert known == [True, False]
+
+
+def test_a_next_layer_without_noise_drowns_no_equation_of_the_first():
+    """Its equations alone leave inputs open that only the first layer shows, and no batch made anew would show it."""
+    for seed in range(2):
+        seen = simulate("relu", B, M, seed=seed)
+        first = noisy(seen, 0.03, seed).layers[0]
+        result = solve(seen._replace(layers=[first, *seen.layers[1:]]), "relu")
+        known = np.isfinite(result.certificate.error)
+        assert known.any()
+        assert np.max(errors(result, seen.inputs)[known] / result.certificate.error[known]) < 4
+        assert not result.certificate.exact.any()
+
+
 def test_it_is_the_same_on_any_number_of_devices_in_any_order_and_goes_on_with_the_same_bytes():
     seen, states = noisy(simulate("gelu", B, M, seed=5)), []
     one = solve(seen, "gelu", on_round=lambda progress: states.append(progress.state))

@@ -36,6 +36,9 @@ from spear_jax.stages import stage
 STARTS, MOST_ROUNDS, DRY_ROUNDS, BETTER = 4, 24, 5, 25.0
 # Noise of the gradient, relative to its size, below which roots say more.
 LEAST_NOISE = 1e-3
+# Least noise of a layer relative to its size, as a share of the other's: behind less its equations drown the other's,
+# along which no descent moves, and none that would show what it misses.
+QUIETEST = 1e-5
 # Samples up to which all their mixtures are looked at.
 MOST_SAMPLES = 64
 # Separates the keys of these rounds from those of the search for roots.
@@ -111,14 +114,17 @@ def pose_joint(layers: Sequence[LayerObservation], stack: Stack) -> tuple[Joint,
     layer, upper = layers[0], layers[1]
     weight, gradient = float64(layer.weight), float64(layer.weight_grad)
     basis = np.linalg.qr(np.concatenate([weight, gradient]).T)[0]
-    noises = []
-    for observed, noise, rank in (
-        (layer, stack.problem.factorization.noise_std, stack.rank),
-        (upper, stack.uppers[0].noise, len(stack.uppers[0].spectrum)),
+    sizes, noises = np.zeros(2), np.zeros(2)
+    for place, (observed, noise, rank) in enumerate(
+        (
+            (layer, stack.problem.factorization.noise_std, stack.rank),
+            (upper, stack.uppers[0].noise, len(stack.uppers[0].spectrum)),
+        )
     ):
         rows = len(observed.weight_grad)  # of which the samples explain as many as they are
-        size = float(np.sqrt(np.mean(float64(observed.weight_grad) ** 2)))
-        noises.append(max(noise * np.sqrt(rows / max(rows - rank, 1)), stack.rounding * size))
+        sizes[place] = np.sqrt(np.mean(float64(observed.weight_grad) ** 2))
+        noises[place] = max(noise * np.sqrt(rows / max(rows - rank, 1)), stack.rounding * sizes[place])
+    noises = np.maximum(noises, QUIETEST * sizes * (noises / sizes)[::-1])
     whole = lambda kernel, vector, noise: np.column_stack([kernel, float64(vector)]) / noise
     leaves: dict[str, Any] = dict(
         weight=weight @ basis,
@@ -214,7 +220,7 @@ def _as_found(basis: np.ndarray, best: Best, what: tuple[Problem, Stack, Outcome
         twins = np.where(certificate.hold_each_other(slopes), np.inf, twins)
     vouched = _near_roots(stack, outcome, best.inputs @ basis.T)
     known = Samples(directions, dual, vouched, np.zeros(rank), np.full(rank, np.inf))
-    flat = is_flat(factorization) and stack.uppers[0].is_flat
+    flat = is_flat(factorization) and stack.uppers[0].is_flat and best.witness.has_scale
     size = np.linalg.norm(best.inputs, axis=1)
     alone = certificate.confirmed(known, best.witness, size, twins, is_flat=flat)
     return problem, outcome._replace(directions=directions, alone=alone)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+from scipy import stats
 
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.outcome import Samples
@@ -44,11 +45,22 @@ class Witness(NamedTuple):
         error: (b,) expected norm of each input's error.
         apart: (b,) how far the gradients of each sample are from what the next layer's say, over what is expected.
         blur: (b,) that expectation, relative to the gradients' size: at 1 nothing is said.
+        leaning: (2,) for each layer what the batch leaves of its bias gradient within the span of the samples'
+            gradients, over what it leaves outside it, per dimension: noise does not prefer it, a factor that the
+            client gave the bias gradient alone does.
+        unlikely: (2,) what these exceed once in ten thousand batches.
     """
 
     error: Float[np.ndarray, " b"]
     apart: Float[np.ndarray, " b"]
     blur: Float[np.ndarray, " b"]
+    leaning: Float[np.ndarray, " 2"]
+    unlikely: Float[np.ndarray, " 2"]
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether the bias gradients, on which the scale of all samples rests, are those of the kernels' batch."""
+        return bool(np.all(self.leaning <= self.unlikely))
 
     @property
     def stands(self) -> np.ndarray:
@@ -65,7 +77,9 @@ def witness(joint: Joint, inputs: Float[np.ndarray, "b d"], beyond: int) -> Witn
         inputs: the batch, where a descent in float64 ended.
         beyond: dimensions of the inputs that are outside the basis, where nothing but noise is.
     """
-    return Witness(*in_float64(_witness, joint, inputs, np.float64(beyond)))
+    count, rows = len(inputs), np.array([len(joint.grad), len(joint.next_grad)])
+    unlikely = stats.f.isf(limits.CHANCE, count, np.maximum(rows - count, 1))
+    return Witness(*in_float64(_witness, joint, inputs, np.float64(beyond)), unlikely)
 
 
 def confirmed(
@@ -78,7 +92,7 @@ def confirmed(
         found: what their own gradients say.
         size: norms of the inputs.
         twins: distance within which each may be the mean of two.
-        is_flat: whether no further sample sticks out of the noise of either gradient.
+        is_flat: whether no further sample sticks out of the noise of either gradient, and the scale is the batch's.
     """
     error, stands = found.error * np.maximum(found.apart, 1) / size, found.stands
     is_picture = stands | (stands.any() & (found.apart <= limits.JOINT_PICTURE) & (found.blur <= limits.JOINT_BLUR))
@@ -106,7 +120,15 @@ def _witness(joint: Joint, inputs: Float[Array, "b d"], beyond: Float[Array, ""]
     outside = beyond * jnp.diag(jnp.linalg.inv(told @ told.T))
     expected = jnp.sqrt(jnp.mean(apart, axis=0))
     size = jnp.linalg.norm(told, axis=1)
-    return jnp.sqrt(within + outside), jnp.linalg.norm(fit.own - told, axis=1) / expected, expected / size
+    leaning = jnp.stack([_leaning(fit.own, fit.apart), _leaning(fit.later, fit.later_apart)])
+    return jnp.sqrt(within + outside), jnp.linalg.norm(fit.own - told, axis=1) / expected, expected / size, leaning
+
+
+def _leaning(gradients: Float[Array, "b m"], apart: Float[Array, "m w"]) -> Float[Array, ""]:
+    """How much more of a bias gradient's residual lies within the span of the samples' gradients than outside."""
+    (count, rows), residual = gradients.shape, apart[:, -1]
+    within = jnp.sum((jnp.linalg.qr(gradients.T)[0].T @ residual) ** 2)
+    return within / count / ((jnp.sum(residual**2) - within) / max(rows - count, 1))
 
 
 def _drawn(joint: Joint, inputs: jax.Array, world: Fit, key: jax.Array) -> tuple[jax.Array, jax.Array]:

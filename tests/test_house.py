@@ -52,13 +52,13 @@ def test_only_the_certificates_say_exact():
 
 
 def test_a_reconstruction_is_planned_once_and_its_next_layer_factorised_once(monkeypatch):
-    """Where samples are taken out one by one, over two passes at least."""
+    """Where samples are taken out one by one, over a pass at least."""
     from spear_jax.attacks.dense import above, by_zeros, one_by_one
     from spear_jax.attacks.dense.pipeline import reconstruct
     from spear_jax.config import DictionaryConfig, ReconstructConfig
 
     calls = []
-    for module, name in ((by_zeros, "plan_search"), (above, "factorize"), (one_by_one, "certified_alone")):
+    for module, name in ((by_zeros, "plan_search"), (above, "factorize"), (one_by_one, "_pass")):
         original = getattr(module, name)
         counted = lambda *args, name=name, original=original, **kwargs: calls.append(name) or original(*args, **kwargs)
         monkeypatch.setattr(module, name, counted)
@@ -66,5 +66,5 @@ def test_a_reconstruction_is_planned_once_and_its_next_layer_factorised_once(mon
     config = ReconstructConfig(method="dictionary", num_devices=1, dictionary=DictionaryConfig(max_rounds=1, starts=4))
     reconstruct(batch.observation, jax.random.key(0), config, next_weight_grad=batch.next_weight_grad)
     assert calls.count("plan_search") == 1
-    assert calls.count("certified_alone") > 1
+    assert calls.count("_pass") >= 1
     assert calls.count("factorize") == 1

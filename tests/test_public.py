@@ -41,6 +41,7 @@ OPTIONS = {
     "report": "json out truth",
     "merge": "json out update",
     "bench sampling": "chunk-size json out rank repeats seed width",
+    "bench search": "json out plot repeats seed",
 }
 
 

@@ -79,7 +79,8 @@ def witness(joint: Joint, inputs: Float[np.ndarray, "b d"], beyond: int) -> Witn
     """
     count, rows = len(inputs), np.array([len(joint.grad), len(joint.next_grad)])
     unlikely = stats.f.isf(limits.CHANCE, count, np.maximum(rows - count, 1))
-    return Witness(*in_float64(_witness, joint, inputs, np.float64(beyond)), unlikely)
+    error, apart, blur, leaning = in_float64(_witness, joint, inputs, np.float64(beyond))
+    return Witness(error, apart, blur, leaning, unlikely)
 
 
 def confirmed(

@@ -8,6 +8,8 @@ S being the singular values: of standard deviation ``sigma |S^-1 q|`` for indepe
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -54,6 +56,33 @@ def float64_namespace() -> ModuleType:
 def float64_backend() -> str:
     """``"jax"`` or ``"numpy"``: which of the two `float64_namespace` gives."""
     return "jax" if float64_namespace() is jnp else "numpy"
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of arrays under `jax.jit` where float64 is computed on an accelerator; as it is on the host."""
+    jitted = jax.jit(function)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        return (jitted if float64_namespace() is jnp else function)(*arguments)
+
+    return call
+
+
+def repeat(goes_on: Callable[[Any], Any], step: Callable[[Any], Any], state: Any) -> Any:
+    """``state`` stepped while it goes on: one program inside a `compiled` function on an accelerator, else a loop."""
+    if float64_namespace() is jnp:
+        return jax.lax.while_loop(goes_on, step, state)
+    while goes_on(state):
+        state = step(state)
+    return state
+
+
+def in_bucket(count: int, bucket: int) -> np.ndarray:
+    """Places 0 to ``count - 1``; again up to a power of two of ``bucket`` where programs are compiled: few shapes."""
+    if count == 0 or float64_namespace() is np:
+        return np.arange(count)
+    return np.resize(np.arange(count), bucket * 2 ** max(0, math.ceil(math.log2(count / bucket))))
 
 
 def to_float64(array: Any) -> Any:

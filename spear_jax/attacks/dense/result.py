@@ -57,7 +57,7 @@ def recover(observation: LayerObservation, problem: Problem, verdict: Verdict) -
     recovered = _nothing(factorization)
     if verdict.agreement is not None:
         mixing = disaggregation(factorization, problem.bias_grad / verdict.common_factor, verdict.directions)
-        inputs = recover_inputs(factorization, mixing)
+        inputs = np.array(recover_inputs(factorization, mixing))  # a copy, as what came from a device is read-only
         recovered = Recovered(inputs, weight_residual(observation, factorization, mixing, inputs))
     alone = np.flatnonzero(np.isfinite(verdict.dual).all(axis=1))
     recovered.inputs[alone] = verdict.dual[alone] @ np.asarray(factorization.right)

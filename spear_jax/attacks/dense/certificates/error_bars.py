@@ -195,20 +195,33 @@ def _strongest_rival(
     """
     if left.shape[1] == 1:
         return np.zeros(len(directions))
+    start = np.random.default_rng(0).standard_normal(directions.T.shape)
+    return np.minimum(_largest(*map(np.asarray, _lanczos(left, active, directions.T, start))), 1.0)
+
+
+@numerics.compiled
+def _lanczos(left: Any, active: Any, columns: Any, start: Any) -> tuple[Any, Any]:
+    """Diagonal (s, k) and what is beside it (s - 1, k) of the matrix that `_strongest_rival` is about, each from a
+    start of its own.
+
+    Args:
+        left: (m, r).
+        active: (m, k) rows that count.
+        columns: (r, k) unit directions to stay orthogonal to.
+        start: (r, k).
+    """
     xp: Any = float64_namespace()
-    left, active, columns = xp.asarray(left), xp.asarray(active), xp.asarray(directions.T)
     beside = lambda vectors: vectors - columns * (columns * vectors).sum(axis=0)
-    rest = beside(xp.asarray(np.random.default_rng(0).standard_normal(columns.shape)))
-    before, diagonal, beyond = xp.zeros(columns.shape), [], []
+    rest, before, diagonal, beyond = beside(start), 0.0 * start, [], []
     for _ in range(limits.LANCZOS_STEPS):
         size = (rest**2).sum(axis=0) ** 0.5
         vectors = xp.where(size > numerics.EPS64, rest / xp.where(size > 0, size, 1.0), 0.0)
         image = beside(left.T @ (left @ vectors * active))
         diagonal.append((vectors * image).sum(axis=0))
         beyond.append(size)
-        rest = image - diagonal[-1] * vectors - size * before * bool(len(diagonal) > 1)
+        rest = image - diagonal[-1] * vectors - size * before
         before = vectors
-    return np.minimum(_largest(np.asarray(xp.stack(diagonal)), np.asarray(xp.stack(beyond[1:]))), 1.0)
+    return xp.stack(diagonal), xp.stack(beyond[1:])
 
 
 def _largest(diagonal: Float[np.ndarray, "s k"], beside: Float[np.ndarray, "s-1 k"]) -> Float[np.ndarray, " k"]:

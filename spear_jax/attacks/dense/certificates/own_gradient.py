@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from spear_jax import numerics
 from spear_jax.attacks.dense.above import Layers
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.problem import Problem
@@ -26,6 +27,8 @@ from spear_jax.stages import stage
 PROBES, PROBE_SEED = 2, 0
 # Entries of the arrays of one batch of samples (128 MiB in float64).
 BATCH_ENTRIES = 2**24
+# Samples are padded to a power of two of these where programs are compiled.
+BUCKET = 16
 # Gradients of two labels are on one line where they miss the column space by as much, up to rounding.
 SAME_LINE = 100.0
 
@@ -78,16 +81,17 @@ def own_gradients(problem: Problem, dual: Float[np.ndarray, "k r"], labels: Int[
     pre_activation = problem.response @ dual.T + problem.bias[:, None]
     probes = np.random.default_rng(PROBE_SEED).standard_normal((len(left), PROBES))
     probes = xp.asarray(np.concatenate([probes - left @ (left.T @ probes), probes], axis=1))
-    network = [(xp.asarray(weight), xp.asarray(bias)) for weight, bias in layers]
+    network, along = [(xp.asarray(weight), xp.asarray(bias)) for weight, bias in layers], left @ dual.T
     parts = []
     for place in _batches(len(dual), layers):
-        passed = _forward(network, xp.asarray(pre_activation[:, place]))
-        told = (
-            _label(network, passed, probes, xp.asarray(left @ dual[place].T))
+        places = numerics.in_bucket(place.stop - place.start, BUCKET) + place.start
+        seen = xp.asarray(pre_activation[:, places])
+        said = (
+            _any_label(network, seen, probes, xp.asarray(along[:, places]))
             if labels is None
-            else _as_told(passed, xp.asarray(labels[place]))
+            else _told_label(network, seen, xp.asarray(labels[places]))
         )
-        parts.append([np.asarray(part) for part in (*told, *_backward(network, passed, told[0]), passed.nearest)])
+        parts.append([np.asarray(part)[..., : place.stop - place.start] for part in said])
     labels, misses, lines, gradients, surprise, nearest = (
         np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)
     )
@@ -131,7 +135,25 @@ def _batches(count: int, layers: Layers) -> Iterator[slice]:
     """So many samples in batches that fit."""
     widest = max(max(weight.shape) for weight, _ in layers)
     step = max(1, BATCH_ENTRIES // (2 * PROBES * widest))
-    return (slice(start, start + step) for start in range(0, max(count, 1), step))
+    return (slice(start, min(start + step, count)) for start in range(0, max(count, 1), step))
+
+
+@numerics.compiled
+def _any_label(layers: Any, pre_activation: Any, probes: Any, along: Any) -> tuple[Any, ...]:
+    """Labels, misses and lines, gradients, surprise and nearest of one batch."""
+    passed = _forward(layers, pre_activation)
+    told = _label(layers, passed, probes, along)
+    return (*told, *_backward(layers, passed, told[0]), passed.nearest)
+
+
+@numerics.compiled
+def _told_label(layers: Any, pre_activation: Any, labels: Any) -> tuple[Any, ...]:
+    """The same where nothing is asked of any other label."""
+    xp: Any = float64_namespace()
+    passed = _forward(layers, pre_activation)
+    is_label = xp.arange(len(passed.softmax))[:, None] == labels
+    told = labels, xp.where(is_label, 0.0, np.inf), xp.where(is_label, 1.0, 0.0)
+    return (*told, *_backward(layers, passed, labels), passed.nearest)
 
 
 class _Pass(NamedTuple):
@@ -188,13 +210,6 @@ def _label(layers: Any, passed: _Pass, probes: Any, along: Any) -> tuple[Any, An
     chosen = xp.take_along_axis(scores, labels[None, :, None], axis=0)
     size = xp.sum(chosen**2, axis=2)
     return labels, misses, xp.sum(scores * chosen, axis=2) / xp.where(size > 0, size, 1.0)
-
-
-def _as_told(passed: _Pass, labels: Any) -> tuple[Any, Any, Any]:
-    """What `_label` gives where nothing is asked of any other label."""
-    xp: Any = float64_namespace()
-    is_label = xp.arange(len(passed.softmax))[:, None] == labels
-    return labels, xp.where(is_label, 0.0, np.inf), xp.where(is_label, 1.0, 0.0)
 
 
 def _backward(layers: Any, passed: _Pass, labels: Any) -> tuple[Any, Any]:

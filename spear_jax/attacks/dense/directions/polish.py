@@ -90,14 +90,13 @@ def _put(columns: Any, places: np.ndarray, values: Any) -> Any:
     return columns.at[:, places].set(values)
 
 
-def _null_vectors(rows: Any, columns: Any, width: Float[np.ndarray, "1 k"], floor: Any) -> Any:
-    """Null vectors at one width, from unit columns."""
+@numerics.compiled
+def _null_vectors(rows: Any, columns: Any, width: Any, floor: Any) -> Any:
+    """Null vectors at one width, (1, k), from unit columns."""
     entries = rows @ columns * len(rows) ** 0.5
     weights = width**2 / (entries**2 + (floor + width) ** 2)
-    at = first_step(rows, weights, columns)
-    goal = REDUCTION**2 * at.norm + numerics.EPS64**2
-    for _ in range(MAX_STEPS):
-        if float((at.norm <= goal).mean()) >= MOST:
-            break
-        at = next_step(rows, weights, columns, at, float(np.finfo(np.float64).tiny))
-    return columns + at.correction
+    start = first_step(rows, weights, columns)
+    goal, tiny = REDUCTION**2 * start.norm + numerics.EPS64**2, float(np.finfo(np.float64).tiny)
+    goes_on = lambda state: ((state[1].norm <= goal).mean() < MOST) & (state[0] < MAX_STEPS)
+    step = lambda state: (state[0] + 1, next_step(rows, weights, columns, state[1], tiny))
+    return columns + numerics.repeat(goes_on, step, (0, start))[1].correction

@@ -11,7 +11,6 @@ import typer
 from spear_jax.audit import record
 from spear_jax.bench.sampling import bench_sampling, measure_peak
 from spear_jax.bench.search import PROBLEMS, Timing, bench_search
-from spear_jax.bench.search_plot import plot_timings
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, table
 from spear_jax.errors import SpearError
@@ -112,6 +111,8 @@ def search(
     if out is not None:
         record.write_json(out, content)
     if plot is not None:
+        from spear_jax.bench.search_plot import plot_timings  # Matplotlib writes to the user's cache when it is imported
+
         plot_timings(timings, plot)
     emit(content, as_json, lambda: None)
 

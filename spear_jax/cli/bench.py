@@ -111,7 +111,8 @@ def search(
     if out is not None:
         record.write_json(out, content)
     if plot is not None:
-        from spear_jax.bench.search_plot import plot_timings  # Matplotlib writes to the user's cache when it is imported
+        # Not at the start of every command: Matplotlib writes to the user's cache folder when it is imported.
+        from spear_jax.bench.search_plot import plot_timings
 
         plot_timings(timings, plot)
     emit(content, as_json, lambda: None)

@@ -102,6 +102,17 @@ class Timing(NamedTuple):
         }
 
 
+def problem_of(name: str) -> Problem:
+    """The problem of a name.
+
+    Raises:
+        SpearError: no problem has this name.
+    """
+    if name not in PROBLEMS:
+        raise SpearError(f"There is no problem {name!r}; there are {', '.join(PROBLEMS)}.")
+    return PROBLEMS[name]
+
+
 def bench_search(name: str, *, repeats: int = 3, seed: int = 0) -> Timing:
     """Time one named problem.
 
@@ -113,9 +124,7 @@ def bench_search(name: str, *, repeats: int = 3, seed: int = 0) -> Timing:
     Raises:
         SpearError: no problem has this name.
     """
-    if name not in PROBLEMS:
-        raise SpearError(f"There is no problem {name!r}; there are {', '.join(PROBLEMS)}.")
-    problem, peak = PROBLEMS[name], measure_peak()
+    problem, peak = problem_of(name), measure_peak()
     pixels = None if problem.is_centred else Normalization.parse("none")
     batch = demo_batch(problem.batch_size, problem.image_size, seed=seed, normalization=pixels)
     client = Client(problem.width, DEPTH, CLASSES, activation=problem.activation, seed=seed)

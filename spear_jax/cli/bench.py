@@ -10,7 +10,7 @@ import typer
 
 from spear_jax.audit import record
 from spear_jax.bench.sampling import bench_sampling, measure_peak
-from spear_jax.bench.search import PROBLEMS, Timing, bench_search
+from spear_jax.bench.search import PROBLEMS, Timing, bench_search, problem_of
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, table
 from spear_jax.errors import SpearError
@@ -100,8 +100,7 @@ def search(
     near compiled programs come to this device's matrix products and copies (above 1 where a cache serves them).
     """
     for name in problems or ():
-        if name not in PROBLEMS:
-            raise SpearError(f"There is no problem {name!r}; there are {', '.join(PROBLEMS)}.")
+        problem_of(name)  # before the first one is timed
     timings = []
     for name in problems or list(PROBLEMS)[:1]:
         timings.append(bench_search(name, repeats=repeats, seed=seed))

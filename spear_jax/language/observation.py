@@ -1,0 +1,52 @@
+"""What the server sees of a language model's update: the model that it sent and what came back, by tensor name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from spear_jax.errors import SpearError
+from spear_jax.language.architecture import Architecture
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class TextObservation:
+    """A decoder, and gradients of some or all of its tensors or of adapters beside its linear layers.
+
+    The gradients are needed only up to one common factor, so sums, means and multiples all serve.
+
+    Attributes:
+        architecture: of the model.
+        params: the model that the client started from, tensors by the checkpoint's names; adapters beside a layer
+            ``name`` as ``name.lora_A.weight`` (r, in), ``name.lora_B.weight`` (out, r) and ``name.lora_scale`` ().
+        gradients: by the same names, those that came back: each of its tensor's shape, floating.
+        rounding: by the same names, root mean square of the rounding error of an entry, beyond that of the gradient's
+            own dtype: weights round in units of their own size, which the learning rate magnifies. Absent is 0.
+        is_half: whether the gradients were rounded to half precision before they were widened: ``"bfloat16"`` or
+            ``"float16"``, None for those that were not.
+
+    Raises:
+        SpearError: nothing came back, a name that the model does not have, shapes that disagree, NaN or infinity.
+    """
+
+    architecture: Architecture
+    params: Mapping[str, np.ndarray]
+    gradients: Mapping[str, np.ndarray]
+    rounding: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    is_half: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.gradients:
+            raise SpearError("no tensor of the language model came back; expected gradients of some of its tensors.")
+        for name, gradient in self.gradients.items():
+            if name not in self.params:
+                raise SpearError(f"{name} came back, but the model has no such tensor; give the model that was sent.")
+            if gradient.shape != self.params[name].shape:
+                raise SpearError(
+                    f"{name} came back with shape {gradient.shape}, but the model's has {self.params[name].shape}; "
+                    "give the model that was sent."
+                )
+            if not np.isfinite(gradient).all():
+                raise SpearError(f"{name} holds NaN or infinite values: the update is corrupt or training diverged.")

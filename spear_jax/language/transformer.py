@@ -1,0 +1,195 @@
+"""A decoder's forward pass, as a whole and token by token: the same arithmetic for the client and for who audits it.
+
+The attack takes the pass apart: what each linear layer reads is a candidate for the span of its gradient. So a block is
+a few functions, and the whole pass is made of them.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from spear_jax.language import gpt2, llama
+from spear_jax.language.architecture import Architecture
+from spear_jax.language.linear import Params, linear, product
+
+# Inputs of a block's linear layers in the order in which they are computed; see each family's MODULES.
+ROLES = ("qkv", "o", "up", "down")
+
+
+def family(architecture: Architecture) -> ModuleType:
+    """The module with the parts of the model's blocks."""
+    return gpt2 if architecture.family == "gpt2" else llama
+
+
+def module_names(architecture: Architecture, layer: int, role: str) -> tuple[str, ...]:
+    """Names of the linear layers that read one input of a block."""
+    parts = family(architecture)
+    return tuple(parts.block(architecture, layer) + name for name in parts.MODULES[role])
+
+
+class Attended(NamedTuple):
+    """The first half of a block, of some tokens.
+
+    Attributes:
+        inputs: (..., d) what queries, keys and values are computed from.
+        mixed: (..., heads h) what the attention's output layer reads.
+        key: (..., kv_heads, h) rotated keys of these tokens.
+        value: (..., kv_heads, h).
+    """
+
+    inputs: jax.Array
+    mixed: jax.Array
+    key: jax.Array
+    value: jax.Array
+
+
+class Past(NamedTuple):
+    """What tokens attend to besides themselves, in one block.
+
+    Attributes:
+        key: (..., p, kv_heads, h) rotated keys.
+        value: (..., p, kv_heads, h).
+        is_there: (..., p) bool, False where a place is empty.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    is_there: jax.Array
+
+
+def attend_after(
+    architecture: Architecture, params: Params, layer: int, state: jax.Array, positions: jax.Array, past: Past
+) -> Attended:
+    """The attention of single tokens, each after a past of its own.
+
+    Args:
+        architecture: of the model.
+        params: its tensors by name.
+        layer: number of the block.
+        state: (k, d) that enters the block.
+        positions: (k,) of the tokens.
+        past: of each token, (k, p, ...).
+    """
+    parts = family(architecture)
+    inputs = parts.attention_input(architecture, params, layer, state)
+    query, key, value = parts.heads(architecture, params, layer, inputs)
+    query, key = (parts.rotate(architecture, vectors, positions) for vectors in (query, key))
+    keys = jnp.concatenate([past.key, key[:, None]], axis=1)
+    values = jnp.concatenate([past.value, value[:, None]], axis=1)
+    is_there = jnp.concatenate([past.is_there, jnp.ones((len(state), 1), bool)], axis=1)
+    mixed = mix(query[:, None], keys, values, is_there[:, None])[:, 0]
+    return Attended(inputs, mixed, key, value)
+
+
+def attend_to_earlier(
+    architecture: Architecture, params: Params, layer: int, state: jax.Array, is_token: jax.Array
+) -> Attended:
+    """The attention of whole sequences, each token to those before it and to itself.
+
+    Args:
+        architecture: of the model.
+        params: its tensors by name.
+        layer: number of the block.
+        state: (B, P, d) that enters the block.
+        is_token: (B, P) bool, False for padding, which must stand at the end.
+    """
+    parts, length = family(architecture), state.shape[1]
+    positions = jnp.broadcast_to(jnp.arange(length), state.shape[:2])
+    inputs = parts.attention_input(architecture, params, layer, state)
+    query, key, value = parts.heads(architecture, params, layer, inputs)
+    query, key = (parts.rotate(architecture, vectors, positions) for vectors in (query, key))
+    is_earlier = jnp.tril(jnp.ones((length, length), bool))[None]
+    itself = jnp.eye(length, dtype=bool)[None]  # padding sees itself: no softmax over nothing
+    mixed = mix(query, key, value, (is_earlier & is_token[:, None, :]) | itself)
+    return Attended(inputs, mixed, key, value)
+
+
+def mix(query: jax.Array, keys: jax.Array, values: jax.Array, is_seen: jax.Array) -> jax.Array:
+    """Softmax attention, keys and values shared by groups of query heads.
+
+    Args:
+        query: (B, Q, heads, h).
+        keys: (B, K, kv_heads, h).
+        values: (B, K, kv_heads, h).
+        is_seen: (B, Q, K) bool.
+
+    Returns:
+        (B, Q, heads h).
+    """
+    batch, length, heads, width = query.shape
+    groups = keys.shape[2]
+    query = query.reshape(batch, length, groups, heads // groups, width)
+    precision = jax.lax.Precision.HIGHEST
+    scores = jnp.einsum("bqgnh,bkgh->bgnqk", query, keys, precision=precision) / jnp.sqrt(width).astype(query.dtype)
+    shares = jax.nn.softmax(jnp.where(is_seen[:, None, None], scores, -jnp.inf), axis=-1)
+    mixed = jnp.einsum("bgnqk,bkgh->bqgnh", shares, values, precision=precision)
+    return mixed.reshape(batch, length, heads * width)
+
+
+def after_attention(
+    architecture: Architecture, params: Params, layer: int, state: jax.Array, mixed: jax.Array
+) -> jax.Array:
+    """The state (..., d) with what the attention's output layer adds to it."""
+    (name,) = module_names(architecture, layer, "o")
+    return state + linear(params, name, mixed, is_in_out=family(architecture).IS_IN_OUT)
+
+
+def mlp_input(architecture: Architecture, params: Params, layer: int, state: jax.Array) -> jax.Array:
+    """What the feed-forward layers of a block are computed from, (..., d)."""
+    return family(architecture).mlp_input(architecture, params, layer, state)
+
+
+def mlp_hidden(architecture: Architecture, params: Params, layer: int, inputs: jax.Array) -> jax.Array:
+    """What the last feed-forward layer of a block reads, (..., hidden)."""
+    return family(architecture).mlp_hidden(architecture, params, layer, inputs)
+
+
+def after_mlp(architecture: Architecture, params: Params, layer: int, state: jax.Array, hidden: jax.Array) -> jax.Array:
+    """The state (..., d) with what the feed-forward layers add to it."""
+    (name,) = module_names(architecture, layer, "down")
+    return state + linear(params, name, hidden, is_in_out=family(architecture).IS_IN_OUT)
+
+
+def after_block(
+    architecture: Architecture, params: Params, layer: int, state: jax.Array, is_token: jax.Array
+) -> jax.Array:
+    """The states (B, P, d) of whole sequences behind one block."""
+    mixed = attend_to_earlier(architecture, params, layer, state, is_token).mixed
+    state = after_attention(architecture, params, layer, state, mixed)
+    hidden = mlp_hidden(architecture, params, layer, mlp_input(architecture, params, layer, state))
+    return after_mlp(architecture, params, layer, state, hidden)
+
+
+def final_states(architecture: Architecture, params: Params, tokens: jax.Array, is_token: jax.Array) -> jax.Array:
+    """What the output layer reads of whole sequences.
+
+    Args:
+        architecture: of the model.
+        params: its tensors by name.
+        tokens: (B, P) int.
+        is_token: (B, P) bool, False for padding, which must stand at the end.
+
+    Returns:
+        (B, P, d).
+    """
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    state = family(architecture).embed(architecture, params, tokens, positions)
+    for layer in range(architecture.layers):
+        state = after_block(architecture, params, layer, state, is_token)
+    return family(architecture).final_norm(architecture, params, state)
+
+
+def output_name(architecture: Architecture) -> str:
+    """Name of the output layer's kernel (V or classes, d): the embedding's where the model has them tied."""
+    if architecture.classes:
+        return "score.weight"
+    return family(architecture).embedding_name(architecture) if architecture.is_tied else "lm_head.weight"
+
+
+def logits(architecture: Architecture, params: Params, states: jax.Array) -> jax.Array:
+    """Outputs (..., V or classes) of what the output layer reads, (..., d)."""
+    return product(states, jnp.asarray(params[output_name(architecture)]).T)

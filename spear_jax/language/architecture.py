@@ -27,7 +27,8 @@ class Architecture:
         head_width: length of one head's query, key or value.
         hidden: width of the feed-forward layers.
         vocabulary: V, number of tokens that the embedding has.
-        positions: longest sequence that the model takes.
+        positions: longest sequence that the model takes; where attention reaches back over a sliding window only, its
+            length, up to which there is no difference.
         epsilon: added to the variance by the norms.
         rope_base: base of the rotary positions' wavelengths.
         rope_scaling: ``(factor, low_frequency_factor, high_frequency_factor, original_positions)`` of Llama 3's scaling
@@ -73,12 +74,45 @@ def from_config(config: Mapping[str, Any], names: Mapping[str, Any] | None = Non
         )
     if kind not in FAMILIES:
         raise SpearError(f"model_type is {kind!r}; expected one of {', '.join(sorted(FAMILIES))}.")
+    _require_plain_weights(config)
     try:
         found = _gpt2(config) if FAMILIES[kind] == "gpt2" else _llama(config)
     except KeyError as error:
         missing = error.args[0]
         raise SpearError(f"config.json of a {kind} model has no entry {missing!r}; take the whole file.") from None
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        if isinstance(error, SpearError):
+            raise
+        raise SpearError(f"config.json of a {kind} model cannot be used ({error}); take the file as saved.") from error
+    _check_sizes(found)
     return found if names is None else _fitted(found, names)
+
+
+def _require_plain_weights(config: Mapping[str, Any]) -> None:
+    """Refuse weights that stand for others: what the layers computed with is not in the file."""
+    packed = config.get("quantization_config")
+    if not packed:
+        return
+    packed = packed if isinstance(packed, Mapping) else {}
+    bits = next((bits for bits in (4, 8) if packed.get(f"load_in_{bits}bit") or packed.get("bits") == bits), None)
+    kind = f"{bits}-bit" if bits else f"quantised ({packed.get('quant_method', 'no method is named')})"
+    raise SpearError(f"the sent model is {kind}; give the dequantised weights the clients computed with.")
+
+
+def _check_sizes(found: Architecture) -> None:
+    sizes = ("layers", "width", "heads", "kv_heads", "head_width", "hidden", "vocabulary", "positions")
+    for size in sizes:
+        if type(getattr(found, size)) is not int or getattr(found, size) < 1:
+            raise SpearError(f"config.json makes {size} {getattr(found, size)!r}; expected a positive whole number.")
+    if found.heads % found.kv_heads:
+        raise SpearError(
+            f"config.json has {found.heads} attention heads for {found.kv_heads} of keys and values; "
+            "expected a multiple of these."
+        )
+    if found.family == "gpt2" and found.heads * found.head_width != found.width:
+        raise SpearError(f"n_embd={found.width} is no multiple of n_head={found.heads}; take config.json as saved.")
+    if found.family == "llama" and found.head_width % 2:
+        raise SpearError(f"a head is {found.head_width} wide; expected an even number: rotary positions turn pairs.")
 
 
 def _llama(config: Mapping[str, Any]) -> Architecture:
@@ -95,13 +129,21 @@ def _llama(config: Mapping[str, Any]) -> Architecture:
         head_width=config.get("head_dim") or width // heads,
         hidden=config["intermediate_size"],
         vocabulary=config["vocab_size"],
-        positions=config.get("max_position_embeddings", 2048),
+        positions=_positions(config),
         epsilon=config.get("rms_norm_eps", 1e-6),
         rope_base=float(rope.get("rope_theta", config.get("rope_theta", 1e4))),
         rope_scaling=_scaling(config.get("rope_scaling") or rope),
         is_tied=bool(config.get("tie_word_embeddings", False)),
         prefix="model.",
     )
+
+
+def _positions(config: Mapping[str, Any]) -> int:
+    """Longest sequence in which every token sees all before it."""
+    positions, window = config.get("max_position_embeddings", 2048), config.get("sliding_window")
+    # Qwen2's files name a window that only use_sliding_window turns on; Mistral's have no such entry.
+    is_on = window is not None and config.get("use_sliding_window", config["model_type"] != "qwen2")
+    return min(positions, window) if is_on else positions
 
 
 def _scaling(scaling: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
@@ -119,8 +161,13 @@ def _gpt2(config: Mapping[str, Any]) -> Architecture:
     activation = config.get("activation_function", "gelu_new")
     if activation not in ("gelu_new", "gelu_pytorch_tanh"):
         raise SpearError(f"activation_function is {activation!r}; expected 'gelu_new', as GPT-2 has.")
-    if config.get("scale_attn_by_inverse_layer_idx"):
-        raise SpearError("scale_attn_by_inverse_layer_idx is set; expected GPT-2's plain attention.")
+    for option, plain in (
+        ("scale_attn_by_inverse_layer_idx", False),
+        ("scale_attn_weights", True),
+        ("add_cross_attention", False),
+    ):
+        if config.get(option, plain) != plain:
+            raise SpearError(f"config.json sets {option} to {config[option]}; expected GPT-2's plain attention.")
     width, heads = config["n_embd"], config["n_head"]
     return Architecture(
         family="gpt2",
@@ -139,11 +186,11 @@ def _gpt2(config: Mapping[str, Any]) -> Architecture:
 
 
 def _fitted(architecture: Architecture, names: Mapping[str, Any]) -> Architecture:
-    """The architecture with what only the tensors tell: GPT-2's files come with and without their prefix."""
+    """The architecture with what only the tensors tell: files come with and without the prefix."""
     is_bare = not any(name.startswith(architecture.prefix) for name in names)
     score = names.get("score.weight")
     return dataclasses.replace(
         architecture,
-        prefix="" if is_bare and architecture.family == "gpt2" else architecture.prefix,
+        prefix="" if is_bare else architecture.prefix,
         classes=0 if score is None else int(score.shape[0]),
     )

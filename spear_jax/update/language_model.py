@@ -28,6 +28,7 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
+_LARGEST_CONFIG = 2**24
 # Probabilities by which training masks, in a config.json.
 _DROPOUT = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop")
 
@@ -91,22 +92,32 @@ def to_common_dtype(tensors: Mapping[str, np.ndarray]) -> Tensors:
     return {name: np.asarray(tensor, dtype) for name, tensor in tensors.items()}
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a configuration beside a model's weights.
+
+    Raises:
+        UpdateError: it cannot be read, or is something else.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_CONFIG:
+            raise ValueError("it is too large for a configuration")
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UpdateError(f"{path.name} of {path.parent.name} cannot be read ({error}); copy it again.") from error
+    return entries
+
+
 def _configuration(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise UpdateError(f"{folder} {what}; expected the folder of a language model, or a .gguf file.")
-    text = configurations.beside(folder)
-    if not text:
+    if not (folder / configurations.NAME).is_file():
         raise UpdateError(
             f"the model folder {folder.name} has no {configurations.NAME}; text needs the model's architecture."
         )
-    try:
-        config = json.loads(text)
-        if not isinstance(config, dict):
-            raise ValueError("it is no JSON object")
-    except (ValueError, RecursionError) as error:
-        raise UpdateError(f"{configurations.NAME} of {folder.name} cannot be read ({error}); copy it again.") from error
-    return config
+    return read_json(folder / configurations.NAME)
 
 
 def _weights(folder: Path) -> Path:

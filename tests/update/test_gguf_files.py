@@ -1,11 +1,9 @@
 """GGUF files are the same models as the folders that they were made of."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from golden_models import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "language/golden"
 gguf = pytest.importorskip("gguf", reason="reading GGUF files needs the package gguf")
 LLAMA = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",

@@ -2,14 +2,12 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_models import GOLDEN
 from jax.numpy import bfloat16
 from safetensors.numpy import load_file, save_file
-
-GOLDEN = Path(__file__).parents[1] / "language/golden"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "language/golden"
 MODELS = ("llama", "llama3", "qwen2", "mistral", "gpt2", "llama_classes", "gpt2_classes")
 CLASS_LABELS = (2, 0)
 

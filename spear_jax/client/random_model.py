@@ -11,7 +11,8 @@ import numpy as np
 from spear_jax.errors import SpearError
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import LORA_A, LORA_B, LORA_SCALE, Params
-from spear_jax.language.transformer import ROLES, family, output_name
+from spear_jax.language.shapes import expected_shapes
+from spear_jax.language.transformer import ROLES, family
 
 INITIAL_STD = 0.02
 # Of the second factor of an adapter that has been trained for some rounds; it starts at zero.
@@ -50,7 +51,7 @@ def random_model(architecture: Architecture, key: jax.Array) -> dict[str, np.nda
         float32 tensors by the names that a checkpoint has.
     """
     weights = {}
-    for number, (name, shape) in enumerate(tensor_shapes(architecture).items()):
+    for number, (name, shape) in enumerate(expected_shapes(architecture).items()):
         if len(shape) == 1:
             weights[name] = np.full(shape, 1 if name.endswith(".weight") else 0, np.float32)
             continue
@@ -58,52 +59,6 @@ def random_model(architecture: Architecture, key: jax.Array) -> dict[str, np.nda
         std = INITIAL_STD / math.sqrt(2 * architecture.layers) if is_residual else INITIAL_STD
         weights[name] = _normal(jax.random.fold_in(key, number), shape, std)
     return weights
-
-
-def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Shapes of a model's tensors by the names that a checkpoint has, in its order."""
-    parts, width = family(architecture), architecture.width
-    shapes: dict[str, tuple[int, ...]] = {parts.embedding_name(architecture): (architecture.vocabulary, width)}
-    block_shapes, last_norm = _llama_block, "norm"
-    if architecture.family == "gpt2":
-        block_shapes, last_norm = _gpt2_block, "ln_f"
-        shapes[f"{architecture.prefix}wpe.weight"] = (architecture.positions, width)
-    for layer in range(architecture.layers):
-        begin = parts.block(architecture, layer)
-        shapes |= {begin + name: shape for name, shape in block_shapes(architecture).items()}
-    shapes[f"{architecture.prefix}{last_norm}.weight"] = (width,)
-    if architecture.family == "gpt2":
-        shapes[f"{architecture.prefix}{last_norm}.bias"] = (width,)
-    return shapes | {output_name(architecture): (architecture.classes or architecture.vocabulary, width)}
-
-
-def _llama_block(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    width, hidden = architecture.width, architecture.hidden
-    queries, keys = (number * architecture.head_width for number in (architecture.heads, architecture.kv_heads))
-    return {
-        "input_layernorm.weight": (width,),
-        "self_attn.q_proj.weight": (queries, width),
-        "self_attn.k_proj.weight": (keys, width),
-        "self_attn.v_proj.weight": (keys, width),
-        "self_attn.o_proj.weight": (width, queries),
-        "post_attention_layernorm.weight": (width,),
-        "mlp.gate_proj.weight": (hidden, width),
-        "mlp.up_proj.weight": (hidden, width),
-        "mlp.down_proj.weight": (width, hidden),
-    }
-
-
-def _gpt2_block(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    width, hidden = architecture.width, architecture.hidden
-    kernels = {
-        "attn.c_attn": (width, 3 * width),
-        "attn.c_proj": (width, width),
-        "mlp.c_fc": (width, hidden),
-        "mlp.c_proj": (hidden, width),
-    }
-    norms = {f"{name}.{part}": (width,) for name in ("ln_1", "ln_2") for part in ("weight", "bias")}
-    biases = {f"{name}.bias": shape[1:] for name, shape in kernels.items()}
-    return norms | {f"{name}.weight": shape for name, shape in kernels.items()} | biases
 
 
 def init_adapter(

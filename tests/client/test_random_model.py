@@ -28,16 +28,15 @@ def outputs(architecture, params):
 
 @pytest.mark.parametrize("architecture", MODELS, ids=["llama", "gpt2", "untied", "classes"])
 def test_a_random_model_has_every_tensor_that_its_pass_reads_and_no_other(architecture):
-    params, read = random_model(architecture, jax.random.key(0)), set()
+    params, read = on_device(random_model(architecture, jax.random.key(0))), set()
 
     class Noted(dict):
         def __getitem__(self, name):
             read.add(name)
             return super().__getitem__(name)
 
-    found = outputs(architecture, Noted(on_device(params)))
+    found = jax.eval_shape(lambda: outputs(architecture, Noted(params)))
     assert found.shape == (1, 4, architecture.classes or 50)
-    assert bool(jnp.isfinite(found).all())
     assert read == set(params)
 
 

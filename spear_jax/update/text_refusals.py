@@ -48,8 +48,9 @@ def refusals(update: Evidence) -> tuple[str, ...]:
     """What stands against exact inversion, a sentence each, the plainest first."""
     found = [_several_steps(update), _dropout(update), _first_round(update), _no_layer(update)]
     if _layers(update):
-        drowned = _drowned(update)
-        found += [drowned] if drowned else [_signs(update)]
+        # Damaged numbers are the observation's to report.
+        with np.errstate(invalid="ignore", over="ignore"):
+            found.append(_drowned(update) or _signs(update))
     return tuple(sentence for sentence in found if sentence)
 
 
@@ -95,7 +96,7 @@ def _first_round(update: Evidence) -> str | None:
 def _no_layer(update: Evidence) -> str | None:
     if _layers(update) or not update.gradients:
         return None
-    parts = {name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2] for name in update.gradients}
+    parts = {".".join(name.split(".")[-2:]).removesuffix(".weight") for name in update.gradients}
     return f"the update has only {few(sorted(parts))}; needed: an attention or MLP projection."
 
 

@@ -17,6 +17,12 @@ MODELS = [tiny_llama(50), tiny_gpt2(50), dataclasses.replace(tiny_llama(50), is_
 TOKENS = [[1, 2, 3, 4]]
 
 
+@pytest.fixture(autouse=True)
+def _broadcasting():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
 def on_device(params):
     return {name: jnp.asarray(tensor) for name, tensor in params.items()}
 
@@ -80,7 +86,7 @@ def test_an_adapter_has_the_sizes_of_its_kernel_and_the_deviations_of_peft(archi
 
 
 def test_an_adapter_at_its_start_changes_nothing_and_a_trained_one_does():
-    architecture = tiny_llama(50)
+    architecture = dataclasses.replace(tiny_llama(50), layers=1)
     params = random_model(architecture, jax.random.key(0))
     start, trained = (
         init_adapter(architecture, params, jax.random.key(1), 4, lora_B=lora_B) for lora_B in ("zero", "trained")

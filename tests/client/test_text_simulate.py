@@ -19,6 +19,12 @@ BATCH = TextBatch((np.array([3, 1, 4, 1, 5]), np.array([9, 2])))
 NAMES = ["transformer.wte.weight", "transformer.h.0.attn.c_attn.weight"]
 
 
+@pytest.fixture(autouse=True)
+def _broadcasting():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
 @pytest.fixture(scope="module")
 def params():
     return random_model(MODEL, jax.random.key(0))
@@ -26,7 +32,8 @@ def params():
 
 @pytest.fixture(scope="module")
 def gradients(params):
-    return text_gradient(MODEL, params, BATCH, trained=NAMES)
+    with jax.numpy_rank_promotion("allow"):
+        return text_gradient(MODEL, params, BATCH, trained=NAMES)
 
 
 def test_a_gradient_alone_is_a_bundle(tmp_path, params, gradients):

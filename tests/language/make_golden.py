@@ -131,6 +131,15 @@ def write_adapter(name, base, targets):
     (GOLDEN / name / "README.md").unlink(missing_ok=True)
 
 
+def write_pickled(name, base):
+    """A model as PyTorch itself saves it, in half precision and with the output layer beside the embedding."""
+    import torch
+
+    (GOLDEN / name).mkdir(exist_ok=True)
+    torch.save(build(*models()[base]).to(torch.bfloat16).state_dict(), GOLDEN / name / "pytorch_model.bin")
+    (GOLDEN / name / "config.json").write_bytes((GOLDEN / base / "config.json").read_bytes())
+
+
 def take_step(model):
     """One of SGD."""
     import torch
@@ -145,5 +154,6 @@ def take_step(model):
 if __name__ == "__main__":
     for name, (kind, options) in models().items():
         write_model(name, kind, options)
+    write_pickled("llama_bin", "llama")
     write_adapter("peft", "llama", ["self_attn.q_proj", "self_attn.v_proj"])
     write_adapter("peft_gpt2", "gpt2", ["attn.c_attn", "attn.c_proj", "mlp.c_proj", "mlp.c_fc"])

@@ -5,16 +5,6 @@ import pytest
 from golden_models import GOLDEN
 
 gguf = pytest.importorskip("gguf", reason="reading GGUF files needs the package gguf")
-LLAMA = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-    "embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output",
-}  # fmt: skip
-GPT2 = {
-    "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
-    "ln_1": "attn_norm", "ln_2": "ffn_norm", "wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm",
-}  # fmt: skip
 
 
 def read(path):
@@ -42,7 +32,6 @@ def write(path, name):
         writer.add_layer_norm_eps(sizes.epsilon)
     else:
         writer.add_head_count_kv(sizes.kv_heads)
-        writer.add_key_length(sizes.head_width)
         writer.add_layer_norm_rms_eps(sizes.epsilon)
         writer.add_rope_freq_base(sizes.rope_base)
     add_tensors(writer, model, is_interleaved=kind == "llama")
@@ -55,17 +44,20 @@ def write(path, name):
 
 
 def add_tensors(writer, model, *, is_interleaved):
-    names = GPT2 if model.architecture.family == "gpt2" else LLAMA
+    """Under the names that the package itself gives Hugging Face's."""
+    sizes = model.architecture
+    kind = gguf.MODEL_ARCH.GPT2 if sizes.family == "gpt2" else gguf.MODEL_ARCH.LLAMA
+    names = gguf.get_tensor_name_map(kind, sizes.layers)
+    heads = {"self_attn.q_proj": sizes.heads, "self_attn.k_proj": sizes.kv_heads}
     for name, tensor in model.params.items():
-        stem, _, leaf = name.removeprefix(model.architecture.prefix).rpartition(".")
-        parts = stem.split(".", 2)
-        heads = {"self_attn.q_proj": model.architecture.heads, "self_attn.k_proj": model.architecture.kv_heads}
-        if is_interleaved and parts[-1] in heads:
-            tensor = interleaved(tensor, heads[parts[-1]])
-        if ".c_" in name and leaf == "weight":
+        part = ".".join(name.split(".")[-3:-1])
+        if is_interleaved and part in heads:
+            tensor = interleaved(tensor, heads[part])
+        if ".c_" in name and name.endswith(".weight"):
             tensor = np.ascontiguousarray(tensor.T)
-        begin = f"blk.{parts[1]}." if len(parts) == 3 else ""
-        writer.add_tensor(f"{begin}{names[parts[-1]]}.{leaf}", tensor)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), tensor)
+        if name == "transformer.wte.weight":
+            writer.add_tensor("output.weight", tensor)
 
 
 def add_tokenizer(writer):

@@ -61,6 +61,13 @@ def test_half_precision_is_widened(folder, dtype):
         np.testing.assert_array_equal(tensor, halves[name].astype(np.float32))
 
 
+def test_pytorchs_own_file_is_read_too():
+    model, expected = read(GOLDEN / "llama_bin"), read(GOLDEN / "llama")
+    assert set(model.params) == set(expected.params)
+    for name, tensor in expected.params.items():
+        np.testing.assert_array_equal(model.params[name], tensor.astype(bfloat16).astype(np.float32))
+
+
 def test_one_double_makes_all_of_them_double(folder):
     name = "model.norm.weight"
     change(folder, **{name: load_file(folder / "model.safetensors")[name].astype(np.float64)})

@@ -102,11 +102,12 @@ def _package() -> ModuleType:
 
 def _config(kind: str, fields: dict[str, Any], stored: dict[str, np.ndarray]) -> dict[str, Any]:
     """The entries of a ``config.json`` that `architecture.from_config` reads."""
-    entry = lambda name: fields[f"{kind}.{name}"]
+    entry, embedding = lambda name: fields[f"{kind}.{name}"], stored["token_embd.weight"]
     common = {
         "model_type": kind,
-        "vocab_size": len(stored["token_embd.weight"]),
-        "tie_word_embeddings": "output.weight" not in stored,
+        "vocab_size": len(embedding),
+        # Converters write the output layer of some tied models out, as a copy.
+        "tie_word_embeddings": np.array_equal(stored.get("output.weight", embedding), embedding),
         "eos_token_id": fields.get("tokenizer.ggml.eos_token_id"),
     }
     if kind == "gpt2":

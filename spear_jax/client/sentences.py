@@ -20,6 +20,8 @@ _NO_SPACE_BEFORE = frozenset(".,:;?!")
 class WordTokenizer:
     """Tokens are lower-case words and punctuation marks, numbered in alphabetical order; 0 is any other word.
 
+    Its functions are those of `language.tokens.Tokenizer`.
+
     Attributes:
         words: V words by their tokens.
     """
@@ -29,7 +31,7 @@ class WordTokenizer:
         self._tokens = {word: token for token, word in enumerate(self.words)}
 
     @property
-    def vocabulary(self) -> int:
+    def size(self) -> int:
         """V, number of tokens."""
         return len(self.words)
 
@@ -45,8 +47,8 @@ class WordTokenizer:
         """
         text = ""
         for token in tokens:
-            if not 0 <= token < self.vocabulary:
-                raise DataError(f"token {token} is none of the demo's {self.vocabulary}; expected 0 to the last.")
+            if not 0 <= token < self.size:
+                raise DataError(f"token {token} is none of the demo's {self.size}; expected 0 to the last.")
             word = self.words[token]
             text += word if word in _NO_SPACE_BEFORE else f" {word}"
         return text.lstrip()

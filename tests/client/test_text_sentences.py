@@ -43,7 +43,7 @@ def test_tokens_that_there_are_not_are_refused():
 
 def test_a_demo_batch_is_of_distinct_sentences_that_the_seed_decides_and_a_tiny_model_takes():
     batch, again, other = demo_texts(16), demo_texts(16), demo_texts(16, seed=1)
-    check_sequences(batch, tiny_llama(demo_tokenizer().vocabulary))
+    check_sequences(batch, tiny_llama(demo_tokenizer().size))
     assert len({sequence.tobytes() for sequence in batch.sequences}) == 16
     assert all(np.array_equal(a, b) for a, b in zip(batch.sequences, again.sequences, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(batch.sequences, other.sequences, strict=True))

@@ -10,6 +10,8 @@ from spear_jax.errors import SpearError
 
 # Model types by family: the families differ in their tensors, the types only in what their config.json says.
 FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "llama", "smollm2": "llama", "gpt2": "gpt2"}
+# Beyond these no file holds a model, and counting up to them would never end.
+MOST_LAYERS, MOST = 10_000, 2**31
 ENCODERS = ("albert", "bert", "deberta", "deberta-v2", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 
 
@@ -72,7 +74,7 @@ def from_config(config: Mapping[str, Any], names: Mapping[str, Any] | None = Non
             f"model_type is {kind!r}, an encoder: each of its states depends on the whole sentence; expected a decoder "
             "(llama, mistral, qwen2 or gpt2)."
         )
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise SpearError(f"model_type is {kind!r}; expected one of {', '.join(sorted(FAMILIES))}.")
     _require_plain_weights(config)
     try:
@@ -101,9 +103,10 @@ def _require_plain_weights(config: Mapping[str, Any]) -> None:
 
 def _check_sizes(found: Architecture) -> None:
     sizes = ("layers", "width", "heads", "kv_heads", "head_width", "hidden", "vocabulary", "positions")
-    for size in sizes:
-        if type(getattr(found, size)) is not int or getattr(found, size) < 1:
-            raise SpearError(f"config.json makes {size} {getattr(found, size)!r}; expected a positive whole number.")
+    for name in sizes:
+        size, most = getattr(found, name), MOST_LAYERS if name == "layers" else MOST
+        if type(size) is not int or not 1 <= size <= most:
+            raise SpearError(f"config.json makes {name} {size!r}; expected a whole number from 1 to {most}.")
     if found.heads % found.kv_heads:
         raise SpearError(
             f"config.json has {found.heads} attention heads for {found.kv_heads} of keys and values; "

@@ -133,7 +133,8 @@ def test_a_sliding_window_bounds_the_length(folder):
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "scaled by 'yarn'; expected none, or 'llama3'"),
         ({"vocab_size": 65}, "says vocab_size=65, but model.embed_tokens.weight has 64 rows"),
         ({"num_hidden_layers": 3}, "lack model.layers.2.input_layernorm.weight"),
-        ({"num_hidden_layers": 0}, "makes layers 0; expected a positive whole number"),
+        ({"num_hidden_layers": 0}, "makes layers 0; expected a whole number from 1 to 10000"),
+        ({"num_hidden_layers": 10**30}, "expected a whole number from 1 to 10000"),
         ({"num_attention_heads": 3, "num_key_value_heads": 2, "head_dim": 4}, "expected a multiple of these"),
         ({"intermediate_size": 32}, "mlp.gate_proj.weight has shape (24, 16), but config.json makes it (32, 16)"),
         ({"tie_word_embeddings": False}, "lack lm_head.weight"),
@@ -156,6 +157,17 @@ def test_what_a_folder_must_hold(folder, tmp_path):
     (folder / "config.json").unlink()
     assert refusal(folder) == "the model folder sent has no config.json; text needs the model's architecture."
     assert "does not exist; expected the folder of a language model" in refusal(tmp_path / "other")
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder):
+    pytest.importorskip("tokenizers", reason="tokens become text by the package tokenizers")
+    from spear_jax.language.tokens import tokenizer_of_merges
+
+    tokens = [chr(0x100 + index) for index in range(65)]
+    tokenizer_of_merges(tokens[:64], [], "gpt-2", []).inner.save(str(folder / "tokenizer.json"))
+    assert read(folder).tokenizer.size == 64
+    tokenizer_of_merges(tokens, [], "gpt-2", []).inner.save(str(folder / "tokenizer.json"))
+    assert "tokenizer.json has 65 tokens but the embedding has 64 rows" in refusal(folder)
 
 
 def test_an_entry_that_is_missing_is_named(folder):

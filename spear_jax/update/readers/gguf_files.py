@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spear_jax.errors import UpdateError
+from spear_jax.errors import SpearError, UpdateError
 from spear_jax.language.tokens import Tokenizer, check_size, tokenizer_of_merges
 from spear_jax.tensor_files import existing_file
 
@@ -83,14 +83,14 @@ def read_gguf(path: Path) -> GgufFile:
         }
         config = _config(kind, fields, stored)
         tensors = _gpt2(stored) if kind == "gpt2" else _llama(stored, config, is_interleaved=kind == "llama")
-    except UpdateError:
+        return GgufFile(config, tensors, _tokenizer(fields, path.name, config["vocab_size"]))
+    except SpearError:
         raise
     except KeyError as error:
         raise UpdateError(f"{path.name} has no entry {error.args[0]!r}; convert the model to GGUF again.") from error
     # The package reports what is wrong with a file by whatever error comes first.
     except (ValueError, IndexError, TypeError, OverflowError, NotImplementedError, MemoryError, OSError) as error:
         raise UpdateError(f"{path.name} is not a readable GGUF file (truncated or damaged?): {error}.") from error
-    return GgufFile(config, tensors, _tokenizer(fields, path.name, config["vocab_size"]))
 
 
 def _package() -> ModuleType:

@@ -1,6 +1,5 @@
 """The forward passes and their gradients agree with what transformers computes of the same checkpoints."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,21 +8,14 @@ from golden_models import MODELS, difference, loss_and_gradients, read
 MOST = 1e-5
 
 
-@pytest.fixture(autouse=True)
-def _broadcasting():
-    with jax.numpy_rank_promotion("allow"):
-        yield
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_are_those_of_transformers(name):
     from spear_jax.language.transformer import final_states, logits
 
     model, expected = read(name)
     mask = expected["mask"]
-    params = {key: jnp.asarray(tensor) for key, tensor in model.params.items()}
-    states = final_states(model.architecture, params, jnp.asarray(expected["tokens"]), jnp.asarray(mask))
-    found = np.asarray(logits(model.architecture, params, states))
+    states = final_states(model.architecture, model.params, jnp.asarray(expected["tokens"]), jnp.asarray(mask))
+    found = np.asarray(logits(model.architecture, model.params, states))
     if model.architecture.classes:
         last = mask.sum(axis=1) - 1
         assert difference(found[np.arange(2), last], expected["logits"]) < MOST

@@ -59,6 +59,19 @@ class Status(enum.Enum):
         "is beyond 48. Use the dictionary method (--method dictionary)."
     )
 
+    TOKENS_ONLY = (
+        "The tokens of the batch are certified, but not their order: the gradients show fewer directions than the "
+        "batch has beginnings of sequences. More rounds of the same client, or gradients of more modules, show more."
+    )
+    TOO_MANY_TOKENS = (
+        "The gradients of the first block fill their space: the batch has at least as many distinct tokens as that has "
+        "directions, so nothing can be told apart."
+    )
+    NOT_OF_THIS_MODEL = (
+        "No token of the vocabulary lies in the span of the gradients: the model is not the one that the client "
+        "started from, or dropout or noise changed its inputs."
+    )
+
     @property
     def is_complete(self) -> bool:
         """Whether every sample that the gradient shows was certified."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params, linear
+from spear_jax.types import Array
 
 # What reads each input of a block, by the field's short names: modules that share an input stand together.
 MODULES = {
@@ -54,7 +55,10 @@ def heads(
 
 def rotate(architecture: Architecture, vectors: jax.Array, positions: jax.Array) -> jax.Array:
     """Queries or keys (..., heads, h) turned by their positions (...): Su et al. 2021, halves paired."""
-    angles = positions[..., None, None].astype(vectors.dtype) * jnp.asarray(_frequencies(architecture), vectors.dtype)
+    frequencies = jnp.asarray(_frequencies(architecture), vectors.dtype)
+    angles = positions[..., None, None].astype(vectors.dtype) * jnp.broadcast_to(
+        frequencies, (*positions.shape, 1, len(frequencies))
+    )
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = jnp.split(vectors, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -76,7 +80,7 @@ def final_norm(architecture: Architecture, params: Params, state: jax.Array) -> 
     return _norm(architecture, params[f"{architecture.prefix}norm.weight"], state)
 
 
-def _norm(architecture: Architecture, weight: jax.Array, state: jax.Array) -> jax.Array:
+def _norm(architecture: Architecture, weight: Array, state: jax.Array) -> jax.Array:
     scale = jax.lax.rsqrt(jnp.mean(state**2, axis=-1, keepdims=True) + architecture.epsilon)
     return jnp.broadcast_to(jnp.asarray(weight), state.shape) * (state * scale)
 

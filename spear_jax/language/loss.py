@@ -27,7 +27,7 @@ def weighted_loss(
     Returns:
         a number.
     """
-    length = jnp.arange(tokens.shape[1])
+    length = jnp.arange(tokens.shape[1])[None]
     # A place is a token where it or a later one has a weight: nothing else reaches the loss.
     last = jnp.max(jnp.where(weights != 0, length, -1), axis=1, keepdims=True)
     scores = logits(architecture, params, final_states(architecture, params, tokens, length <= last))

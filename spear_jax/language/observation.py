@@ -37,6 +37,11 @@ class TextObservation:
     rounding: Mapping[str, float] = dataclasses.field(default_factory=dict)
     is_half: str | None = None
 
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype that the model computes in."""
+        return np.result_type(*(self.params[name].dtype for name in self.gradients))
+
     def __post_init__(self) -> None:
         if not self.gradients:
             raise SpearError("no tensor of the language model came back; expected gradients of some of its tensors.")

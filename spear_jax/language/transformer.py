@@ -16,6 +16,8 @@ from spear_jax.language import gpt2, llama
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params, linear, product
 
+HIGHEST = jax.lax.Precision.HIGHEST
+
 # Inputs of a block's linear layers in the order in which they are computed; see each family's MODULES.
 ROLES = ("qkv", "o", "up", "down")
 
@@ -29,6 +31,13 @@ def module_names(architecture: Architecture, layer: int, role: str) -> tuple[str
     """Names of the linear layers that read one input of a block."""
     parts = family(architecture)
     return tuple(parts.block(architecture, layer) + name for name in parts.MODULES[role])
+
+
+def block_params(architecture: Architecture, params: Params, layer: int) -> Params:
+    """The tensors of one block under the names of block 0: a program that is compiled for it serves every block."""
+    parts = family(architecture)
+    begin, first = parts.block(architecture, layer), parts.block(architecture, 0)
+    return {first + name.removeprefix(begin): params[name] for name in params if name.startswith(begin)}
 
 
 class Attended(NamedTuple):
@@ -64,25 +73,28 @@ class Past(NamedTuple):
 def attend_after(
     architecture: Architecture, params: Params, layer: int, state: jax.Array, positions: jax.Array, past: Past
 ) -> Attended:
-    """The attention of single tokens, each after a past of its own.
+    """The attention of single tokens, each after one of several pasts and none to another.
 
     Args:
         architecture: of the model.
         params: its tensors by name.
         layer: number of the block.
-        state: (k, d) that enters the block.
-        positions: (k,) of the tokens.
-        past: of each token, (k, p, ...).
+        state: (l, u, d) that enters the block: u tokens after each of l pasts.
+        positions: (l, u) of the tokens.
+        past: the pasts, (l, p, ...).
     """
     parts = family(architecture)
     inputs = parts.attention_input(architecture, params, layer, state)
     query, key, value = parts.heads(architecture, params, layer, inputs)
     query, key = (parts.rotate(architecture, vectors, positions) for vectors in (query, key))
-    keys = jnp.concatenate([past.key, key[:, None]], axis=1)
-    values = jnp.concatenate([past.value, value[:, None]], axis=1)
-    is_there = jnp.concatenate([past.is_there, jnp.ones((len(state), 1), bool)], axis=1)
-    mixed = mix(query[:, None], keys, values, is_there[:, None])[:, 0]
-    return Attended(inputs, mixed, key, value)
+    to_past = _scores(query, past.key)
+    to_past = jnp.where(past.is_there[:, None, None, None], to_past, -jnp.inf)
+    to_itself = jnp.einsum("lugnh,lugh->lgnu", _grouped(query, key.shape[2]), key, precision=HIGHEST)
+    scale = jnp.sqrt(architecture.head_width).astype(query.dtype)
+    shares = jax.nn.softmax(jnp.concatenate([to_past, to_itself[..., None] / scale], axis=-1), axis=-1)
+    mixed = jnp.einsum("lgnup,lpgh->lugnh", shares[..., :-1], past.value, precision=HIGHEST)
+    mixed = mixed + jnp.einsum("lgnu,lugh->lugnh", shares[..., -1], value, precision=HIGHEST)
+    return Attended(inputs, mixed.reshape(*state.shape[:2], -1), key, value)
 
 
 def attend_to_earlier(
@@ -120,14 +132,20 @@ def mix(query: jax.Array, keys: jax.Array, values: jax.Array, is_seen: jax.Array
     Returns:
         (B, Q, heads h).
     """
-    batch, length, heads, width = query.shape
-    groups = keys.shape[2]
-    query = query.reshape(batch, length, groups, heads // groups, width)
-    precision = jax.lax.Precision.HIGHEST
-    scores = jnp.einsum("bqgnh,bkgh->bgnqk", query, keys, precision=precision) / jnp.sqrt(width).astype(query.dtype)
-    shares = jax.nn.softmax(jnp.where(is_seen[:, None, None], scores, -jnp.inf), axis=-1)
-    mixed = jnp.einsum("bgnqk,bkgh->bqgnh", shares, values, precision=precision)
-    return mixed.reshape(batch, length, heads * width)
+    shares = jax.nn.softmax(jnp.where(is_seen[:, None, None], _scores(query, keys), -jnp.inf), axis=-1)
+    mixed = jnp.einsum("bgnqk,bkgh->bqgnh", shares, values, precision=HIGHEST)
+    return mixed.reshape(*query.shape[:2], -1)
+
+
+def _scores(query: jax.Array, keys: jax.Array) -> jax.Array:
+    """(B, kv_heads, n, Q, K) of queries (B, Q, kv_heads n, h) and keys (B, K, kv_heads, h)."""
+    scale = jnp.sqrt(query.shape[-1]).astype(query.dtype)
+    return jnp.einsum("bqgnh,bkgh->bgnqk", _grouped(query, keys.shape[2]), keys, precision=HIGHEST) / scale
+
+
+def _grouped(query: jax.Array, groups: int) -> jax.Array:
+    """Query heads (..., heads, h) by the key head that they share, (..., kv_heads, n, h)."""
+    return query.reshape(*query.shape[:-2], groups, -1, query.shape[-1])
 
 
 def after_attention(

@@ -1,0 +1,1 @@
+"""Language models: tokens and sequences in the span of a transformer's gradients (DAGER and what goes beyond it)."""

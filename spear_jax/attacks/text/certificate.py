@@ -1,0 +1,110 @@
+"""The certificate of a whole batch: its own gradient, computed again and held against every tensor that came back.
+
+One wrong token of a batch changes the gradient by a tenth, a wrong label by some hundredths; the right batch agrees to
+the rounding of the client's arithmetic, whatever the order of its sequences.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from spear_jax.attacks.text.sequences import Sequence
+from spear_jax.language.backward import Batch, gradients
+from spear_jax.language.linear import Params
+from spear_jax.language.observation import TextObservation
+
+# Largest part of the gradients that the batch may leave unexplained and be called exact, in units of what rounding
+# leaves, and beyond it, by dtype: two programs add in another order.
+MOST_LEFT = 4.0
+ARITHMETIC = {"float32": 1e-5, "float64": 1e-10}
+# Relative rounding error, root mean square, of a number that was rounded to half precision.
+HALF = {"bfloat16": 2.0**-8 / np.sqrt(12), "float16": 2.0**-11 / np.sqrt(12)}
+
+
+class Reproduction(NamedTuple):
+    """How far a batch's own gradient is from what came back.
+
+    Attributes:
+        residual: norm of what is left of all gradients over their norm, after one common factor.
+        limit: of the residual, up to which rounding explains it.
+        factor: of the gradients that came back to those of the batch, whose weights add up to one.
+    """
+
+    residual: float
+    limit: float
+    factor: float
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the batch explains all that came back."""
+        return self.residual <= self.limit
+
+
+def reproduce(observation: TextObservation, params: Params, sequences: list[Sequence]) -> Reproduction:
+    """Hold the gradient of a batch against what came back.
+
+    Args:
+        observation: what came back.
+        params: the model's tensors on the device.
+        sequences: the batch.
+    """
+    batch = as_batch(sequences, observation.dtype)
+    compared = np.array(
+        [
+            _compare(np.asarray(gradient), observation.gradients[name])
+            for name, gradient in gradients(observation.architecture, params, batch)
+            if name in observation.gradients
+        ]
+    )
+    left, factors, own, size = compared.T
+    factor = float(np.sum(factors * own) / np.sum(own)) if np.any(own) else 0.0
+    rest = np.sum(left + (factors - factor) ** 2 * own)
+    return Reproduction(float(np.sqrt(rest / np.sum(size))), limit(observation), factor)
+
+
+def limit(observation: TextObservation) -> float:
+    """Part of the gradients that rounding alone may leave unexplained by the right batch."""
+    dtypes = {observation.dtype, *(gradient.dtype for gradient in observation.gradients.values())}
+    arithmetic = max(ARITHMETIC[np.dtype(dtype).name] for dtype in dtypes)
+    half = HALF.get(observation.is_half or "", 0.0)
+    square = sum(np.sum(np.square(gradient, dtype=np.float64)) for gradient in observation.gradients.values())
+    rounded = sum(observation.rounding.get(name, 0.0) ** 2 * g.size for name, g in observation.gradients.items())
+    return arithmetic + MOST_LEFT * float(np.hypot(half, np.sqrt(rounded / square)))
+
+
+def as_batch(sequences: list[Sequence], dtype: np.dtype) -> Batch:
+    """Sequences as the loss takes them, in a few shapes, the weights of all predictions adding up to one."""
+    rows, length = _size(len(sequences)), _size(max(len(sequence.tokens) for sequence in sequences))
+    tokens, targets = np.zeros((rows, length), int), np.zeros((rows, length), int)
+    weights, is_token = np.zeros((rows, length)), np.zeros((rows, length), bool)
+    for row, sequence in enumerate(sequences):
+        count = len(sequence.tokens)
+        tokens[row, :count], is_token[row, :count] = sequence.tokens, True
+        if sequence.label is None:
+            targets[row, : count - 1] = sequence.tokens[1:]
+            weights[row, sequence.start : count - 1] = sequence.weight
+        else:
+            targets[row, count - 1], weights[row, count - 1] = sequence.label, sequence.weight
+    return Batch(
+        jnp.asarray(tokens), jnp.asarray(targets), jnp.asarray(weights / weights.sum(), dtype), jnp.asarray(is_token)
+    )
+
+
+def _compare(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float, float]:
+    """What the best multiple of a gradient leaves of another, that multiple, and both their squares."""
+    ours, theirs = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
+    own = float(ours @ ours)
+    factor = float(ours @ theirs) / own if own else 0.0
+    rest = theirs - factor * ours
+    return float(rest @ rest), factor, own, float(theirs @ theirs)
+
+
+def _size(count: int) -> int:
+    """Next of a few sizes, so that programs serve many batches."""
+    size = 4
+    while size < count:
+        size *= 2
+    return size * 3 // 4 if count <= size * 3 // 4 else size

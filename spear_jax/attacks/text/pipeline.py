@@ -1,0 +1,135 @@
+"""The attack on language models from one end to the other: the only module that knows the order of its stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from spear_jax.attacks.text.certificate import Reproduction, reproduce
+from spear_jax.attacks.text.outputs import read_outputs
+from spear_jax.attacks.text.prefixes import Grown, grow
+from spear_jax.attacks.text.result import TextResult, ViewSize
+from spear_jax.attacks.text.sequences import (
+    Sequence,
+    classified_sequences,
+    following,
+    predicted_sequences,
+    pruned,
+)
+from spear_jax.attacks.text.states import read_states
+from spear_jax.attacks.text.tokens import find_tokens
+from spear_jax.attacks.text.views import make_views
+from spear_jax.config import ReconstructConfig
+from spear_jax.errors import SpearError
+from spear_jax.language.linear import Params
+from spear_jax.language.observation import TextObservation
+from spear_jax.status import Status
+
+# Blocks whose inputs a prefix must fit.
+BLOCKS = 2
+
+OnStage = Callable[[str], None]
+
+
+def reconstruct(
+    observation: TextObservation,
+    config: ReconstructConfig = ReconstructConfig(),
+    *,
+    on_stage: OnStage | None = None,
+) -> TextResult:
+    """Reconstruct the text behind the gradients of a language model, with a certificate that needs no truth.
+
+    Args:
+        observation: what the server sees.
+        config: of it, only ``num_examples`` is used: the batch size as the client reports it.
+        on_stage: called with a sentence before each stage.
+
+    Returns:
+        the sequences, in arbitrary order; a batch that cannot be inverted is a status, not an error.
+
+    Raises:
+        SpearError: the first block's attention did not come back, from which the tokens are read.
+    """
+    clock = _Clock(on_stage)
+    architecture = observation.architecture
+    params: Params = {name: jnp.asarray(tensor) for name, tensor in observation.params.items()}
+    clock.enter("views", "Factorising the gradients")
+    views = make_views(observation, range(min(BLOCKS, architecture.layers)))
+    if not views or (views[0].layer, views[0].role) != (0, "qkv"):
+        raise SpearError(
+            "no gradient of the first block's queries, keys or values came back; expected one (q_proj, k_proj, v_proj "
+            "or c_attn of layer 0, or an adapter of it): the tokens are read from it."
+        )
+    sizes = tuple(ViewSize(view.layer, view.role, view.rank, view.width, view.rows) for view in views)
+    if views[0].is_full:
+        return TextResult(status=Status.TOO_MANY_TOKENS, views=sizes, seconds=clock.seconds())
+    clock.enter("tokens", f"Testing {architecture.vocabulary} tokens")
+    tokens = find_tokens(architecture, params, views[0], architecture.positions)
+    if not len(tokens.ids):
+        return TextResult(status=Status.NOT_OF_THIS_MODEL, views=sizes, seconds=clock.seconds())
+    clock.enter("prefixes", f"Growing sequences of {len(tokens.ids)} distinct tokens")
+    telling = [view for view in views if not view.is_full]
+    grown = pruned(grow(architecture, params, telling, tokens.ids, architecture.positions))
+    clock.enter("outputs", f"Reading the labels behind {len(grown.nodes)} prefixes")
+    sequences = _sequences(observation, params, grown)
+    clock.enter("certificate", f"Computing the gradient of {len(sequences)} sequences")
+    reproduction = reproduce(observation, params, sequences) if sequences else None
+    is_exact = reproduction is not None and reproduction.is_exact
+    return TextResult(
+        sequences=tuple(sequences),
+        exact=np.full(len(sequences), is_exact),
+        prefixes=() if is_exact else tuple(grown.tokens(leaf) for leaf in grown.leaves()),
+        tokens=tokens.ids,
+        tokens_exact=is_exact or tokens.is_exact,
+        reproduction=reproduction,
+        status=_status(sequences, reproduction, config.num_examples),
+        views=sizes,
+        seconds=clock.seconds(),
+    )
+
+
+def _sequences(observation: TextObservation, params: Params, grown: Grown) -> list[Sequence]:
+    """Sequences of the prefixes that grew; none where the labels cannot be read."""
+    if not grown.nodes:
+        return []
+    hidden, final = read_states(observation.architecture, params, grown)
+    is_classified = observation.architecture.classes > 0
+    likely = [[] if is_classified else list(children) for children in following(grown)]
+    outputs = read_outputs(observation, params, hidden, final, likely)
+    if outputs is None:
+        return []
+    return (classified_sequences if is_classified else predicted_sequences)(grown, outputs.weights)
+
+
+def _status(sequences: list[Sequence], reproduction: Reproduction | None, num_examples: int | None) -> Status:
+    if reproduction is None or not reproduction.is_exact:
+        return Status.PARTIAL if sequences else Status.TOKENS_ONLY
+    known = all(sequence.copies for sequence in sequences)
+    count = sum(max(sequence.copies, 1) for sequence in sequences)
+    return Status.EXACT_VISIBLE if num_examples is not None and known and count < num_examples else Status.EXACT
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self, on_stage: OnStage | None) -> None:
+        self._on_stage, self._seconds = on_stage, {}
+        self._name, self._started = "", time.perf_counter()
+
+    def enter(self, name: str, sentence: str) -> None:
+        """Begin a stage, which ends the one before it."""
+        self.seconds()
+        self._name = name
+        if self._on_stage is not None:
+            self._on_stage(sentence)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of all stages up to now."""
+        now = time.perf_counter()
+        if self._name:
+            self._seconds[self._name] = self._seconds.get(self._name, 0.0) + now - self._started
+        self._started = now
+        return dict(self._seconds)

@@ -1,0 +1,94 @@
+"""The distinct tokens of the batch: those of the vocabulary whose first input lies in the first view's row space."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spear_jax.attacks.text.pursuit import pursue
+from spear_jax.attacks.text.views import FITS, Space, View, misfit
+from spear_jax.language.architecture import Architecture
+from spear_jax.language.linear import Params
+from spear_jax.language.transformer import block_params, family
+
+# Rows of the vocabulary that are tested at a time.
+CHUNK = 8192
+
+
+class Tokens(NamedTuple):
+    """Tokens that the first view shows.
+
+    Attributes:
+        ids: (u,) in rising order.
+        is_exact: whether they explain every direction of the view, and none of them can be left out.
+    """
+
+    ids: np.ndarray
+    is_exact: bool
+
+
+def find_tokens(architecture: Architecture, params: Params, view: View, positions: int) -> Tokens:
+    """The tokens whose input of the first block fits the first view.
+
+    Where positions are learned, tokens are tested at each; a token that fits at any of them is taken. Several tokens at
+    several positions tie each other together: each of the tokens then fits at each of the positions, whether it stood
+    there or not (the states are sums, so that the row space holds their differences). Which token stood where is what
+    the next views tell.
+
+    Args:
+        architecture: of the model.
+        params: its tensors by name.
+        view: of the queries, keys and values of block 0.
+        positions: how many positions are tested.
+    """
+    if view.is_capped and architecture.family != "gpt2":
+        return _pursued(architecture, params, view)
+    places = positions if architecture.family == "gpt2" else 1
+    best = np.full(architecture.vocabulary, np.inf)
+    for place in range(places):
+        found = _misfits(architecture, params, view, place)
+        if place > 0 and not np.any(found <= FITS):
+            break
+        best = np.minimum(best, found)
+    ids = np.flatnonzero(best <= FITS)
+    return Tokens(ids, len(ids) == view.rank and places == 1)
+
+
+def _pursued(architecture: Architecture, params: Params, view: View) -> Tokens:
+    """Tokens of a view with as many directions as its gradients have rows, so that there may be more of them."""
+    ends = {
+        name: tensor for name, tensor in params.items() if name == family(architecture).embedding_name(architecture)
+    }
+    dictionary = _first_inputs(architecture, {**ends, **block_params(architecture, params, 0)})
+    found = pursue(dictionary, view.gradient, view.noise, view.width)
+    return Tokens(np.sort(found.rows), found.is_exact)
+
+
+@partial(jax.jit, static_argnums=0)
+def _first_inputs(architecture: Architecture, params: Params) -> jax.Array:
+    """(V, d) what the first block's attention reads of each token, where it does not depend on the position."""
+    ids = jnp.arange(architecture.vocabulary)
+    state = family(architecture).embed(architecture, params, ids, jnp.zeros_like(ids))
+    return family(architecture).attention_input(architecture, params, 0, state)
+
+
+def _misfits(architecture: Architecture, params: Params, view: View, place: int) -> np.ndarray:
+    """(V,) misfit of every token at one position."""
+    size = min(CHUNK, architecture.vocabulary)
+    starts = [min(start, architecture.vocabulary - size) for start in range(0, architecture.vocabulary, size)]
+    found = np.empty(architecture.vocabulary)
+    for start in starts:
+        ids = jnp.arange(start, start + size)
+        found[start : start + size] = _of_tokens(architecture, params, view.space, ids, jnp.asarray(place))
+    return found
+
+
+@partial(jax.jit, static_argnums=0)
+def _of_tokens(architecture: Architecture, params: Params, space: Space, ids: jax.Array, place: jax.Array) -> jax.Array:
+    """Misfit of tokens (k,) at one position."""
+    state = family(architecture).embed(architecture, params, ids, jnp.broadcast_to(place, ids.shape))
+    return misfit(space, family(architecture).attention_input(architecture, params, 0, state))

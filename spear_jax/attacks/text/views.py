@@ -1,0 +1,172 @@
+"""Views: for each input of a block's linear layers, the row space of the gradients of the layers that read it.
+
+``dL/dW = D^T X`` for a layer that read the rows of X, so these lie in the row space of its gradient; of an adapter
+``W + s B A`` it is the gradient of A that has such rows (Hu et al. 2021; DAGER, Petrov et al. 2024, Sec. 4). Layers
+that read the same input show the same rows and are stacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spear_jax.factorization import factorize
+from spear_jax.language.linear import LORA_A, product
+from spear_jax.language.observation import TextObservation
+from spear_jax.language.transformer import ROLES, family, module_names
+
+# A view whose directions fill more than this share of its width tells nothing apart.
+MOST_FILLED = 0.97
+# What was there misses a row space by about its noise, up to three times that; what was not, thousands of times it.
+FITS = 30.0
+# Relative error of an input that is computed again, in units of the dtype's eps: two programs add in another order.
+FORWARD_ROUNDING = 16.0
+
+
+class Space(NamedTuple):
+    """A row space in the dtype of the search; zero rows fill it up to one of a few sizes, so that programs serve many.
+
+    Attributes:
+        basis: (k, d) orthonormal rows, from the strongest to the weakest.
+        noise: (k,) by how much noise moves an input off the space per what the input has in each direction.
+    """
+
+    basis: jax.Array
+    noise: jax.Array
+
+
+class View(NamedTuple):
+    """What the gradients say of one input of a block.
+
+    Attributes:
+        layer: number of the block.
+        role: which of its inputs, one of `ROLES`.
+        space: that the input must lie in.
+        gradient: (rank, d) float64 orthogonal rows, of the size that the stacked gradients have along them.
+        noise: root mean square of the noise of an entry of ``gradient``.
+        rows: rows of the gradients that were stacked.
+    """
+
+    layer: int
+    role: str
+    space: Space
+    gradient: np.ndarray
+    noise: float
+    rows: int
+
+    @property
+    def rank(self) -> int:
+        """Number of directions of the space."""
+        return len(self.gradient)
+
+    @property
+    def width(self) -> int:
+        """d, length of the input."""
+        return self.space.basis.shape[1]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the directions fill the space, so that nothing is told apart."""
+        return self.rank > MOST_FILLED * self.width
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether the gradients have no more rows than directions: there may be more inputs than these."""
+        return self.rank >= self.rows
+
+
+def observed_gradient(observation: TextObservation, layer: int, role: str) -> tuple[np.ndarray, float] | None:
+    """Stacked gradients (rows, d) of the modules that read one input of a block, each in units of its own noise.
+
+    Args:
+        observation: what came back.
+        layer: number of the block.
+        role: which input.
+
+    Returns:
+        the stack, and the rounding of an entry in its units; None where none of the modules came back.
+    """
+    blocks = [
+        found for name in module_names(observation.architecture, layer, role) for found in _rows(observation, name)
+    ]
+    if not blocks:
+        return None
+    return np.concatenate([block for block, _ in blocks]), max(rounding for _, rounding in blocks)
+
+
+def _rows(observation: TextObservation, module: str) -> list[tuple[np.ndarray, float]]:
+    """Gradients with rows in the span of what a module read, scaled to a root mean square of one."""
+    found = []
+    for name, is_in_out in ((f"{module}.weight", family(observation.architecture).IS_IN_OUT), (module + LORA_A, False)):
+        gradient = observation.gradients.get(name)
+        if gradient is None or not np.any(gradient):
+            continue
+        gradient = gradient.T if is_in_out else gradient
+        size = float(np.sqrt(np.mean(np.square(gradient, dtype=np.float64))))
+        found.append((gradient / gradient.dtype.type(size), observation.rounding.get(name, 0.0) / size))
+    return found
+
+
+def make_view(observation: TextObservation, layer: int, role: str) -> View | None:
+    """The view of one input of a block, None where no module that reads it came back."""
+    found = observed_gradient(observation, layer, role)
+    if found is None:
+        return None
+    gradient, rounding = found
+    factors = factorize(gradient, rounding=rounding)
+    _, spectrum, basis = np.linalg.svd(np.asarray(factors.right), full_matrices=False)
+    filling = in_bucket(factors.rank) - factors.rank
+    dtype = np.result_type(gradient.dtype, np.float32)
+    width, filling = gradient.shape[1], in_bucket(factors.rank) - factors.rank
+    noise = factors.noise_std * np.sqrt(max(width - factors.rank, 1)) / spectrum
+    dtype = np.result_type(gradient.dtype, np.float32)
+    space = Space(
+        jnp.asarray(np.pad(basis, ((0, filling), (0, 0))), dtype), jnp.asarray(np.pad(noise, (0, filling)), dtype)
+    )
+    return View(layer, role, space, spectrum[:, None] * basis, factors.noise_std, gradient.shape[0])
+
+
+def make_views(observation: TextObservation, layers: Sequence[int]) -> list[View]:
+    """Views that show every prefix, of some blocks, in the order in which their inputs are computed.
+
+    Of the last block these are only queries, keys and values: behind its attention, only places that the loss weighs
+    have a gradient.
+    """
+    last = observation.architecture.layers - 1
+    views = [
+        make_view(observation, layer, role) for layer in layers for role in (ROLES[:1] if layer == last else ROLES)
+    ]
+    return [view for view in views if view is not None]
+
+
+def misfit(space: Space, inputs: jax.Array) -> jax.Array:
+    """How far inputs are from a row space, in units of what its noise explains: about 1 for what was there.
+
+    To first order a true input ``x = w^T G`` is off by ``w^T N``, of size ``|w| sqrt(d - k)`` times the noise of an
+    entry, and w is what x has in the directions over their singular values. A wrong one is off by a share of itself.
+
+    Args:
+        space: the row space.
+        inputs: (..., d).
+
+    Returns:
+        (...), the ratio.
+    """
+    inside = product(inputs, space.basis.T)
+    outside = inputs - product(inside, space.basis)
+    length = lambda vectors: jnp.sqrt(jnp.sum(vectors**2, axis=-1))
+    explained = length(inside * jnp.broadcast_to(space.noise, inside.shape))
+    rounding = FORWARD_ROUNDING * float(jnp.finfo(inputs.dtype).eps) * length(inputs)
+    return length(outside) / jnp.sqrt(explained**2 + rounding**2)
+
+
+def in_bucket(rank: int) -> int:
+    """Next of a few sizes of a basis, so that programs serve many: powers of two and their three quarters."""
+    size = 8
+    while size < rank:
+        size *= 2
+    return size * 3 // 4 if rank <= size * 3 // 4 else size

@@ -21,7 +21,7 @@ from spear_jax.attacks.text.sequences import (
 )
 from spear_jax.attacks.text.states import read_states
 from spear_jax.attacks.text.tokens import find_tokens
-from spear_jax.attacks.text.views import make_views
+from spear_jax.attacks.text.views import make_views, telling
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import SpearError
 from spear_jax.language.linear import Params
@@ -71,8 +71,7 @@ def reconstruct(
     if not len(tokens.ids):
         return TextResult(status=Status.NOT_OF_THIS_MODEL, views=sizes, seconds=clock.seconds())
     clock.enter("prefixes", f"Growing sequences of {len(tokens.ids)} distinct tokens")
-    telling = [view for view in views if not view.is_full]
-    grown = pruned(grow(architecture, params, telling, tokens.ids, architecture.positions))
+    grown = pruned(grow(architecture, params, telling(views), tokens.ids, architecture.positions))
     clock.enter("outputs", f"Reading the labels behind {len(grown.nodes)} prefixes")
     sequences = _sequences(observation, params, grown)
     clock.enter("certificate", f"Computing the gradient of {len(sequences)} sequences")

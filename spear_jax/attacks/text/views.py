@@ -143,6 +143,17 @@ def make_views(observation: TextObservation, layers: Sequence[int]) -> list[View
     return [view for view in views if view is not None]
 
 
+def telling(views: Sequence[View]) -> list[View]:
+    """The views that every prefix must fit: those with the most directions, one for each prefix of the batch.
+
+    A view that shows fewer has lost some below its noise, tokens that the model was sure of mostly, and what is lost
+    does not fit it. The first one shows tokens, not prefixes, and one that is full tells nothing apart.
+    """
+    of_prefixes = [view for view in views if (view.layer, view.role) != (0, "qkv") and not view.is_full]
+    most = max((view.rank for view in of_prefixes), default=0)
+    return [view for view in of_prefixes if view.rank == most]
+
+
 def misfit(space: Space, inputs: jax.Array) -> jax.Array:
     """How far inputs are from a row space, in units of what its noise explains: about 1 for what was there.
 

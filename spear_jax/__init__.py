@@ -1,7 +1,8 @@
 """spear_jax: exact gradient inversion of whole batches, to audit what a federated-learning update leaks.
 
 SPEAR (Dimitrov, Baader, Mueller and Vechev, NeurIPS 2024) in JAX: the weight gradient of a fully connected layer
-followed by ReLU has rank b and hides b sparse directions, which give back the batch of b inputs exactly.
+followed by ReLU has rank b and hides b sparse directions, which give back the batch of b inputs exactly. Behind the
+gradients of a language model, full or of adapters, the same is done for text.
 
 Public are the names below, `spear_jax.config`, `spear_jax.testing`, `spear_jax.defences` and `spear_jax.integrations`;
 everything else may change.
@@ -9,10 +10,12 @@ everything else may change.
 
 from importlib.metadata import PackageNotFoundError, version
 
+from spear_jax.attacks import reconstruct
 from spear_jax.attacks.dense.copies import Copies, count_copies
-from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.attacks.text.result import TextResult
 from spear_jax.audit.exposure import exposure
 from spear_jax.audit.path import audit_update, is_whole
+from spear_jax.audit.text_one import audit_text_update
 from spear_jax.client.batch import Batch
 from spear_jax.client.dp_sgd import dp_sgd_update
 from spear_jax.client.evaluate import Evaluation, evaluate
@@ -20,19 +23,26 @@ from spear_jax.client.gradient import simulate_update
 from spear_jax.client.load import demo_batch, load_batch
 from spear_jax.client.local_training import LocalTraining, simulate_round
 from spear_jax.client.models import MLP, init_params, train
+from spear_jax.client.text_batch import TextBatch, read_texts
+from spear_jax.client.text_scores import score_texts
+from spear_jax.client.text_simulate import simulate_text_update
 from spear_jax.client.truth import Truth
 from spear_jax.config import ReconstructConfig
 from spear_jax.devices import initialize_distributed
 from spear_jax.errors import DataError, SpearError, UpdateError
 from spear_jax.factorization import factorize
+from spear_jax.language.observation import TextObservation
 from spear_jax.normalization import Normalization
 from spear_jax.observation import LayerObservation
 from spear_jax.status import Status
 from spear_jax.types import CandidatePool, Certificate, Factorization, Result, SearchStats
+from spear_jax.update.adapters import read_adapter
 from spear_jax.update.bundle import Update
 from spear_jax.update.bundle_file import load_update, save_update
+from spear_jax.update.language_model import LanguageModel, read_language_model
 from spear_jax.update.make import ModelFile, make_update
 from spear_jax.update.readers.model_files import read_model
+from spear_jax.update.text_update import TextUpdate, read_text_update
 
 try:
     __version__ = version("spear-jax")
@@ -47,6 +57,7 @@ __all__ = [
     "DataError",
     "Evaluation",
     "Factorization",
+    "LanguageModel",
     "LayerObservation",
     "LocalTraining",
     "MLP",
@@ -57,10 +68,15 @@ __all__ = [
     "SearchStats",
     "SpearError",
     "Status",
+    "TextBatch",
+    "TextObservation",
+    "TextResult",
+    "TextUpdate",
     "Truth",
     "Update",
     "UpdateError",
     "__version__",
+    "audit_text_update",
     "audit_update",
     "count_copies",
     "demo_batch",
@@ -74,10 +90,16 @@ __all__ = [
     "load_batch",
     "load_update",
     "make_update",
+    "read_adapter",
+    "read_language_model",
     "read_model",
+    "read_text_update",
+    "read_texts",
     "reconstruct",
     "save_update",
+    "score_texts",
     "simulate_round",
+    "simulate_text_update",
     "simulate_update",
     "train",
 ]

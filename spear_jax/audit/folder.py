@@ -67,11 +67,40 @@ def audit_folder(
     if options.config.shard != (0, 1):
         raise SpearError(ONE_PROCESS.format(folder))
     places = find_updates(folder, out)
-    if (out / record.RECORD).exists():
-        raise UpdateError(f"{out} holds the reconstruction of one update; give another --out for those of a folder.")
     if not options.resume and not options.fresh:
         _refuse_unfinished(places)
     select_devices(options.config.num_devices)  # what is wrong with every update is said once
+    audited = lambda file, into: _audited(file, into, options, on_round)
+    return audit_each(folder, out, audited, on_start=on_start, on_update=on_update)
+
+
+def audit_each(
+    folder: Path,
+    out: Path,
+    audited: Callable[[Path, Path], dict[str, Any]],
+    *,
+    on_start: OnStart | None = None,
+    on_update: OnUpdate | None = None,
+) -> dict[str, Any]:
+    """Audit the updates below a folder one after the other, whatever their family, with a summary.
+
+    Args:
+        folder: with update bundles at any depth.
+        out: folder to write.
+        audited: of an update's file and the folder to write for it, its entry of the summary (`ENTRY`) but for the
+            places; `refused` makes one of an error.
+        on_start: called with the names of all updates, in their order, before the first.
+        on_update: called with the entry of each update as it is done.
+
+    Returns:
+        The summary, as written.
+
+    Raises:
+        UpdateError: no updates, or places that collide.
+    """
+    places = find_updates(folder, out)
+    if (out / record.RECORD).exists():
+        raise UpdateError(f"{out} holds the reconstruction of one update; give another --out for those of a folder.")
     make_folder(out)
     if (out / SUMMARY).exists():  # then the page is of that summary, no longer true
         (out / "index.html").unlink(missing_ok=True)
@@ -83,12 +112,22 @@ def audit_folder(
     record.write_json(out / SUMMARY, summary)
     for file, into in places.items():
         place = {"update": names[file], "folder": into.relative_to(out).as_posix()}
-        entries.append(place | _audited(file, into, options, on_round))
+        entries.append(place | audited(file, into))
         summary = _summary(folder, entries, len(places))
         record.write_json(out / SUMMARY, summary)
         if on_update is not None:
             on_update(entries[-1])
     return summary
+
+
+def refused(error: Exception) -> dict[str, Any]:
+    """What the summary says of an update that could not be read or inverted: a sentence instead of numbers.
+
+    With SPEAR_JAX_DEBUG set the error is raised again.
+    """
+    if os.environ.get("SPEAR_JAX_DEBUG"):
+        raise error
+    return dict.fromkeys(("update_sha256", *_COPIED, "seconds")) | {"sentence": explain(error)}
 
 
 def find_updates(folder: Path, out: Path) -> dict[Path, Path]:
@@ -172,20 +211,19 @@ def _refuse_unfinished(places: dict[Path, Path]) -> None:
 
 def _audited(file: Path, into: Path, options: Options, on_round: OnRound | None) -> dict[str, Any]:
     """What the summary says of one update; a sentence instead of numbers where it could not be read or inverted."""
-    entry: dict[str, Any] = dict.fromkeys(("update_sha256", *_COPIED, "seconds", "sentence"))
+    sha256 = None
     try:
         update = load_update(file, layout=options.layout)
-        entry["update_sha256"] = update.sha256
+        sha256 = update.sha256
         options = options._replace(config=config_for(update, options.config))
         content = finished(into, update, options) if options.resume else None
         if content is None:
             content = audit_one(Source(update, file), into, options, on_round=on_round)
     except Exception as error:
-        if os.environ.get("SPEAR_JAX_DEBUG"):
-            raise
-        return entry | {"sentence": explain(error)}
-    entry |= {name: content[name] for name in _COPIED}
-    return entry | {"seconds": sum(content["stats"]["seconds"].values()), "sentence": content["message"]}
+        return refused(error) | {"update_sha256": sha256}
+    seconds = sum(content["stats"]["seconds"].values())
+    said = {"update_sha256": sha256, "seconds": seconds, "sentence": content["message"]}
+    return {name: content[name] for name in _COPIED} | said
 
 
 def _summary(folder: Path, entries: list[dict[str, Any]], total: int) -> dict[str, Any]:

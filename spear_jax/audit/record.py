@@ -29,7 +29,7 @@ from spear_jax.update.dense_layers import DenseLayer
 
 _NEEDED = ("layer", "config", "seed", "update", "image_shape", "normalization")  # by other commands
 INPUTS, RECORD, STATE = "inputs.safetensors", "result.json", "state.safetensors"
-DERIVED = ("evaluation.json", "index.html", "contact.png")
+DERIVED = ("evaluation.json", "index.html", "contact.png", "texts.txt")
 
 
 class Reconstruction(NamedTuple):

@@ -116,7 +116,13 @@ MAPS = {
 }
 
 
-@pytest.mark.parametrize("name", MAPS)
+# A normalisation is the first map; one with constants is that of the next test.
+SECOND_LOOKS = ("layer norm before", "batch norm of evaluation")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SECOND_LOOKS else name for name in MAPS]
+)
 def test_a_map_of_the_users_own_between_the_layers(name):
     with jax.enable_x64(True):
         layers, inputs = mapped(MAPS[name])

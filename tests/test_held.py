@@ -51,16 +51,19 @@ def near_pair(rng, distance):
 
 
 @pytest.mark.parametrize(
-    ("name", "distance", "noise", "dtype"),
+    ("name", "distance", "noise", "dtype", "seeds"),
     [
-        ("leaky_relu", 1e-2, 1e-4, "float64"), ("relu", 1e-2, 1e-5, "float64"), ("relu6", 1e-2, 1e-5, "float64"),
-        ("elu", 3e-3, 1e-4, "float64"), ("relu", 3e-3, 0.0, "float32"), ("leaky_relu", 1e-2, 1e-6, "float64"),
-        ("relu", 5e-2, 1e-2, "float64"), ("leaky_relu", 0.2, 2e-2, "float64"),
+        ("leaky_relu", 1e-2, 1e-4, "float64", SEEDS), ("relu", 1e-2, 1e-5, "float64", SEEDS),
+        ("relu6", 1e-2, 1e-5, "float64", SEEDS), ("elu", 3e-3, 1e-4, "float64", SEEDS),
+        ("relu", 3e-3, 0.0, "float32", SEEDS), ("leaky_relu", 1e-2, 1e-6, "float64", SEEDS),
+        ("leaky_relu", 0.2, 2e-2, "float64", SEEDS), ("relu", 5e-2, 1e-2, "float64", [0, 1, 3, 4, 5]),
+        # The fit of all samples together goes on for most of its rounds.
+        pytest.param("relu", 5e-2, 1e-2, "float64", [2], marks=pytest.mark.slow),
     ],
 )  # fmt: skip
-def test_noise_does_not_tell_a_near_pair_apart(name, distance, noise, dtype):
+def test_noise_does_not_tell_a_near_pair_apart(name, distance, noise, dtype, seeds):
     """The weakest direction of the row space is the pair's difference: its noise looks like information."""
-    for seed in SEEDS:
+    for seed in seeds:
         inputs = near_pair(np.random.default_rng(seed), distance)
         labels = [0, 1, 2, 3, 4, 5]
         seen = noisy(simulate(name, B, M, seed=seed, inputs=inputs, labels=labels, dtype=dtype), noise, seed)

@@ -131,8 +131,11 @@ def test_a_rounded_bias_gradient_gives_no_scale_but_the_model_does(decimals):
         assert (error_of(inputs, batch) < 4 * verdict.error).all()
 
 
-def test_collinear_inputs_of_which_the_kernel_s_gradient_shows_one_are_not_certified():
-    for seed in range(5):
+@pytest.mark.parametrize(
+    "seeds", [pytest.param(range(2), id="first"), pytest.param(range(2, 5), id="others", marks=pytest.mark.slow)]
+)
+def test_collinear_inputs_of_which_the_kernel_s_gradient_shows_one_are_not_certified(seeds):
+    for seed in seeds:
         drawn = np.random.default_rng(seed).normal(size=(5, N))
         drawn[4] = 0.85 * drawn[3]
         batch = simulate(5, 200, in_features=N, inputs=drawn, seed=seed, dtype="float32", labels=[0, 1, 2, 3, 4])

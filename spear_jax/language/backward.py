@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 def states(architecture: Architecture, params: Params, tokens: jax.Array, is_token: jax.Array) -> list[jax.Array]:
     """What enters each block, and what leaves the last one, each (B, P, d)."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    found = [_embedded(architecture, _ends(architecture, params), tokens, positions)]
+    found = [_embedded(architecture, outside_blocks(architecture, params), tokens, positions)]
     for layer in range(architecture.layers):
         found.append(_forward(architecture, block_params(architecture, params, layer), found[-1], is_token))
     return found
@@ -51,9 +51,9 @@ def gradients(architecture: Architecture, params: Params, batch: Batch) -> Itera
         params: its tensors by name.
         batch: sequences, targets, weights.
     """
-    ends = _ends(architecture, params)
+    ends = outside_blocks(architecture, params)
     entered = states(architecture, params, batch.tokens, batch.is_token)
-    by_top, flowing = _through_top(architecture, ends, entered.pop(), batch)
+    by_top, flowing = through_top(architecture, ends, entered.pop(), batch)
     shared = family(architecture).embedding_name(architecture)
     at_top = by_top.pop(shared, None)
     yield from by_top.items()
@@ -66,7 +66,7 @@ def gradients(architecture: Architecture, params: Params, batch: Batch) -> Itera
         yield name, gradient + at_top if name == shared and at_top is not None else gradient
 
 
-def _ends(architecture: Architecture, params: Params) -> Params:
+def outside_blocks(architecture: Architecture, params: Params) -> Params:
     """The tensors that belong to no block."""
     inner = family(architecture).block(architecture, 0).removesuffix("0.")
     return {name: tensor for name, tensor in params.items() if not name.startswith(inner)}
@@ -94,7 +94,7 @@ def _backward(
 
 
 @partial(jax.jit, static_argnums=0)
-def _through_top(
+def through_top(
     architecture: Architecture, ends: Params, state: jax.Array, batch: Batch
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Gradients of final norm and output layer, and of the state behind the last block."""

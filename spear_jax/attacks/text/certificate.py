@@ -20,6 +20,8 @@ from spear_jax.language.observation import TextObservation
 # leaves, and beyond it, by dtype: two programs add in another order.
 MOST_LEFT = 4.0
 ARITHMETIC = {"float32": 1e-5, "float64": 1e-10}
+# The sum of no weights.
+TINY = 1e-30
 # Relative rounding error, root mean square, of a number that was rounded to half precision.
 HALF = {"bfloat16": 2.0**-8 / np.sqrt(12), "float16": 2.0**-11 / np.sqrt(12)}
 
@@ -89,7 +91,10 @@ def as_batch(sequences: list[Sequence], dtype: np.dtype) -> Batch:
         else:
             targets[row, count - 1], weights[row, count - 1] = sequence.label, sequence.weight
     return Batch(
-        jnp.asarray(tokens), jnp.asarray(targets), jnp.asarray(weights / weights.sum(), dtype), jnp.asarray(is_token)
+        jnp.asarray(tokens),
+        jnp.asarray(targets),
+        jnp.asarray(weights / max(weights.sum(), TINY), dtype),
+        jnp.asarray(is_token),
     )
 
 

@@ -68,7 +68,7 @@ def read_outputs(
         return None
     outward = gradient if family(architecture).IS_IN_OUT else gradient.T
     solved, noise = _by_duals(hidden, outward, observation.rounding.get(f"{module}.weight", 0.0))
-    top = _Top(architecture, top_params(architecture, params))
+    top = Top(architecture, params)
     expected = top.expected(final)
     found = [top.labels(*of_one) for of_one in zip(final, expected, solved, noise, likely, strict=True)]
     return Outputs([weights for weights, _ in found], np.array([misfit for _, misfit in found]))
@@ -97,12 +97,12 @@ def _own_rounding(gradient: np.ndarray) -> float:
     return _eps(gradient) * float(np.sqrt(np.mean(np.square(gradient, dtype=np.float64))))
 
 
-class _Top:
+class Top:
     """Final norm and output layer, and what they pull back of a loss's derivative."""
 
     def __init__(self, architecture: Architecture, params: Params) -> None:
-        self._architecture, self._params = architecture, params
-        self._outputs = params[output_name(architecture)]
+        self._architecture, self._params = architecture, top_params(architecture, params)
+        self.size = params[output_name(architecture)].shape[0]
 
     def expected(self, final: np.ndarray) -> np.ndarray:
         """(N, d) mean row of the output layer under the model's own prediction, pulled back through the final norm."""
@@ -124,7 +124,7 @@ class _Top:
             if misfit <= EXPLAINED or len(chosen) >= MOST_LABELS:
                 break
             if everything is None:
-                everything = expected[None] - self._pulled(final, np.arange(len(self._outputs)))
+                everything = expected[None] - self.pulled(final, np.arange(self.size))
             lengths = np.linalg.norm(everything, axis=1)
             scores = everything @ rest.astype(everything.dtype) / np.maximum(lengths, lengths.max() * 1e-6)
             scores[chosen] = -np.inf
@@ -138,13 +138,13 @@ class _Top:
         """Weights >= 0 of some labels, what they leave of an output gradient, and the size of the terms that cancel."""
         if not chosen:
             return np.zeros(0), solved, 0.0
-        pulled = self._pulled(final, np.array(chosen)).astype(np.float64)
+        pulled = self.pulled(final, np.array(chosen)).astype(np.float64)
         atoms = expected[None].astype(np.float64) - pulled
         weights = nnls(atoms.T, solved)[0]
         size = float(weights @ (np.linalg.norm(pulled, axis=1) + np.linalg.norm(expected)))
         return weights, solved - weights @ atoms, size
 
-    def _pulled(self, final: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def pulled(self, final: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(k, d) rows of the output layer, pulled back through the final norm at one state."""
         size = 8 if len(labels) <= 8 else CHUNK
         parts = [labels[start : start + size] for start in range(0, len(labels), size)]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.attacks.text.certificate import Reproduction, reproduce
+from spear_jax.attacks.text.last_labels import read_last_labels
 from spear_jax.attacks.text.outputs import read_outputs
 from spear_jax.attacks.text.prefixes import Grown, grow
 from spear_jax.attacks.text.result import TextResult, ViewSize
@@ -99,7 +100,7 @@ def _sequences(observation: TextObservation, params: Params, grown: Grown) -> li
     likely = [[] if is_classified else list(children) for children in following(grown)]
     outputs = read_outputs(observation, params, hidden, final, likely)
     if outputs is None:
-        return []
+        return read_last_labels(observation, params, [grown.tokens(leaf) for leaf in grown.leaves()])
     return (classified_sequences if is_classified else predicted_sequences)(grown, outputs.weights)
 
 

@@ -20,12 +20,14 @@ from spear_jax.attacks.text.views import FITS, FORWARD_ROUNDING, in_bucket
 from spear_jax.factorization import white_edge
 from spear_jax.language.linear import product
 
-# Rows with a share above this are measured in float64, so many of them at most.
-NEARLY_INSIDE, MOST_MEASURED = 0.98, 512
+# Rows with a share above this are measured to rounding.
+NEARLY_INSIDE = 0.98
+# Rows that are looked at between two looks at the whole dictionary, and rows that are taken in that time.
+CANDIDATES, TAKEN_AT_ONCE = 1024, 8
 # A row with a smaller part of itself (squared) outside the rows that were taken adds nothing that float32 shows.
 LEAST_LEFT = 1e-4
-# A direction stands out of the noise by this factor, and a coefficient out of its own.
-STANDS_OUT, IS_THERE = 3.0, 10.0
+# Directions stand out of the noise by this factor.
+STANDS_OUT = 3.0
 
 
 class Pursued(NamedTuple):
@@ -33,39 +35,61 @@ class Pursued(NamedTuple):
 
     Attributes:
         rows: (u,) numbers of the dictionary's rows, in the order in which they were taken.
-        certain: of these, how many lay in what was left of the space when they were taken, to rounding.
-        is_exact: whether all directions are explained, the last ones by certain rows, and no row can be left out.
+        is_exact: whether all directions are explained by fewer rows than could explain them by chance, none of which
+            can be left out, or be another one.
     """
 
     rows: np.ndarray
-    certain: int
     is_exact: bool
 
 
-def pursue(dictionary: jax.Array, gradient: np.ndarray, noise: float, most: int) -> Pursued:
+def pursue(dictionary: jax.Array, gradient: np.ndarray, noise: float) -> Pursued:
     """The rows of a dictionary of which a gradient's rows are combinations.
 
     Args:
         dictionary: (V, d) floating, on the device.
         gradient: (k, d) orthogonal rows, of the size that the gradient has along them.
         noise: standard deviation of an entry of ``gradient``.
-        most: rows to take at most.
     """
-    taken, left, certain = _Taken(dictionary), gradient.astype(np.float64), 0
-    floor = np.hypot(
-        STANDS_OUT * white_edge(noise, gradient.shape),
-        FORWARD_ROUNDING * float(jnp.finfo(dictionary.dtype).eps) * np.linalg.norm(gradient),
-    )
-    while len(taken.rows) < most:
-        space = _strong(left, floor)
-        if not len(space):
+    precision = FORWARD_ROUNDING * float(jnp.finfo(dictionary.dtype).eps)
+    noises = _Noises(noise, precision, STANDS_OUT * white_edge(noise, gradient.shape))
+    taken, left = _Taken(dictionary), gradient.astype(np.float64)
+    most = (sum(gradient.shape) - 1) // 2  # more are not the only ones that explain it
+    while len(taken.rows) < most and len(space := _strong(left, noises.floor(gradient))):
+        count = len(taken.rows)
+        few = np.argsort(taken.shares(space))[: -CANDIDATES - 1 : -1]
+        outer = taken.outside(few)
+        for _ in range(TAKEN_AT_ONCE):
+            places = _best(outer, space, noises)
+            taken.add(few[places])
+            outer = _off(outer, taken.basis)
+            left = _off(left, taken.basis)
+            space = _strong(left, noises.floor(gradient))
+            if not len(space) or len(taken.rows) >= most:
+                break
+        if len(taken.rows) == count:
             break
-        inside = _inside(taken, space, noise)
-        for row in inside or [int(np.argmax(taken.shares(space)))]:
-            taken.add(row)
-        certain += len(inside)
-        left = left - (left @ taken.basis.T) @ taken.basis
-    return _settled(taken, gradient, noise, certain if len(taken.rows) < most else 0)
+    is_explained = not len(_strong(left, noises.floor(gradient)))
+    rows = _needed(taken, gradient, noises)
+    return Pursued(rows, bool(is_explained and len(rows) and _none_else(taken.dictionary, rows, gradient, noises)))
+
+
+class _Noises(NamedTuple):
+    """What is off in a gradient and in a dictionary.
+
+    Attributes:
+        entry: standard deviation of an entry of the gradient.
+        relative: error of a row of the dictionary per its length.
+        edge: singular value that noise of the gradient may have.
+    """
+
+    entry: float
+    relative: float
+    edge: float
+
+    def floor(self, gradient: np.ndarray) -> float:
+        """Size that a direction may have of noise alone."""
+        return float(np.hypot(self.edge, self.relative * np.linalg.norm(gradient)))
 
 
 def _strong(left: np.ndarray, floor: float) -> np.ndarray:
@@ -74,35 +98,68 @@ def _strong(left: np.ndarray, floor: float) -> np.ndarray:
     return (sizes[:, None] * directions)[sizes > floor]
 
 
-def _inside(taken: _Taken, space: np.ndarray, noise: float) -> list[int]:
-    """Rows whose every part outside the taken ones lies in the space to rounding, as many as it has directions."""
-    shares = taken.shares(space)
-    near = np.argsort(shares)[: -MOST_MEASURED - 1 : -1]
-    near = near[shares[near] > NEARLY_INSIDE]
-    if not len(near):
-        return []
+def _best(outer: np.ndarray, space: np.ndarray, noises: _Noises) -> np.ndarray:
+    """Places of the rows to take next: all that lie in a space to rounding, else the one with the largest share in it.
+
+    Args:
+        outer: (c, d) what candidates add to the rows that were taken; zero for one that was taken itself.
+        space: (k', d) what is left of the gradient.
+        noises: of both.
+    """
     sizes = np.linalg.norm(space, axis=1)
-    outer = taken.outside(near)
-    within = outer @ (space / sizes[:, None]).T
-    off = outer - within @ (space / sizes[:, None])
-    explained = noise * np.sqrt(space.shape[1]) * np.linalg.norm(within / sizes, axis=1)
-    rounding = FORWARD_ROUNDING * float(jnp.finfo(taken.dictionary.dtype).eps) * np.linalg.norm(taken.of(near), axis=1)
-    misfit = np.linalg.norm(off, axis=1) / np.hypot(explained, rounding)
+    directions = space / sizes[:, None]
+    within = outer @ directions.T
+    lengths = np.maximum(np.linalg.norm(outer, axis=1), np.sqrt(LEAST_LEFT) * np.linalg.norm(outer, axis=1).max())
+    shares = np.sum(within**2, axis=1) / lengths**2
+    off = np.linalg.norm(outer - within @ directions, axis=1)
+    explained = noises.entry * np.sqrt(space.shape[1]) * np.linalg.norm(within / sizes, axis=1)
+    misfit = np.where(shares > NEARLY_INSIDE, off / np.hypot(explained, noises.relative * lengths), np.inf)
     order = np.argsort(misfit)[: len(space)]
-    return [int(near[place]) for place in order if misfit[place] <= FITS]
+    inside = order[misfit[order] <= FITS]
+    return inside if len(inside) else np.array([np.argmax(shares)])
 
 
-def _settled(taken: _Taken, gradient: np.ndarray, noise: float, certain: int) -> Pursued:
-    """The rows that were taken without those that have no coefficient in the gradient."""
+def _off(rows: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """What rows have outside the span of orthonormal ones, twice orthogonalised."""
+    for _ in range(2):
+        rows = rows - (rows @ basis.T) @ basis
+    return rows
+
+
+def _needed(taken: _Taken, gradient: np.ndarray, noises: _Noises) -> np.ndarray:
+    """The rows that were taken without those that can be left out, the least needed first."""
     rows = np.array(taken.rows, int)
-    if not len(rows):
-        return Pursued(rows, 0, False)
-    duals = np.linalg.pinv(taken.of(rows))
-    coefficients = np.linalg.norm(gradient @ duals, axis=0)
-    is_there = coefficients > IS_THERE * noise * np.linalg.norm(duals, axis=0) * np.sqrt(len(gradient))
-    count, (size, width) = int(is_there.sum()), gradient.shape
-    is_unique = 2 * count < width + size
-    return Pursued(rows[is_there], certain, bool(is_unique and certain >= min(size, count)))
+    while len(rows):
+        parts = _parts(taken.of(rows), gradient)[1]
+        if parts.min() > noises.floor(gradient):
+            break
+        rows = np.delete(rows, np.argmin(parts))
+    return rows
+
+
+def _parts(atoms: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each atom the unit vector (u, d) that no other one reaches, and the size (u,) of the gradient along it."""
+    duals = np.linalg.pinv(atoms).T
+    own = duals / np.linalg.norm(duals, axis=1, keepdims=True)
+    return own, np.linalg.norm(gradient @ own.T, axis=0)
+
+
+def _none_else(dictionary: jax.Array, rows: np.ndarray, gradient: np.ndarray, noises: _Noises) -> bool:
+    """Whether no other row of the dictionary could stand for one of the rows, to what noise leaves open.
+
+    What is left of the gradient without all rows but one is one direction, known to its noise over its size. Another
+    row fits it as well where so little of it lies outside all rows, for what lies along that direction.
+    """
+    atoms = np.asarray(dictionary[jnp.asarray(rows)], np.float64)
+    own, parts = _parts(atoms, gradient)
+    basis = np.linalg.qr(atoms.T)[0].T
+    outside, along = (
+        np.array(part)
+        for part in _beside(dictionary, jnp.asarray(basis, dictionary.dtype), jnp.asarray(own, dictionary.dtype))
+    )
+    outside[rows] = np.inf
+    uncertain = noises.floor(gradient) / parts
+    return bool(np.all(outside[:, None] > FITS * uncertain * np.abs(along)))
 
 
 class _Taken:
@@ -119,18 +176,17 @@ class _Taken:
         return np.asarray(self.dictionary[jnp.asarray(rows)], np.float64)
 
     def outside(self, rows: np.ndarray) -> np.ndarray:
-        """What these rows have outside the span of the taken ones, twice orthogonalised."""
-        found = self.of(rows)
-        for _ in range(2):
-            found = found - (found @ self.basis.T) @ self.basis
-        return found
+        """What these rows have outside the span of the taken ones."""
+        return _off(self.of(rows), self.basis)
 
-    def add(self, row: int) -> None:
-        """Take one row."""
-        (fresh,) = self.outside(np.array([row]))
-        self.rows.append(row)
-        size = np.linalg.norm(fresh)
-        if size > 0:
+    def add(self, rows: np.ndarray) -> None:
+        """Take some rows; one that adds nothing to the others is left out."""
+        for row in rows:
+            (fresh,) = self.outside(np.array([row]))
+            size = np.linalg.norm(fresh)
+            if row in self.rows or size**2 <= LEAST_LEFT * np.sum(self.of(np.array([row])) ** 2):
+                continue
+            self.rows.append(int(row))
             self.basis = np.concatenate([self.basis, fresh[None] / size])
             direction = jnp.asarray(fresh / size, self.dictionary.dtype)
             self._outside = _without(self.dictionary, self._outside, direction)
@@ -140,7 +196,9 @@ class _Taken:
         directions = space / np.linalg.norm(space, axis=1, keepdims=True)
         filled = np.pad(directions, ((0, in_bucket(len(directions)) - len(directions)), (0, 0)))
         found = _shares(self.dictionary, self._outside, self._lengths, jnp.asarray(filled, self.dictionary.dtype))
-        return np.asarray(found)
+        found = np.array(found)
+        found[self.rows] = 0
+        return found
 
 
 @jax.jit
@@ -153,3 +211,10 @@ def _shares(dictionary: jax.Array, outside: jax.Array, lengths: jax.Array, direc
 def _without(dictionary: jax.Array, outside: jax.Array, direction: jax.Array) -> jax.Array:
     """What is left of each row's squared length when a direction is taken out."""
     return outside - jnp.square(product(dictionary, direction))
+
+
+@jax.jit
+def _beside(dictionary: jax.Array, basis: jax.Array, own: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Length (V,) of each row outside a span, and its part (V, u) along some directions."""
+    outside = dictionary - product(product(dictionary, basis.T), basis)
+    return jnp.sqrt(jnp.sum(jnp.square(outside), axis=1)), product(dictionary, own.T)

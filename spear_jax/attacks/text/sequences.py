@@ -79,7 +79,7 @@ def predicted_sequences(grown: Grown, weights: list[dict[int, float]]) -> list[S
             if rest > LEFT_OVER * weight:
                 tokens = np.append(grown.tokens(place), label)
                 found.append(Sequence(tokens, None, rest, _start(grown, weights, place), 0))
-    return _counted(found, [len(sequence.tokens) - 1 - sequence.start for sequence in found])
+    return counted(found, [len(sequence.tokens) - 1 - sequence.start for sequence in found])
 
 
 def classified_sequences(grown: Grown, weights: list[dict[int, float]]) -> list[Sequence]:
@@ -94,7 +94,7 @@ def classified_sequences(grown: Grown, weights: list[dict[int, float]]) -> list[
         for place, labels in enumerate(weights)
         for label, weight in labels.items()
     ]
-    return _counted(found, [1] * len(found))
+    return counted(found, [1] * len(found))
 
 
 def _start(grown: Grown, weights: list[dict[int, float]], place: int) -> int:
@@ -107,7 +107,7 @@ def _start(grown: Grown, weights: list[dict[int, float]], place: int) -> int:
     return start
 
 
-def _counted(sequences: list[Sequence], lengths: list[int]) -> list[Sequence]:
+def counted(sequences: list[Sequence], lengths: list[int]) -> list[Sequence]:
     """The sequences with how often each was there, and weights that are whole multiples of one.
 
     The loss is a mean or sum over all predictions, so that all weights are multiples of one; or it is a mean over each

@@ -9,8 +9,8 @@ from typing import Any, overload
 
 import jax
 
-from spear_jax.attacks.dense import pipeline as dense
-from spear_jax.attacks.text import pipeline as text
+from spear_jax.attacks.dense.pipeline import reconstruct as reconstruct_layer
+from spear_jax.attacks.text.pipeline import reconstruct as reconstruct_text
 from spear_jax.attacks.text.result import TextResult
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import SpearError
@@ -57,8 +57,8 @@ def reconstruct(
     """
     match observation:
         case TextObservation():
-            return text.reconstruct(observation, config, **known)
+            return reconstruct_text(observation, config, **known)
         case LayerObservation():
             if key is None:
                 raise SpearError("a dense layer is searched at random; give a key, as jax.random.key(0).")
-            return dense.reconstruct(observation, key, config, **known)
+            return reconstruct_layer(observation, key, config, **known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,12 +179,12 @@ def _traces(result: TextResult) -> list[np.ndarray]:
     return [trace for trace in result.prefixes if not begins(trace)]
 
 
-def _decoded(tokens: Iterable[int], decode: Decode | None) -> str | None:
+def _decoded(tokens: np.ndarray, decode: Decode | None) -> str | None:
     return None if decode is None else decode(_ids(tokens))
 
 
-def _ids(tokens: Iterable[int]) -> list[int]:
-    return [int(token) for token in tokens]
+def _ids(tokens: np.ndarray) -> list[int]:
+    return tokens.tolist()
 
 
 def _escape(letter: str) -> str:

@@ -7,18 +7,26 @@ from typing import Any
 
 from spear_jax.audit import record
 from spear_jax.audit.folder import read_summary
+from spear_jax.audit.text_record import is_text
 from spear_jax.client.tables import column_names
 from spear_jax.client.truth import Truth
 from spear_jax.defences.trials import TRIALS, Trial, read_trials
 from spear_jax.errors import RecordError
 from spear_jax.report.index import write_index
 from spear_jax.report.scores import score
+from spear_jax.report.text_folder import make_text_report
 from spear_jax.report.write import write_report
 from spear_jax.tensor_files import make_folder
 
 
 def make_report(folder: Path, truth: Path | None, out: Path | None = None) -> tuple[Path, Path | None]:
-    """Report of a reconstruction folder, beside the originals where a truth is given."""
+    """Report of a reconstruction folder, beside the originals where a truth is given.
+
+    Returns:
+        Paths of the page and of the contact sheet, None for what is no image.
+    """
+    if is_text(folder):
+        return make_text_report(folder, truth, out), None
     found = record.read_reconstruction(folder)
     make_folder(folder if out is None else out)
     private = None if truth is None else Truth.load(truth)

@@ -2,6 +2,7 @@
 
 import importlib
 
+import jax
 import pytest
 import typer
 
@@ -25,19 +26,19 @@ PATHS = {
     "spear_jax.integrations.flower": ("RecordingStrategy", "show_update_mod"),
 }
 OPTIONS = {
-    "demo": "activation batch-size depth dtype image-size json max-seconds out seed width",
+    "demo": "activation batch-size depth dtype image-size json max-seconds out seed text width",
     "simulate": (
-        "activation batch-size classes columns data depth dtype image-size images initialization json kind "
-        "label-column learning-rate local-epochs lr mini-batch momentum normalize optimizer out seed train-steps truth "
-        "weight-decay width"
+        "activation adapter batch-size classes columns data depth dtype image-size images initialization json kind "
+        "label-column learning-rate local-epochs lora-modules lora-rank lr mini-batch model momentum normalize "
+        "optimizer out seed texts train-steps truth weight-decay width"
     ),
     "bundle": "activation after before gradient json kind local-steps lr num-examples out weight-decay",
     "defend": "defence json list max-seconds out seed strength sweep",
-    "inspect": "json layer layout",
+    "inspect": "adapter json kind layer layout lr model",
     "reconstruct": (
-        "activation chunk-size coordinator distributed fresh json layer layout local-device-ids mapper max-candidates "
-        "max-seconds method num-devices num-processes out process-id rank resume round-size sampler seed "
-        "shard"
+        "activation adapter chunk-size coordinator distributed fresh json kind layer layout local-device-ids lr mapper "
+        "max-candidates max-seconds method model num-devices num-processes out process-id rank resume round-size "
+        "sampler seed shard"
     ),
     "evaluate": "json out truth",
     "report": "json out truth",
@@ -68,6 +69,19 @@ def test_the_public_names_are_these():
 def test_documented_import_paths_hold(module):
     found = importlib.import_module(module)
     assert [name for name in PATHS[module] if not hasattr(found, name)] == []
+
+
+def test_reconstruct_takes_the_observation_of_any_family(monkeypatch):
+    from spear_jax.testing import planted_problem
+
+    layer = planted_problem(3, 60, 20).observation
+    assert sj.reconstruct(layer, jax.random.key(0)).certificate.exact.all()
+    with pytest.raises(sj.SpearError, match="give a key"):
+        sj.reconstruct(layer)
+    text, result, calls = object.__new__(sj.TextObservation), object.__new__(sj.TextResult), []
+    monkeypatch.setattr("spear_jax.attacks.reconstruct_text", lambda *given, **more: calls.append(more) or result)
+    assert sj.reconstruct(text, on_stage=None) is result
+    assert calls == [{"on_stage": None}]
 
 
 def test_commands_and_options_are_these():

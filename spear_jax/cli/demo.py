@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from spear_jax.activations import named
 from spear_jax.audit import record
 from spear_jax.audit.path import audit_update, is_whole
-from spear_jax.cli import options
+from spear_jax.cli import options, text, text_demo
+from spear_jax.cli.family import is_given, refuse_dense
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit
 from spear_jax.client.load import demo_batch
 from spear_jax.client.simulate import Client, simulate_client
@@ -22,6 +23,9 @@ from spear_jax.report.scores import EVALUATION, score
 from spear_jax.tensor_files import make_folder
 from spear_jax.update.bundle_file import save_update
 
+# What goes with --text.
+TEXT = ("is_text", "batch_size", "out", "seed", "as_json")
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -29,7 +33,11 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    batch_size: options.BatchSize = 64,
+    context: options.Context,
+    is_text: Annotated[bool, typer.Option("--text", help="Sentences of a language model instead of photos.")] = False,
+    batch_size: Annotated[
+        int, typer.Option(help=f"Samples in the private batch; {text_demo.BATCH_SIZE} sentences by default.", min=1)
+    ] = 64,
     image_size: options.ImageSize = 64,
     width: options.Width = 1000,
     depth: options.Depth = 6,
@@ -42,8 +50,16 @@ def demo(
 ) -> None:
     """Reconstruct photos from a single gradient.
 
-    The photos come with scikit-image; the page shows them side by side with what the server made of the gradient.
+    The photos come with scikit-image; the page shows them side by side with what the server made of the gradient. With
+    --text a random language model was trained on invented sentences.
     """
+    if is_text:
+        refuse_dense(context, TEXT, "--text")
+        make_folder(out)
+        size = batch_size if is_given(context, "batch_size") else text_demo.BATCH_SIZE
+        found = text_demo.run(out, size, seed, (lambda _: None) if as_json else typer.echo)
+        emit(found, as_json, lambda: _tell_text(found, out))
+        raise typer.Exit(EXIT_COMPLETE if is_whole(found) else EXIT_INCOMPLETE)
     started = time.monotonic()
     named(activation)
     make_folder(out)
@@ -75,3 +91,8 @@ def demo(
     pages = " or ".join(str(path) for path in (index, contact) if path)
     emit(content, as_json, lambda: typer.echo(f"{seconds:.1f} seconds; open {pages}"))
     raise typer.Exit(EXIT_COMPLETE if is_whole(content) else EXIT_INCOMPLETE)
+
+
+def _tell_text(content: dict[str, Any], out: Path) -> None:
+    text.tell(content, out)
+    typer.echo(f"{content['total_seconds']:.1f} seconds; open {content['page']}")

@@ -8,10 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from spear_jax.audit import record
+from spear_jax.audit.text_record import is_text, read_text_record
 from spear_jax.cli import options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
+from spear_jax.client.evaluate import Evaluation
 from spear_jax.client.truth import Truth
 from spear_jax.report.scores import EVALUATION, score
+from spear_jax.report.text_scores import TextEvaluation, score_record
 
 
 def register(app: typer.Typer) -> None:
@@ -29,11 +32,28 @@ def evaluate(
 ) -> None:
     """Score a reconstruction against the truth.
 
-    Reconstructions are matched to the true samples, then measured: PSNR, SSIM, maximal error, pixel-exact images.
+    Reconstructions are matched to the true samples, then measured: PSNR, SSIM, maximal error, pixel-exact images;
+    of text exact sequences, ROUGE-1 and ROUGE-2, and certificates that are false.
     """
+    if is_text(folder):
+        texts = score_record(read_text_record(folder), truth)
+        _write(texts, folder, out, as_json)
+        raise typer.Exit(EXIT_COMPLETE if texts.is_whole else EXIT_INCOMPLETE)
     found = record.read_reconstruction(folder)
     evaluation = score(found, Truth.load(truth))
+    _write(evaluation, folder, out, as_json)
+    raise typer.Exit(EXIT_COMPLETE if evaluation.num_recovered == evaluation.num_samples else EXIT_INCOMPLETE)
+
+
+def _write(evaluation: Evaluation | TextEvaluation, folder: Path, out: Path | None, as_json: bool) -> None:
+    """Write the scores, and print them.
+
+    Args:
+        evaluation: of a reconstruction.
+        folder: of the reconstruction.
+        out: file to write, None for the usual one in the folder.
+        as_json: whether to print JSON.
+    """
     content: dict[str, Any] = evaluation.to_json() | {"summary": evaluation.summary}
     record.write_json(folder / EVALUATION if out is None else out, content)
     emit(content, as_json, lambda: typer.echo(evaluation.summary))
-    raise typer.Exit(EXIT_COMPLETE if evaluation.num_recovered == evaluation.num_samples else EXIT_INCOMPLETE)

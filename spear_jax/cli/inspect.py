@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from spear_jax.audit.exposure import exposure
+from spear_jax.audit.text_exposure import text_exposure
+from spear_jax.audit.text_one import Returned, read_returned, read_sent
+from spear_jax.audit.text_record import FAMILY
 from spear_jax.cli import options
+from spear_jax.cli.family import refuse_dense, require_text
 from spear_jax.cli.output import emit, say_first, table
+from spear_jax.cli.text import tell_exposure
 from spear_jax.update.bundle_file import load_update
 
+# What goes with --model.
+TEXT = ("update_file", "model", "adapter", "kind", "lr", "as_json")
 HEADER = ("layer", "m x n", "rank", "live rows", "noise floor", "gap", "expected candidates", "verdict")
 
 
@@ -20,7 +28,19 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    update_file: options.UpdateFile,
+    context: options.Context,
+    update_file: Annotated[
+        Path,
+        typer.Argument(
+            help="Update bundle, .safetensors or .npz; with --model tensors alone or PEFT's folder too.",
+            metavar="UPDATE",
+            show_default=False,
+        ),
+    ],
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    kind: options.ReturnedKind = None,
+    lr: options.ReturnedRate = None,
     layer: options.Layer = None,
     layout: options.Layout = None,
     as_json: options.Json = False,
@@ -28,7 +48,16 @@ def inspect(
     """Say what an update shows and what it would cost.
 
     For every layer: its rank (the batch size a server sees), the noise, the expected search, and what is in the way.
+    With --model, of text: directions of each view, how much they tell apart, and what to expect.
     """
+    if model is not None:
+        refuse_dense(context, TEXT)
+        update = read_returned(update_file, read_sent(model, adapter), Returned(kind, lr))
+        seen = text_exposure(update)._asdict()
+        content = {"family": FAMILY, "update": str(update_file), "sha256": update.sha256, **seen}
+        emit(content, as_json, lambda: tell_exposure(content))
+        return
+    require_text(context, ("adapter", "kind", "lr"))
     update = load_update(update_file, layout=layout)
     layers = update.layers if layer is None else (update.layer(layer),)
     content: dict[str, Any] = {

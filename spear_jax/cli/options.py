@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spear_jax.activations import ACTIVATIONS
+
+if TYPE_CHECKING:
+    Context = typer.Context
+else:
+    # What Typer passes is Click's context, which it keeps in different places from release to release.
+    Context = typer.Context.__bases__[0]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.", min=0)]
@@ -34,3 +40,22 @@ Width = Annotated[int, typer.Option(help="Neurons per hidden layer, m.", min=1)]
 Depth = Annotated[int, typer.Option(help="Hidden layers.", min=1)]
 ImageSize = Annotated[int | None, typer.Option(help="Side that images are cropped and resized to.", min=1)]
 Truth = Annotated[Path | None, typer.Option(help="Truth file of spear-jax simulate, to score against.")]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        help="Language model that was sent: a folder with config.json, or a .gguf file. Makes it an audit of text.",
+    ),
+]
+Adapter = Annotated[
+    Path | None, typer.Option("--adapter", help="PEFT folder of the LoRA adapters that the server sent, with --model.")
+]
+ReturnedKind = Annotated[
+    str | None,
+    typer.Option(
+        "--kind", help="What came back, with --model: gradient, weights or delta, where the file does not say."
+    ),
+]
+ReturnedRate = Annotated[
+    float | None, typer.Option("--lr", help="Learning rate of the client's SGD, with --model; the file's by default.")
+]

@@ -11,8 +11,11 @@ import typer
 
 from spear_jax.audit.folder import ONE_PROCESS
 from spear_jax.audit.path import audit_update, is_whole
-from spear_jax.cli import options
+from spear_jax.audit.text_one import Returned, audit_text_update
+from spear_jax.cli import options, text
+from spear_jax.cli.family import refuse_dense, require_text
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean, say_first
+from spear_jax.cli.text import StageReporter
 from spear_jax.config import METHODS, ReconstructConfig
 from spear_jax.devices import initialize_distributed
 from spear_jax.errors import SpearError
@@ -21,6 +24,9 @@ from spear_jax.status import Status
 from spear_jax.types import NO_LABEL
 from spear_jax.update.bundle_file import load_update
 
+# What goes with --model.
+TEXT = ("update_file", "out", "model", "adapter", "kind", "lr", "resume", "fresh", "as_json")
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -28,6 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def reconstruct(
+    context: options.Context,
     update_file: Annotated[
         Path,
         typer.Argument(
@@ -37,6 +44,10 @@ def reconstruct(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("recon"),
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    kind: options.ReturnedKind = None,
+    lr: options.ReturnedRate = None,
     layer: options.Layer = None,
     layout: options.Layout = None,
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "auto",
@@ -64,10 +75,22 @@ def reconstruct(
 ) -> None:
     """Reconstruct the batch behind an update.
 
-    Every sample is certified, or not, without ground truth. Of a folder, every update by itself, with a summary.
+    Every sample is certified, or not, without ground truth. Of a folder, every update by itself, with a summary. With
+    --model the update is a language model's, and the samples are text.
     """
     if resume and fresh:
         raise SpearError("--resume and --fresh exclude each other; give --resume to go on, --fresh to start again.")
+    if model is not None:
+        refuse_dense(context, TEXT)
+        reporter = StageReporter(is_silent=as_json)
+        lines = FolderTable(reporter, is_silent=as_json)
+        content = audit_text_update(
+            update_file, model, out, adapter=adapter, returned=Returned(kind, lr, resume),
+            on_stage=reporter, on_start=lines.start, on_update=lines.add,
+        )  # fmt: skip
+        emit(content, as_json, lambda: tell(content, out) if "updates" in content else text.tell(content, out))
+        raise typer.Exit(EXIT_COMPLETE if is_whole(content) else EXIT_INCOMPLETE)
+    require_text(context, ("adapter", "kind", "lr"))
     is_joined = distributed or any(value is not None for value in (coordinator, num_processes, process_id))
     ids = None if local_device_ids is None else _parse_ids(local_device_ids)
     if ids is not None and not is_joined:
@@ -99,7 +122,7 @@ class FolderTable:
 
     HEADER = ("update", "batch rank", "certified", "approximate", "status", "seconds")
 
-    def __init__(self, reporter: SearchReporter, *, is_silent: bool) -> None:
+    def __init__(self, reporter: SearchReporter | StageReporter, *, is_silent: bool) -> None:
         self._reporter, self._is_silent = reporter, is_silent
         self._widths: tuple[int, ...] = ()
         self._left = 0

@@ -30,7 +30,7 @@ def report(
 ) -> None:
     """Make a page of a reconstruction.
 
-    index.html says what leaked, how sure that is, what it cost and which defence stops it; contact.png shows it.
+    index.html says what leaked, how sure that is, what it cost and which defence stops it; contact.png shows images.
     Of the reconstructions of a folder of updates: one page each, and index.html over all of them.
     """
     if (folder / SUMMARY).is_file() and not (folder / record.RECORD).exists():

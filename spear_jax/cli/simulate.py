@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from spear_jax.activations import named
-from spear_jax.cli import options
+from spear_jax.cli import options, text_simulate
+from spear_jax.cli.family import refuse_dense, require_text
 from spear_jax.cli.output import emit
+from spear_jax.cli.text_simulate import LEARNING_RATE, TextClient
 from spear_jax.client.columns import parse_kinds
 from spear_jax.client.load import demo_batch, load_batch
 from spear_jax.client.local_training import KINDS, LocalTraining
@@ -22,6 +24,11 @@ from spear_jax.normalization import Normalization
 from spear_jax.tensor_files import make_folder
 from spear_jax.update.bundle_file import save_update
 
+# What goes with --model.
+TEXT = (
+    "model", "texts", "adapter", "lora_rank", "lora_modules", "kind", "lr", "dtype", "batch_size", "seed", "out",
+    "truth", "as_json",
+)  # fmt: skip
 DATA_VARIABLE = "SPEAR_JAX_DATA"
 LOCAL_OPTIONS = {
     "learning_rate": "--lr",
@@ -39,6 +46,7 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(
+    context: options.Context,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -66,7 +74,9 @@ def simulate(
             "age=number,zip=category,id=skip,income=label; the others as their cells tell."
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Precision of the client: float32 or float64.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="Precision of the client: float32 or float64; with --model of what it sends, any.")
+    ] = "float32",
     activation: options.Activation = "relu",
     initialization: Annotated[str, typer.Option(help="pytorch, flax or normal.")] = "pytorch",
     train_steps: Annotated[int, typer.Option(help="SGD steps on the batch's data set before the update.", min=0)] = 0,
@@ -84,6 +94,14 @@ def simulate(
     momentum: Annotated[float | None, typer.Option(help="Local training: momentum of sgd, 0 by default.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Local training: lambda, 0 by default.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="Local training: sgd, adam or sign; sgd by default.")] = None,
+    model: options.Model = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="Private texts, with --model: .txt, one a line, or .csv or .tsv with a column text."),
+    ] = None,
+    adapter: options.Adapter = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Rank of random adapters, with --model.", min=1)] = None,
+    lora_modules: Annotated[str | None, typer.Option(help="Where these stand, as q,v; the usual by default.")] = None,
     seed: options.Seed = 0,
     out: Annotated[Path, typer.Option(help="Update bundle to write.")] = Path("update.safetensors"),
     truth: Annotated[Path, typer.Option(help="Truth to write, for scoring only.")] = Path("truth.safetensors"),
@@ -91,8 +109,20 @@ def simulate(
 ) -> None:
     """Compute a client's gradient or weight change on private data.
 
-    Writes what the server sees and, apart from it, the truth, which only spear-jax evaluate and report read.
+    Writes what the server sees and, apart from it, the truth, which only spear-jax evaluate and report read. With
+    --model the client trains a language model on text.
     """
+    if model is not None:
+        refuse_dense(context, TEXT)
+        _check_targets(out, truth)
+        modules = None if lora_modules is None else tuple(lora_modules.split(","))
+        if kind == "gradient" and lr is not None:
+            raise DataError("--lr: a gradient has no step of SGD; pass --kind weights or --kind delta.")
+        client = TextClient(kind, LEARNING_RATE if lr is None else lr, dtype, lora_rank, modules, seed)
+        content, sentence = text_simulate.run((model, adapter), texts, batch_size, client, (out, truth))
+        emit(content, as_json, lambda: typer.echo(sentence))
+        return
+    require_text(context, ("texts", "adapter", "lora_rank", "lora_modules"))
     training = local_training(
         kind, learning_rate=lr, epochs=local_epochs, mini_batch=mini_batch, momentum=momentum,
         weight_decay=weight_decay, optimizer=optimizer,

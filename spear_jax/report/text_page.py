@@ -147,7 +147,10 @@ _STYLE = """
 .traces .said { color: var(--quiet); font-style: italic; }
 .tokens code { background: var(--soft); border-radius: 3px; padding: 0 4px; line-height: 1.9; overflow-wrap: anywhere;
   white-space: pre-wrap; }
+.tokens p { max-width: none; }
 .measures td:first-child { min-width: 22ch; font-weight: 600; }
+.measures th { white-space: nowrap; }
+.measures td:last-child { white-space: nowrap; color: var(--quiet); }
 .originals td:first-child { width: 14ch; }
 """
 
@@ -164,7 +167,7 @@ $traces
 $originals
 <h2>Threat model</h2>
 $threat
-<h2>How it was certified</h2>
+<h2>How text is certified</h2>
 $certification
 <h2>What the gradients show</h2>
 <p>Each linear layer's gradient has its rows in the span of what the layer read. A direction is one dimension of that
@@ -173,7 +176,8 @@ $views
 <h2>The update</h2>
 $observed
 <h2>Which defence would have stopped it</h2>
-<p>None was tried on this update. Numbers are of other batches, on a model of 135 million parameters (SmolLM2).</p>
+<p>None was tried on this update. What is measured was measured on tokens, with other batches and a model of 135 million
+parameters (SmolLM2); the rest follows from how the attack works.</p>
 $defences
 <h2>To repeat it</h2>
 $repeat

@@ -48,7 +48,7 @@ def threat_model(record: Mapping[str, Any]) -> str:
 def certification(record: Mapping[str, Any]) -> list[str]:
     """How the batch was certified, in paragraphs."""
     paragraphs = [
-        "The whole batch is certified at once: the server computes the gradient of the sequences that it found, with "
+        "A batch is certified as a whole: the server computes the gradient of the sequences that it found, with "
         "the model that it sent, and holds every tensor against what came back. Order does not matter, everything else "
         "does: on a real model one wrong token left 0.18 of the norm, one wrong last label 0.075, and the right batch "
         "2 \N{MULTIPLICATION SIGN} 10\N{SUPERSCRIPT MINUS}\N{SUPERSCRIPT SEVEN}.",
@@ -89,11 +89,14 @@ def _reading(view: Mapping[str, Any]) -> str:
 def facts(record: Mapping[str, Any]) -> dict[str, Rows]:
     """Tables of (name, value) by section: ``observed`` and ``repeat``."""
     observed, sent = mapping(record.get("observed")), mapping(record.get("model"))
-    half = observed.get("half")
+    half, sizes = observed.get("half"), [sent.get(name) for name in ("layers", "width", "vocabulary")]
     return {
         "observed": [
             ("Model", text([sent.get("name"), f"({text(sent.get('family'))})"])),
-            ("Blocks, width, vocabulary", text([sent.get(name) for name in ("layers", "width", "vocabulary")])),
+            (
+                "Blocks, width, vocabulary",
+                ", ".join(map(number, sizes)),
+            ),
             ("Sent as", text([part for part in (observed.get("kind"), observed.get("dtype")) if part])),
             ("Rounded to half precision before that", text(half)),
             ("Tensors that came back", number(observed.get("tensors"))),
@@ -150,25 +153,25 @@ def defences(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ),
         (
             "AdamW instead of SGD",
-            "Stops whole sequences, not all tokens: a step keeps only signs, from which a plain test of one block "
-            "still named 20 of 27 and 40 of 67 distinct tokens (at most: its cut was set with the truth).",
+            "Weakens it. A step keeps only signs, and exact inversion is refused here. Tokens still show: a plain test "
+            "of one block named 20 of 27 and 40 of 67 (at most: its cut was set with the truth).",
             MEASURED,
         ),
         (
             "Noise, as in differentially private training",
-            "Stops it from about half the gradient's own size: 22 of 67 tokens were left at 35 to 65 % of its root "
-            "mean square, 57 of 67 at 4 to 6 %, 66 of 67 below 1 %. Tokens only; sequences go earlier.",
+            "Weakens it, and stops it where the noise is as large as the gradient. Of 67 tokens that test named 22 "
+            "under noise of 35 to 65 % of the gradient's root mean square, 57 under 4 to 6 %, 66 below 1 %.",
             MEASURED,
         ),
         (
             "Half precision",
-            "Does not stop it: rounded to bfloat16, gradients still named 66 of 67 and 142 of 146 distinct tokens.",
+            "Does not stop it. Gradients rounded to bfloat16 still named 66 of 67 and 142 of 146 distinct tokens.",
             MEASURED,
         ),
         (
             "Adapters of low rank",
-            "Do not hide the tokens: rank 4 beside queries and values, 8 directions in all, gave 69 of 69 distinct "
-            "tokens. They do hide the order of long batches, whose beginnings outnumber the directions.",
+            "Do not hide the tokens. Rank 4 beside queries and values, 8 directions in all, gave 69 of 69 distinct "
+            "tokens. Low rank does hide the order in batches with more beginnings of sequences than directions.",
             MEASURED,
         ),
     ]  # fmt: skip

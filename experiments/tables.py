@@ -33,6 +33,7 @@ CLAIMS = (
     "certificates",
     "scaling_study",
     "stages",
+    "text_lora",
 )
 # What the project's README shows of them, claim by claim, in the words of the findings.
 HEADLINES = {

@@ -33,7 +33,9 @@ CLAIMS = (
     "certificates",
     "scaling_study",
     "stages",
+    "text_full",
     "text_lora",
+    "text_certificate",
 )
 # What the project's README shows of them, claim by claim, in the words of the findings.
 HEADLINES = {

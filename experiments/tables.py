@@ -34,7 +34,9 @@ CLAIMS = (
     "scaling_study",
     "stages",
     "text_full",
+    "text_baseline",
     "text_lora",
+    "text_precision",
     "text_certificate",
 )
 # What the project's README shows of them, claim by claim, in the words of the findings.

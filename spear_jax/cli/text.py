@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from spear_jax.cli.output import table
 from spear_jax.report.text_sections import ROLES
 from spear_jax.report.text_values import certificate_sentence
 
-# Traces and tokens beyond these are in the record.
-MOST_TRACES, MOST_TOKENS = 10, 200
+# Traces, and lines of tokens, beyond these are in the record.
+MOST_TRACES, MOST_LINES = 10, 12
 INDENT = "  "
 
 
@@ -103,6 +104,9 @@ def _tell_tokens(tokens: dict[str, Any], *, is_listed: bool) -> None:
     typer.echo(f"{len(tokens['ids'])} distinct tokens, {'certified' if tokens['certified'] else 'not certified'}.")
     if not is_listed:
         return
-    words = tokens["texts"] or [str(token) for token in tokens["ids"]]
-    shown = " ".join(repr(escaped(word)) if tokens["texts"] else word for word in words[:MOST_TOKENS])
-    typer.echo(INDENT + shortened(shown))
+    # A no-break space keeps a token on one line.
+    texts = [repr(escaped(word)).replace(" ", "\N{NO-BREAK SPACE}") for word in tokens["texts"] or ()]
+    words = " ".join(texts or map(str, tokens["ids"]))
+    columns = max(shutil.get_terminal_size().columns - len(INDENT), 20)
+    for line in textwrap.wrap(words, columns, max_lines=MOST_LINES, placeholder=" ..."):
+        typer.echo(INDENT + line.replace("\N{NO-BREAK SPACE}", " "))

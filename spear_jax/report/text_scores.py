@@ -19,16 +19,26 @@ class TextEvaluation(NamedTuple):
     Attributes:
         scores: of the sequences by their tokens.
         labels_right: of the exact sequences, how many came with the label that they had; None without labels.
+        distinct: distinct tokens of the batch, with those that only end a sequence.
+        named: how many of these the record names, in order or not.
+        wrong: tokens that it names and that the batch does not have.
     """
 
     scores: TextScores
     labels_right: int | None
+    distinct: int
+    named: int
+    wrong: int
 
     @property
     def summary(self) -> str:
         """The scores in one sentence."""
         labels = "" if self.labels_right is None else f" {self.labels_right} of their labels right."
-        return self.scores.summary + labels
+        return f"{self.scores.summary}{labels} {self._tokens}"
+
+    @property
+    def _tokens(self) -> str:
+        return f"{self.named} of {self.distinct} distinct tokens named, and {self.wrong} that were not there."
 
     @property
     def is_whole(self) -> bool:
@@ -37,7 +47,8 @@ class TextEvaluation(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
-        return self.scores.to_json() | {"labels_right": self.labels_right, "summary": self.summary}
+        own = {name: getattr(self, name) for name in ("labels_right", "distinct", "named", "wrong", "summary")}
+        return self.scores.to_json() | own
 
 
 def score_record(record: Mapping[str, Any], truth: Path) -> TextEvaluation:
@@ -51,11 +62,14 @@ def score_record(record: Mapping[str, Any], truth: Path) -> TextEvaluation:
     found = [one["tokens"] for one in (*listed, *record["traces"])]
     certified = [one["exact"] for one in listed] + [False] * len(record["traces"])
     scores = score_texts(found, private.sequences, certified=certified)
+    true = {int(token) for sequence in private.sequences for token in sequence}
+    named = {*record["tokens"]["ids"], *(token for one in found for token in one)}
+    counts = (len(true), len(true & named), len(named - true))
     if private.labels is None:
-        return TextEvaluation(scores, None)
+        return TextEvaluation(scores, None, *counts)
     theirs = Counter(
         (tuple(np.asarray(one).tolist()), int(label))
         for one, label in zip(private.sequences, private.labels, strict=True)
     )
     ours = Counter((tuple(one["tokens"]), one["label"]) for one in listed)
-    return TextEvaluation(scores, (ours & theirs).total())
+    return TextEvaluation(scores, (ours & theirs).total(), *counts)

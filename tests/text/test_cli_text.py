@@ -241,6 +241,21 @@ def test_what_is_printed_is_one_line_of_what_prints(monkeypatch):
     assert shortened("short") == "short"
 
 
+def test_tokens_without_an_order_are_listed_in_full_lines(capsys, tmp_path, monkeypatch):
+    from spear_jax.cli.text import tell
+
+    monkeypatch.setenv("COLUMNS", "40")
+    ids = list(range(100, 160))
+    record = {
+        "status": "TOKENS_ONLY", "message": "Tokens.", "num_sequences": 0, "certified": 0, "certificate": None,
+        "sequences": [], "traces": [], "tokens": {"ids": ids, "texts": None, "certified": True}, "seconds": {},
+    }  # fmt: skip
+    tell(record, tmp_path)
+    printed = capsys.readouterr().out
+    assert "60 distinct tokens, certified.\n" in printed
+    assert all(f" {token}" in printed for token in ids)
+
+
 def test_traces_stand_apart_from_what_is_certified(capsys, tmp_path):
     from spear_jax.cli.text import tell
 

@@ -148,6 +148,7 @@ def test_originals_are_shown_for_comparison_only(tmp_path):
     scored = run("evaluate", tmp_path, "--truth", tmp_path / "t.npz", "--json")
     assert scored.code == 3
     assert (scored.json["num_exact"], scored.json["false_certificates"]) == (1, 0)
+    assert [scored.json[name] for name in ("distinct", "named", "wrong")] == [5, 3, 0]
 
 
 def test_labels_are_scored_with_the_text(tmp_path):

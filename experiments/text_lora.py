@@ -105,8 +105,7 @@ def findings(lines: list[Line]) -> list[Finding]:
 
 
 def _sequences_told(lines: list[Line]) -> str:
-    beginnings = "-".join(str(end([line["prefixes"] for line in lines])) for end in (min, max))
-    return f"{problems.told(lines)}; {beginnings} distinct beginnings"
+    return f"{problems.told(lines)}; at most {max(line['prefixes'] for line in lines)} distinct beginnings"
 
 
 def _sets_told(lines: list[Line]) -> str:

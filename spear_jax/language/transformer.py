@@ -70,9 +70,7 @@ class Past(NamedTuple):
     is_there: jax.Array
 
 
-def attend_after(
-    architecture: Architecture, params: Params, layer: int, state: jax.Array, positions: jax.Array, past: Past
-) -> Attended:
+def attend_after(architecture: Architecture, params: Params, layer: int, state: jax.Array, past: Past) -> Attended:
     """The attention of single tokens, each after one of several pasts and none to another.
 
     Args:
@@ -80,10 +78,10 @@ def attend_after(
         params: its tensors by name.
         layer: number of the block.
         state: (l, u, d) that enters the block: u tokens after each of l pasts.
-        positions: (l, u) of the tokens.
         past: the pasts, (l, p, ...).
     """
     parts = family(architecture)
+    positions = jnp.broadcast_to(jnp.sum(past.is_there, axis=1)[:, None], state.shape[:2])
     inputs = parts.attention_input(architecture, params, layer, state)
     query, key, value = parts.heads(architecture, params, layer, inputs)
     query, key = (parts.rotate(architecture, vectors, positions) for vectors in (query, key))

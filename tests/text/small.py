@@ -13,7 +13,7 @@ from spear_jax.language.observation import TextObservation
 
 
 def model(family, seed=0, scale=3.0, **changes):
-    """Architecture and parameters; weights are larger than at the start of training, so that attention does something."""
+    """Architecture and parameters; weights larger than at the start of training, so that attention does something."""
     architecture = (tiny_llama if family == "llama" else tiny_gpt2)(400)
     architecture = dataclasses.replace(architecture, **{"layers": 2, "positions": 32} | changes)
     params = random_model(architecture, jax.random.key(seed))

@@ -1,4 +1,4 @@
-"""Whole batches of text from gradients of all parameters: exact, certified, and never certified where they are wrong."""
+"""Whole batches of text from gradients of all parameters: exact and certified, or said not to be."""
 
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.attacks.text.certificate import Reproduction, reproduce
+from spear_jax.attacks.text.certificate import Vouched, certify
 from spear_jax.attacks.text.last_labels import read_last_labels
 from spear_jax.attacks.text.outputs import read_outputs
 from spear_jax.attacks.text.prefixes import Grown, grow
@@ -76,16 +76,15 @@ def reconstruct(
     clock.enter("outputs", f"Reading the labels behind {len(grown.nodes)} prefixes")
     sequences = _sequences(observation, params, grown)
     clock.enter("certificate", f"Computing the gradient of {len(sequences)} sequences")
-    reproduction = reproduce(observation, params, sequences) if sequences else None
-    is_exact = reproduction is not None and reproduction.is_exact
+    vouched = certify(observation, params, sequences)
     return TextResult(
-        sequences=tuple(sequences),
-        exact=np.full(len(sequences), is_exact),
-        prefixes=() if is_exact else tuple(grown.tokens(leaf) for leaf in grown.leaves()),
-        tokens=tokens.ids,
-        tokens_exact=is_exact or tokens.is_exact,
-        reproduction=reproduction,
-        status=_status(sequences, reproduction, config.num_examples),
+        sequences=tuple(vouched.sequences),
+        exact=vouched.exact,
+        prefixes=() if vouched.is_whole else tuple(grown.tokens(leaf) for leaf in grown.leaves()),
+        tokens=_inputs(vouched.sequences) if vouched.is_whole else tokens.ids,
+        tokens_exact=vouched.is_whole or tokens.is_exact,
+        reproduction=vouched.reproduction,
+        status=_status(vouched, tokens.is_exact, config.num_examples),
         views=sizes,
         seconds=clock.seconds(),
     )
@@ -104,11 +103,17 @@ def _sequences(observation: TextObservation, params: Params, grown: Grown) -> li
     return (classified_sequences if is_classified else predicted_sequences)(grown, outputs.weights)
 
 
-def _status(sequences: list[Sequence], reproduction: Reproduction | None, num_examples: int | None) -> Status:
-    if reproduction is None or not reproduction.is_exact:
-        return Status.PARTIAL if sequences else Status.TOKENS_ONLY
-    known = all(sequence.copies for sequence in sequences)
-    count = sum(max(sequence.copies, 1) for sequence in sequences)
+def _inputs(sequences: list[Sequence]) -> np.ndarray:
+    """Distinct tokens that entered the model."""
+    ends = [one.tokens if one.label is not None else one.tokens[:-1] for one in sequences]
+    return np.unique(np.concatenate(ends))
+
+
+def _status(vouched: Vouched, has_tokens: bool, num_examples: int | None) -> Status:
+    if not vouched.is_whole:
+        return Status.TOKENS_ONLY if has_tokens and not vouched.sequences else Status.PARTIAL
+    known = all(sequence.copies for sequence in vouched.sequences)
+    count = sum(max(sequence.copies, 1) for sequence in vouched.sequences)
     return Status.EXACT_VISIBLE if num_examples is not None and known and count < num_examples else Status.EXACT
 
 

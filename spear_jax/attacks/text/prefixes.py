@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.attacks.text.views import FITS, View, misfit
+from spear_jax.attacks.text.views import FITS, Space, View, misfit
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params
 from spear_jax.language.transformer import (
@@ -139,7 +139,7 @@ class _Forest:
             for start in range(0, len(self.alive), PREFIXES):
                 past = self._past(0, np.arange(start, min(start + PREFIXES, len(self.alive))), PREFIXES)
                 found = np.asarray(
-                    _first_attention(self.architecture, self.blocks[0], self.spaces[0]["o"], states, self.depth, past)
+                    _first_attention(self.architecture, self.blocks[0], self.spaces[0]["o"], states, past)
                 )[: len(self.alive) - start, : len(self.tokens)]
                 pairs[start : start + PREFIXES] = found <= FITS
                 self.runner_up = min(self.runner_up, float(found[found > FITS].min(initial=np.inf)))
@@ -160,7 +160,7 @@ class _Forest:
             for layer in self.layers:
                 past = self._past(layer, parents[part], CHUNK)
                 found, *added, state = _one_block(
-                    self.architecture, self.blocks[layer], self.spaces[layer], state, self.depth, past
+                    self.architecture, self.blocks[layer], self.spaces[layer], state, past
                 )
                 worst[part] = np.maximum(worst[part], np.asarray(found)[:count])
                 for kept, new in zip(fresh[layer], added, strict=True):
@@ -185,7 +185,7 @@ class _Forest:
 
     def _embedded(self, tokens: np.ndarray) -> jax.Array:
         """States (u, d) of tokens at the present position."""
-        return _embed(self.architecture, self._ends(), jnp.asarray(tokens), self.depth)
+        return _embed(self.architecture, self._ends(), jnp.asarray(tokens), jnp.asarray(self.depth))
 
     def _past(self, layer: int, parents: np.ndarray, size: int) -> Past:
         """What follows each of these prefixes attends to, filled up to fixed sizes."""
@@ -204,24 +204,26 @@ class _Forest:
 
 
 @partial(jax.jit, static_argnums=0)
-def _embed(architecture, params, tokens, depth):
+def _embed(architecture: Architecture, params: Params, tokens: jax.Array, depth: jax.Array) -> jax.Array:
     return family(architecture).embed(architecture, params, tokens, jnp.broadcast_to(depth, tokens.shape))
 
 
 @partial(jax.jit, static_argnums=0)
-def _first_attention(architecture, params, space, states, depth, past):
+def _first_attention(
+    architecture: Architecture, params: Params, space: Space, states: jax.Array, past: Past
+) -> jax.Array:
     """Misfit (l, u) of what the first attention's output layer reads of u tokens after l prefixes."""
     prefixes = past.is_there.shape[0]
     states = jnp.broadcast_to(states[None], (prefixes, *states.shape))
-    positions = jnp.broadcast_to(depth, states.shape[:2])
-    return misfit(space, attend_after(architecture, params, 0, states, positions, past).mixed)
+    return misfit(space, attend_after(architecture, params, 0, states, past).mixed)
 
 
 @partial(jax.jit, static_argnums=0)
-def _one_block(architecture, params, spaces, state, depth, past):
+def _one_block(
+    architecture: Architecture, params: Params, spaces: dict[str, Space], state: jax.Array, past: Past
+) -> tuple[jax.Array, ...]:
     """Largest misfit (k,) of a block's inputs, keys and values of its attention, and the state behind it."""
-    positions = jnp.broadcast_to(depth, (len(state), 1))
-    attended = attend_after(architecture, params, 0, state[:, None], positions, past)
+    attended = attend_after(architecture, params, 0, state[:, None], past)
     mixed = attended.mixed[:, 0]
     after = after_attention(architecture, params, 0, state, mixed)
     inputs = mlp_input(architecture, params, 0, after)

@@ -71,7 +71,8 @@ def pursue(dictionary: jax.Array, gradient: np.ndarray, noise: float) -> Pursued
             break
     is_explained = not len(_strong(left, noises.floor(gradient)))
     rows = _needed(taken, gradient, noises)
-    return Pursued(rows, bool(is_explained and len(rows) and _none_else(taken.dictionary, rows, gradient, noises)))
+    is_unique = 0 < 2 * len(rows) < sum(gradient.shape)
+    return Pursued(rows, bool(is_explained and is_unique and _none_else(taken.dictionary, rows, gradient, noises)))
 
 
 class _Noises(NamedTuple):

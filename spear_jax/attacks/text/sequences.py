@@ -14,6 +14,8 @@ from spear_jax.attacks.text.prefixes import Grown
 
 # Share of what goes into a prefix that is left there by rounding.
 LEFT_OVER = 0.02
+# Noise makes sequences of up to this part of the weight of a true one.
+HEAVY = 0.4
 # Weights of equal sequences agree to this part of themselves.
 SAME_WEIGHT = 0.05
 
@@ -95,6 +97,17 @@ def classified_sequences(grown: Grown, weights: list[dict[int, float]]) -> list[
         for label, weight in labels.items()
     ]
     return counted(found, [1] * len(found))
+
+
+def alike(sequences: list[Sequence], per_sequence: bool) -> list[Sequence]:
+    """The heavy ones among the sequences, each once: all predictions of one weight, or all sequences of one in all."""
+    heaviest = max(one.weight for one in sequences)
+    sequences = [one for one in sequences if one.weight > HEAVY * heaviest]
+    lengths = [len(one.tokens) - 1 - one.start if one.label is None else 1 for one in sequences]
+    return [
+        one._replace(weight=1.0 / length if per_sequence else 1.0, copies=1)
+        for one, length in zip(sequences, lengths, strict=True)
+    ]
 
 
 def _start(grown: Grown, weights: list[dict[int, float]], place: int) -> int:

@@ -64,6 +64,7 @@ def _pursued(architecture: Architecture, params: Params, view: View) -> Tokens:
         name: tensor for name, tensor in params.items() if name == family(architecture).embedding_name(architecture)
     }
     dictionary = _first_inputs(architecture, {**ends, **block_params(architecture, params, 0)})
+    dictionary = dictionary * jnp.broadcast_to(view.space.scale, dictionary.shape)
     found = pursue(dictionary, view.gradient, view.noise)
     return Tokens(np.sort(found.rows), found.is_exact)
 

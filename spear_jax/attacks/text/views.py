@@ -23,6 +23,10 @@ from spear_jax.language.transformer import ROLES, family, module_names
 MOST_FILLED = 0.97
 # What was there misses a row space by about its noise, up to three times that; what was not, thousands of times it.
 FITS = 30.0
+# Relative rounding error, root mean square, of a number that was rounded to half precision.
+HALF = {"bfloat16": 2.0**-8 / np.sqrt(12), "float16": 2.0**-11 / np.sqrt(12)}
+# Times that rows and columns are scaled in turn.
+EVENING = 6
 # Relative error of an input that is computed again, in units of the dtype's eps: two programs add in another order.
 FORWARD_ROUNDING = 16.0
 
@@ -31,10 +35,12 @@ class Space(NamedTuple):
     """A row space in the dtype of the search; zero rows fill it up to one of a few sizes, so that programs serve many.
 
     Attributes:
+        scale: (d,) by which entries of an input are multiplied first, see `_even`.
         basis: (k, d) orthonormal rows, from the strongest to the weakest.
         noise: (k,) by how much noise moves an input off the space per what the input has in each direction.
     """
 
+    scale: jax.Array
     basis: jax.Array
     noise: jax.Array
 
@@ -46,7 +52,8 @@ class View(NamedTuple):
         layer: number of the block.
         role: which of its inputs, one of `ROLES`.
         space: that the input must lie in.
-        gradient: (rank, d) float64 orthogonal rows, of the size that the stacked gradients have along them.
+        gradient: (rank, d) float64 orthogonal rows, of the size that the stacked gradients have along them, columns
+            scaled as the space has them.
         noise: root mean square of the noise of an entry of ``gradient``.
         rows: rows of the gradients that were stacked.
     """
@@ -117,15 +124,21 @@ def make_view(observation: TextObservation, layer: int, role: str) -> View | Non
     if found is None:
         return None
     gradient, rounding = found
+    scale = np.ones(gradient.shape[1])
+    if observation.is_half is not None:
+        gradient, scale = _even(gradient)
+        rounding = max(rounding, HALF[observation.is_half])
     factors = factorize(gradient, rounding=rounding)
     _, spectrum, basis = np.linalg.svd(np.asarray(factors.right), full_matrices=False)
     filling = in_bucket(factors.rank) - factors.rank
-    dtype = np.result_type(gradient.dtype, np.float32)
+    dtype = observation.dtype
     width, filling = gradient.shape[1], in_bucket(factors.rank) - factors.rank
     noise = factors.noise_std * np.sqrt(max(width - factors.rank, 1)) / spectrum
-    dtype = np.result_type(gradient.dtype, np.float32)
+    dtype = observation.dtype
     space = Space(
-        jnp.asarray(np.pad(basis, ((0, filling), (0, 0))), dtype), jnp.asarray(np.pad(noise, (0, filling)), dtype)
+        jnp.asarray(scale, dtype),
+        jnp.asarray(np.pad(basis, ((0, filling), (0, 0))), dtype),
+        jnp.asarray(np.pad(noise, (0, filling)), dtype),
     )
     return View(layer, role, space, spectrum[:, None] * basis, factors.noise_std, gradient.shape[0])
 
@@ -141,6 +154,28 @@ def make_views(observation: TextObservation, layers: Sequence[int]) -> list[View
         make_view(observation, layer, role) for layer in layers for role in (ROLES[:1] if layer == last else ROLES)
     ]
     return [view for view in views if view is not None]
+
+
+def _even(gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A gradient with rows and columns scaled until all have entries of one size, and the scale of the columns.
+
+    Rounding to half precision is off by a part of each entry. Where all rows and columns are of one size it is white,
+    and a tenth of a thousandth of the largest direction stands out of it; rows do not matter to a row space, and
+    columns are scaled in the inputs too (Sinkhorn and Knopp's iteration, on squares).
+    """
+    scale = np.ones(gradient.shape[1])
+    even = gradient.astype(np.float64)
+    for _ in range(EVENING):
+        even = even / _sizes(even, 1)[:, None]
+        columns = 1 / _sizes(even, 0)
+        even, scale = even * columns, scale * columns
+    return even, scale
+
+
+def _sizes(matrix: np.ndarray, axis: int) -> np.ndarray:
+    """Root mean squares along an axis, 1 for what is zero."""
+    sizes = np.sqrt(np.mean(np.square(matrix), axis=axis))
+    return np.where(sizes > 0, sizes, 1)
 
 
 def telling(views: Sequence[View]) -> list[View]:
@@ -167,6 +202,7 @@ def misfit(space: Space, inputs: jax.Array) -> jax.Array:
     Returns:
         (...), the ratio.
     """
+    inputs = inputs * jnp.broadcast_to(space.scale, inputs.shape)
     inside = product(inputs, space.basis.T)
     outside = inputs - product(inside, space.basis)
     length = lambda vectors: jnp.sqrt(jnp.sum(vectors**2, axis=-1))

@@ -80,6 +80,11 @@ HEADLINES = {
         "gelu, b = 256, m = 768, centred, float64",
     ),
     "span_noise": ("relu, b = 8, white noise 0.5", "relu, b = 20, dp-sgd 0.001", "gelu, b = 20, dp-sgd 0.001"),
+    "text_lora": (
+        "LoRA r = 32 on q,k,v, 4 x 20 tokens, sequences",
+        "LoRA r = 64 on q,v, 5 x 24 tokens, sequences",
+    ),
+    "text_certificate": ("certificate of text, wrong answers behind 4 blocks of SmolLM2",),
 }
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- made by python -m experiments.run --table -->", "<!-- end of what is made -->"

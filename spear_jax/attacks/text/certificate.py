@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.attacks.text.sequences import Sequence, alike
+from spear_jax.attacks.text.untold import could_be_another
 from spear_jax.attacks.text.views import HALF
 from spear_jax.language.backward import Batch, gradients
 from spear_jax.language.linear import Params
@@ -53,7 +54,7 @@ class Vouched(NamedTuple):
 
     Attributes:
         sequences: the batch, with the weights under which its gradient comes closest to what came back.
-        exact: (s,) bool: all sequences, or none.
+        exact: (s,) bool: where the batch explains all that came back, all of its sequences that could be no others.
         reproduction: of the batch, None where there is none.
     """
 
@@ -86,7 +87,8 @@ def certify(observation: TextObservation, params: Params, sequences: list[Sequen
         if tried[-1][1].is_exact:
             break
     best, reproduction = min(tried, key=lambda one: one[1].residual / one[1].limit)
-    return Vouched(best, exact=np.full(len(best), reproduction.is_exact), reproduction=reproduction)
+    exact = reproduction.is_exact & ~could_be_another(observation.architecture, params, best)
+    return Vouched(best, exact=exact, reproduction=reproduction)
 
 
 def reproduce(observation: TextObservation, params: Params, sequences: list[Sequence]) -> Reproduction:

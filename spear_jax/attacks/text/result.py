@@ -37,7 +37,7 @@ class TextResult:
     Attributes:
         sequences: the batch in arbitrary order; certified sequences and others alike, see ``exact``.
         exact: (s,) bool, whether the sequence is certified: the gradient of the whole batch, computed again, is what
-            came back, to rounding.
+            came back, to rounding, and no other sequence has the same states.
         prefixes: beginnings of sequences that lie in every span but of which no certified sequence tells how they go
             on: traces, not text that is certified.
         tokens: (u,) ids of the distinct tokens that the first block saw, in rising order.

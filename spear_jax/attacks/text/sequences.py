@@ -28,7 +28,8 @@ class Sequence(NamedTuple):
         label: its class, where the batch was classified; None where the next token was predicted.
         weight: of each of its predictions in the loss, up to one common factor, of all copies together.
         start: place of the first prediction: the tokens up to it were masked in the loss, as a prompt is.
-        copies: how often it was in the batch; 0 where the weights do not tell.
+        copies: how often it was in the batch, as a multiple of the rarest: gradients are known up to a factor; 0 where
+            the weights do not tell.
     """
 
     tokens: np.ndarray

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.attacks.text.pursuit import pursue
+from spear_jax.attacks.text.untold import twins
 from spear_jax.attacks.text.views import FITS, Space, View, misfit
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params
@@ -55,7 +56,8 @@ def find_tokens(architecture: Architecture, params: Params, view: View, position
             break
         best = np.minimum(best, found)
     ids = np.flatnonzero(best <= FITS)
-    return Tokens(ids, len(ids) == view.rank and places == 1)
+    is_one = twins(architecture, params, ids) == 1 if len(ids) else np.zeros(0, bool)
+    return Tokens(ids, len(ids) == view.rank and places == 1 and bool(is_one.all()))
 
 
 def _pursued(architecture: Architecture, params: Params, view: View) -> Tokens:

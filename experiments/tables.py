@@ -80,6 +80,7 @@ HEADLINES = {
         "gelu, b = 256, m = 768, centred, float64",
     ),
     "span_noise": ("relu, b = 8, white noise 0.5", "relu, b = 20, dp-sgd 0.001", "gelu, b = 20, dp-sgd 0.001"),
+    "text_full": ("Rotten Tomatoes, full gradient of SmolLM2-135M, 8",),
     "text_lora": (
         "LoRA r = 32 on q,k,v, 4 x 20 tokens, sequences",
         "LoRA r = 64 on q,v, 5 x 24 tokens, sequences",

@@ -61,3 +61,14 @@ def test_another_models_weights_give_no_certificate():
     _, others = model("llama", seed=6)
     result = reconstruct(type(seen)(architecture=architecture, params=others, gradients=seen.gradients))
     assert result.status is Status.NOT_OF_THIS_MODEL
+
+
+def test_one_kernel_alone_names_the_tokens():
+    architecture, params = model("llama", seed=7)
+    private = batch([9, 5], seed=9)
+    seen = observed(architecture, params, private)
+    name = "model.layers.0.self_attn.v_proj.weight"
+    alone = type(seen)(architecture=architecture, params=params, gradients={name: seen.gradients[name]})
+    result = reconstruct(alone)
+    assert result.status is Status.TOKENS_ONLY
+    assert set(result.tokens.tolist()) == {int(token) for one in private.sequences for token in one[:-1]}

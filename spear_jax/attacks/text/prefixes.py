@@ -44,13 +44,11 @@ class Node(NamedTuple):
         parent: place of the prefix without its last token among the nodes; -1 for the empty one.
         token: id of the last token.
         depth: number of tokens before it.
-        misfit: the largest of all views.
     """
 
     parent: int
     token: int
     depth: int
-    misfit: float
 
 
 class Grown(NamedTuple):
@@ -58,13 +56,9 @@ class Grown(NamedTuple):
 
     Attributes:
         nodes: all prefixes that fit, parents before children.
-        is_cut: whether more prefixes fitted than are followed.
-        runner_up: smallest misfit among the extensions that did not fit.
     """
 
     nodes: list[Node]
-    is_cut: bool
-    runner_up: float
 
     def tokens(self, place: int) -> np.ndarray:
         """The tokens of one prefix."""
@@ -86,14 +80,16 @@ def grow(architecture: Architecture, params: Params, views: Sequence[View], toke
     Args:
         architecture: of the model.
         params: its tensors by name.
-        views: of the first blocks, in the order in which their inputs are computed.
+        views: of the first blocks, in the order in which their inputs are computed; without any nothing grows.
         tokens: (u,) ids of the distinct tokens.
         longest: tokens of a prefix at most.
     """
+    if not views:
+        return Grown([])
     forest = _Forest(architecture, params, views, tokens)
     while forest.alive and forest.depth < longest:
         forest.extend()
-    return Grown(forest.nodes, forest.is_cut, forest.runner_up)
+    return Grown(forest.nodes)
 
 
 class _Forest:
@@ -105,7 +101,7 @@ class _Forest:
         self.spaces = [{view.role: view.space for view in views if view.layer == layer} for layer in self.layers]
         self.blocks = [block_params(architecture, params, layer) for layer in self.layers]
         self.nodes: list[Node] = []
-        self.alive, self.depth, self.is_cut, self.runner_up = [-1], 0, False, np.inf
+        self.alive, self.depth = [-1], 0
         shape = (1, 0, architecture.kv_heads, architecture.head_width)
         dtype = params[family(architecture).embedding_name(architecture)].dtype
         self.pasts = [(np.zeros(shape, dtype), np.zeros(shape, dtype)) for _ in self.layers]
@@ -114,15 +110,10 @@ class _Forest:
         """Replace the prefixes by those of one more token."""
         parents, picked = self._screened()
         misfits, fresh = self._through_blocks(parents, picked)
-        self.runner_up = min(self.runner_up, float(misfits[misfits > FITS].min(initial=np.inf)))
         kept = np.flatnonzero(misfits <= FITS)
         kept = kept[~self._is_long_run(parents[kept], picked[kept])]
-        if len(kept) > MOST_ALIVE:
-            self.is_cut, kept = True, kept[np.argsort(misfits[kept])[:MOST_ALIVE]]
-        born = [
-            Node(self.alive[parents[place]], int(self.tokens[picked[place]]), self.depth, float(misfits[place]))
-            for place in kept
-        ]
+        kept = kept[np.argsort(misfits[kept])[:MOST_ALIVE]]
+        born = [Node(self.alive[parents[place]], int(self.tokens[picked[place]]), self.depth) for place in kept]
         self.pasts = [
             tuple(_longer(old[parents[kept]], new[kept]) for old, new in zip(past, added, strict=True))
             for past, added in zip(self.pasts, fresh, strict=True)
@@ -142,7 +133,6 @@ class _Forest:
                     _first_attention(self.architecture, self.blocks[0], self.spaces[0]["o"], states, past)
                 )[: len(self.alive) - start, : len(self.tokens)]
                 pairs[start : start + PREFIXES] = found <= FITS
-                self.runner_up = min(self.runner_up, float(found[found > FITS].min(initial=np.inf)))
         parents, picked = np.nonzero(pairs)
         return parents, picked
 

@@ -55,7 +55,7 @@ def pruned(grown: Grown) -> Grown:
         for place, node in enumerate(nodes)
         if keeps[place]
     ]
-    return grown._replace(nodes=kept)
+    return Grown(kept)
 
 
 def following(grown: Grown) -> list[dict[int, int]]:

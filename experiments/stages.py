@@ -16,7 +16,8 @@ from typing import Any
 
 from experiments import claims
 from experiments.claims import Claim, Finding, Line, Setting
-from spear_jax.bench.search import PROBLEMS, bench_search
+from spear_jax.bench.problems import PROBLEMS
+from spear_jax.bench.search import bench_search
 
 NAME = "stages"
 QUICK = ("gelu-64@200",)

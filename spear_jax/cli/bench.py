@@ -9,8 +9,9 @@ import jax
 import typer
 
 from spear_jax.audit import record
+from spear_jax.bench.problems import PROBLEMS, problem_of
 from spear_jax.bench.sampling import bench_sampling, measure_peak
-from spear_jax.bench.search import PROBLEMS, Timing, bench_search, problem_of
+from spear_jax.bench.search import Timing, bench_search
 from spear_jax.cli import options
 from spear_jax.cli.output import emit, table
 from spear_jax.errors import SpearError

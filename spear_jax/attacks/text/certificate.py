@@ -17,6 +17,7 @@ from spear_jax.attacks.text.views import HALF
 from spear_jax.language.backward import Batch, gradients
 from spear_jax.language.linear import Params
 from spear_jax.language.observation import TextObservation
+from spear_jax.stages import stage
 
 # Largest part of the gradients that the batch may leave unexplained and be called exact, in units of what rounding
 # leaves, and beyond it, by dtype: two programs add in another order.
@@ -68,6 +69,7 @@ class Vouched(NamedTuple):
         return len(self.exact) > 0 and bool(self.exact.all())
 
 
+@stage("text: certificate")
 def certify(observation: TextObservation, params: Params, sequences: list[Sequence]) -> Vouched:
     """The one place that calls a sequence exact: where the gradient of the whole batch is what came back.
 

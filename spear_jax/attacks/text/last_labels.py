@@ -25,6 +25,7 @@ from spear_jax.language.backward import outside_blocks, states, through_top
 from spear_jax.language.linear import Params
 from spear_jax.language.observation import TextObservation
 from spear_jax.language.transformer import after_block, block_params
+from spear_jax.stages import stage
 
 # Random combinations of the gradient's entries.
 COMBINATIONS = 384
@@ -50,6 +51,7 @@ class Ends(NamedTuple):
     final: np.ndarray
 
 
+@stage("text: labels")
 def read_last_labels(observation: TextObservation, params: Params, paths: list[np.ndarray]) -> list[Sequence]:
     """Sequences with their last labels, as well as these can be told; the certificate decides.
 

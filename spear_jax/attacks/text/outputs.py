@@ -22,6 +22,7 @@ from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params, product
 from spear_jax.language.observation import TextObservation
 from spear_jax.language.transformer import family, logits, module_names, output_name
+from spear_jax.stages import stage
 
 # A prefix has no more labels than this: that many sequences share it and go on differently.
 MOST_LABELS = 64
@@ -45,6 +46,7 @@ class Outputs(NamedTuple):
     misfit: np.ndarray
 
 
+@stage("text: labels")
 def read_outputs(
     observation: TextObservation, params: Params, hidden: np.ndarray, final: np.ndarray, likely: list[list[int]]
 ) -> Outputs | None:

@@ -28,6 +28,7 @@ from spear_jax.language.transformer import (
     mlp_hidden,
     mlp_input,
 )
+from spear_jax.stages import stage
 
 # Extensions that go through a block at a time, and prefixes that are extended at a time.
 CHUNK, PREFIXES = 256, 8
@@ -74,6 +75,7 @@ class Grown(NamedTuple):
         return [place for place in range(len(self.nodes)) if place not in parents]
 
 
+@stage("text: prefixes")
 def grow(architecture: Architecture, params: Params, views: Sequence[View], tokens: np.ndarray, longest: int) -> Grown:
     """All prefixes of the batch whose every input fits its view.
 

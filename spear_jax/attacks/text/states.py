@@ -19,11 +19,13 @@ from spear_jax.language.transformer import (
     mlp_hidden,
     mlp_input,
 )
+from spear_jax.stages import stage
 
 # Sequences that go through the model at a time.
 ROWS = 16
 
 
+@stage("text: states")
 def read_states(architecture: Architecture, params: Params, grown: Grown) -> tuple[np.ndarray, np.ndarray]:
     """What the last linear layer reads of each prefix (N, h), and the state of each behind the last block (N, d)."""
     leaves = grown.leaves()

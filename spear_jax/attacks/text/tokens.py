@@ -15,6 +15,7 @@ from spear_jax.attacks.text.views import FITS, Space, View, misfit
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params
 from spear_jax.language.transformer import block_params, family
+from spear_jax.stages import stage
 
 # Rows of the vocabulary that are tested at a time.
 CHUNK = 8192
@@ -32,6 +33,7 @@ class Tokens(NamedTuple):
     is_exact: bool
 
 
+@stage("text: tokens")
 def find_tokens(architecture: Architecture, params: Params, view: View, positions: int) -> Tokens:
     """The tokens whose input of the first block fits the first view.
 

@@ -18,6 +18,7 @@ from spear_jax.factorization import factorize
 from spear_jax.language.linear import LORA_A, product
 from spear_jax.language.observation import TextObservation
 from spear_jax.language.transformer import ROLES, family, module_names
+from spear_jax.stages import stage
 
 # A view whose directions fill more than this share of its width tells nothing apart.
 MOST_FILLED = 0.97
@@ -143,6 +144,7 @@ def make_view(observation: TextObservation, layer: int, role: str) -> View | Non
     return View(layer, role, space, spectrum[:, None] * basis, factors.noise_std, gradient.shape[0])
 
 
+@stage("text: views")
 def make_views(observation: TextObservation, layers: Sequence[int]) -> list[View]:
     """Views that show every prefix, of some blocks, in the order in which their inputs are computed.
 

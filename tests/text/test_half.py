@@ -1,9 +1,11 @@
 """Gradients that were rounded to half precision: scaled until the rounding is white, they tell as much."""
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
+from spear_jax.attacks.text.certificate import reproduce
 from spear_jax.attacks.text.pipeline import reconstruct
 from spear_jax.attacks.text.views import make_view
 from tests.text.small import batch, counted, model, observed, recovered
@@ -22,6 +24,11 @@ def test_bfloat16_loses_nothing_of_a_small_batch(seed):
     half = type(seen)(architecture=architecture, params=params, gradients=rounded, is_half="bfloat16")
     result = reconstruct(half)
     assert recovered(result) == counted(private)
+    # A wrong label, a swap and a cut stand out of the rounding.
+    right, device = list(result.sequences), {name: jnp.asarray(tensor) for name, tensor in params.items()}
+    tokens = right[0].tokens
+    for wrong in (np.append(tokens[:-1], tokens[-1] - 1), tokens[[1, 0, *range(2, len(tokens))]], tokens[:-1]):
+        assert not reproduce(half, device, [right[0]._replace(tokens=wrong), *right[1:]]).is_exact
     # The control: taken for float32, the rounding fills the space.
     plain = make_view(type(seen)(architecture=architecture, params=params, gradients=rounded), 0, "qkv")
     known = make_view(half, 0, "qkv")

@@ -30,10 +30,10 @@ from spear_jax.language.transformer import (
 )
 from spear_jax.stages import stage
 
-# Extensions that go through a block at a time, and prefixes that are extended at a time.
-CHUNK, PREFIXES = 256, 8
-# Prefixes of one length that are followed at most; more than these are not told apart by the views.
-MOST_ALIVE = 4096
+# Extensions that go through a block at a time, the fewest that hold them, and prefixes that are extended at a time.
+CHUNKS, PREFIXES = (8, 64, 256), 8
+# Prefixes that are kept at most, per direction of the views: there is one direction for each that was there.
+MOST_KEPT = 4
 # A run of one token at the beginning has the same states at every length where positions are relative: none is longer.
 LONGEST_RUN = 8
 
@@ -89,7 +89,7 @@ def grow(architecture: Architecture, params: Params, views: Sequence[View], toke
     if not views:
         return Grown([])
     forest = _Forest(architecture, params, views, tokens)
-    while forest.alive and forest.depth < longest:
+    while forest.alive and forest.depth < longest and len(forest.nodes) < MOST_KEPT * forest.rank:
         forest.extend()
     return Grown(forest.nodes)
 
@@ -99,6 +99,7 @@ class _Forest:
 
     def __init__(self, architecture: Architecture, params: Params, views: Sequence[View], tokens: np.ndarray) -> None:
         self.architecture, self.params, self.tokens = architecture, params, tokens
+        self.rank = max(view.rank for view in views)
         self.layers = range(max(view.layer for view in views) + 1)
         self.spaces = [{view.role: view.space for view in views if view.layer == layer} for layer in self.layers]
         self.blocks = [block_params(architecture, params, layer) for layer in self.layers]
@@ -114,7 +115,7 @@ class _Forest:
         misfits, fresh = self._through_blocks(parents, picked)
         kept = np.flatnonzero(misfits <= FITS)
         kept = kept[~self._is_long_run(parents[kept], picked[kept])]
-        kept = kept[np.argsort(misfits[kept])[:MOST_ALIVE]]
+        kept = kept[np.argsort(misfits[kept])[: self.rank]]
         born = [Node(self.alive[parents[place]], int(self.tokens[picked[place]]), self.depth) for place in kept]
         self.pasts = [
             tuple(_longer(old[parents[kept]], new[kept]) for old, new in zip(past, added, strict=True))
@@ -145,12 +146,13 @@ class _Forest:
         worst = np.zeros(len(parents))
         width = (len(parents), self.architecture.kv_heads, self.architecture.head_width)
         fresh = [tuple(np.zeros(width, past[0].dtype) for _ in range(2)) for past in self.pasts]
-        for start in range(0, len(parents), CHUNK):
-            part = slice(start, start + CHUNK)
+        size = next((size for size in CHUNKS if len(parents) <= size), CHUNKS[-1])
+        for start in range(0, len(parents), size):
+            part = slice(start, start + size)
             count = len(parents[part])
-            state = self._embedded(_padded(self.tokens[picked[part]], CHUNK))
+            state = self._embedded(_padded(self.tokens[picked[part]], size))
             for layer in self.layers:
-                past = self._past(layer, parents[part], CHUNK)
+                past = self._past(layer, parents[part], size)
                 found, *added, state = _one_block(
                     self.architecture, self.blocks[layer], self.spaces[layer], state, past
                 )

@@ -26,6 +26,8 @@ MOST_FILLED = 0.97
 FITS = 30.0
 # Relative rounding error, root mean square, of a number that was rounded to half precision.
 HALF = {"bfloat16": 2.0**-8 / np.sqrt(12), "float16": 2.0**-11 / np.sqrt(12)}
+# Of the smallest numbers of that precision, which are even apart: what rounding is off by at least.
+SMALLEST = {"float16": 2.0**-24 / np.sqrt(12)}
 # Times that rows and columns are scaled in turn.
 EVENING = 6
 # Relative error of an input that is computed again, in units of the dtype's eps: two programs add in another order.
@@ -115,7 +117,8 @@ def _rows(observation: TextObservation, module: str) -> list[tuple[np.ndarray, f
             continue
         gradient = gradient.T if is_in_out else gradient
         size = float(np.sqrt(np.mean(np.square(gradient, dtype=np.float64))))
-        found.append((gradient / gradient.dtype.type(size), observation.rounding.get(name, 0.0) / size))
+        rounding = max(observation.rounding.get(name, 0.0), SMALLEST.get(observation.is_half or "", 0.0))
+        found.append((gradient / gradient.dtype.type(size), rounding / size))
     return found
 
 
@@ -127,8 +130,8 @@ def make_view(observation: TextObservation, layer: int, role: str) -> View | Non
     gradient, rounding = found
     scale = np.ones(gradient.shape[1])
     if observation.is_half is not None:
-        gradient, scale = _even(gradient)
-        rounding = max(rounding, HALF[observation.is_half])
+        gradient, scale = _even(gradient, np.hypot(HALF[observation.is_half] * gradient, rounding))
+        rounding = 1.0
     factors = factorize(gradient, rounding=rounding)
     _, spectrum, basis = np.linalg.svd(np.asarray(factors.right), full_matrices=False)
     filling = in_bucket(factors.rank) - factors.rank
@@ -158,20 +161,22 @@ def make_views(observation: TextObservation, layers: Sequence[int]) -> list[View
     return [view for view in views if view is not None]
 
 
-def _even(gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A gradient with rows and columns scaled until all have entries of one size, and the scale of the columns.
+def _even(gradient: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A gradient with rows and columns scaled until the noise of all is of size one, and the scale of the columns.
 
-    Rounding to half precision is off by a part of each entry. Where all rows and columns are of one size it is white,
-    and a tenth of a thousandth of the largest direction stands out of it; rows do not matter to a row space, and
-    columns are scaled in the inputs too (Sinkhorn and Knopp's iteration, on squares).
+    Rounding to half precision is off by a part of each entry, so the noise of large rows and columns hides the
+    directions of small ones. Rows do not matter to a row space, and columns are scaled in the inputs too (Sinkhorn and
+    Knopp's iteration, on squares).
+
+    Args:
+        gradient: (rows, d).
+        noise: (rows, d) standard deviation of the error of each entry.
     """
-    scale = np.ones(gradient.shape[1])
-    even = gradient.astype(np.float64)
+    rows, scale = np.ones((len(gradient), 1)), np.ones(gradient.shape[1])
     for _ in range(EVENING):
-        even = even / _sizes(even, 1)[:, None]
-        columns = 1 / _sizes(even, 0)
-        even, scale = even * columns, scale * columns
-    return even, scale
+        rows = rows / _sizes(noise * rows * scale, 1)[:, None]
+        scale = scale / _sizes(noise * rows * scale, 0)
+    return gradient * rows * scale, scale
 
 
 def _sizes(matrix: np.ndarray, axis: int) -> np.ndarray:

@@ -28,6 +28,7 @@ FORBIDDEN = {
         "report/values.py",
         "spear_jax.attacks.dense.outcome",
     ),
+    "families never import one another": ("attacks/text/views.py", "spear_jax.attacks.dense.regime"),
 }
 
 

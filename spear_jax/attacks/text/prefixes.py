@@ -30,8 +30,8 @@ from spear_jax.language.transformer import (
 )
 from spear_jax.stages import stage
 
-# Extensions that go through a block at a time, the fewest that hold them, and prefixes that are extended at a time.
-CHUNKS, PREFIXES = (8, 64, 256), 8
+# Extensions that go through a block at a time, and prefixes that are extended at a time: the fewest that hold them.
+CHUNKS, PREFIXES = (8, 64, 256), (1, 8)
 # Prefixes that are kept at most, per direction of the views: there is one direction for each that was there.
 MOST_KEPT = 4
 # A run of one token at the beginning has the same states at every length where positions are relative: none is longer.
@@ -130,12 +130,13 @@ class _Forest:
         pairs = np.ones((len(self.alive), len(self.tokens)), bool)
         if "o" in self.spaces[0]:
             states = self._embedded(_padded(self.tokens, 64))
-            for start in range(0, len(self.alive), PREFIXES):
-                past = self._past(0, np.arange(start, min(start + PREFIXES, len(self.alive))), PREFIXES)
+            size = _fewest(PREFIXES, len(self.alive))
+            for start in range(0, len(self.alive), size):
+                past = self._past(0, np.arange(start, min(start + size, len(self.alive))), size)
                 found = np.asarray(
                     _first_attention(self.architecture, self.blocks[0], self.spaces[0]["o"], states, past)
                 )[: len(self.alive) - start, : len(self.tokens)]
-                pairs[start : start + PREFIXES] = found <= FITS
+                pairs[start : start + size] = found <= FITS
         parents, picked = np.nonzero(pairs)
         return parents, picked
 
@@ -146,7 +147,7 @@ class _Forest:
         worst = np.zeros(len(parents))
         width = (len(parents), self.architecture.kv_heads, self.architecture.head_width)
         fresh = [tuple(np.zeros(width, past[0].dtype) for _ in range(2)) for past in self.pasts]
-        size = next((size for size in CHUNKS if len(parents) <= size), CHUNKS[-1])
+        size = _fewest(CHUNKS, len(parents))
         for start in range(0, len(parents), size):
             part = slice(start, start + size)
             count = len(parents[part])
@@ -232,6 +233,11 @@ def _one_block(
 def _longer(past: np.ndarray, fresh: np.ndarray) -> np.ndarray:
     """Keys or values (k, p, ...) with those of one more token (k, ...)."""
     return np.concatenate([past, fresh[:, None]], axis=1)
+
+
+def _fewest(sizes: tuple[int, ...], count: int) -> int:
+    """The first of the sizes that holds so many, else the last."""
+    return next((size for size in sizes if count <= size), sizes[-1])
 
 
 def _next_size(length: int) -> int:

@@ -74,9 +74,10 @@ def test_stages_of_a_trace_are_what_was_planted():
 
 @pytest.fixture
 def _small(monkeypatch):
-    from spear_jax.bench import search
+    from spear_jax.bench import problems
 
-    monkeypatch.setitem(search.PROBLEMS, "small", search.Problem(4, 64, 8))
+    monkeypatch.setitem(problems.PROBLEMS, "small", problems.Problem(4, 64, 8))
+    monkeypatch.setitem(problems.PROBLEMS, "small-text", problems.TextProblem(2, 96))
 
 
 @pytest.mark.usefixtures("_small")
@@ -96,6 +97,15 @@ def test_search_is_timed_from_the_command_line(tmp_path):
     assert all(np.isclose(stage["seconds"], stage["device"] + stage["host"]) for stage in search["stages"])
     assert seconds > 0
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("_small")
+def test_a_language_model_is_timed_too():
+    from spear_jax.bench.search import bench_search
+
+    timing = bench_search("small-text", repeats=1)
+    assert timing.certified == timing.batch_size == 2
+    assert {"text: tokens", "text: prefixes", "text: certificate"} <= {share.stage for share in timing.shares}
 
 
 def test_problem_without_a_name_is_told():

@@ -74,6 +74,7 @@ dd { margin: 0; font-size: 14px; font-variant-numeric: tabular-nums; }
 .sweep th { text-align: left; color: var(--quiet); font-weight: 600; }
 .sweep th, .sweep td { vertical-align: top; border-top: 1px solid var(--line); padding: 5px 14px 5px 0;
   overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+.sweep th { overflow-wrap: normal; }
 h3 { font-size: 16px; margin: 20px 0 8px; }
 ul { padding-left: 20px; max-width: 80ch; margin: 0; }
 li { margin-bottom: 6px; }

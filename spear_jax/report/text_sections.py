@@ -165,7 +165,7 @@ def defences(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ),
         (
             "Half precision",
-            "Does not stop it. Gradients rounded to bfloat16 still named 66 of 67 and 142 of 146 distinct tokens.",
+            "Does not stop it. Gradients rounded to bfloat16 named 292 of 292 distinct tokens, and 16 of 16 sequences.",
             MEASURED,
         ),
         (

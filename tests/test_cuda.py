@@ -18,7 +18,10 @@ from spear_jax import devices
 from spear_jax.attacks.dense.dictionary import subspace_round
 from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.attacks.dense.sampling import samplers
+from spear_jax.attacks.text import pipeline as text
+from spear_jax.client.random_model import init_adapter
 from spear_jax.config import DictionaryConfig, ReconstructConfig
+from tests.text import small
 
 pytestmark = pytest.mark.slow
 # Libraries of CUDA, and what the compiler itself resolves; "cuhybrid" leaves the device for LAPACK.
@@ -118,6 +121,17 @@ def run_everything():
     shallow = spans.simulate("gelu", 16, 100, depth=1, seed=1)
     patient = dataclasses.replace(config, max_seconds=None)  # what certifies is asked only once roots are there
     reconstruct(shallow.layers[0], KEY, patient, layers_above=shallow.layers[1:])
+    run_every_text()
+
+
+def run_every_text():
+    """Full gradients, and adapters with more and with fewer directions than beginnings."""
+    architecture, params = small.model("llama")
+    private = small.batch([5, 4])
+    text.reconstruct(small.observed(architecture, params, private))
+    for rank in (2, 8):
+        adapter = init_adapter(architecture, params, jax.random.key(rank), rank, alpha=float(rank))
+        text.reconstruct(small.observed(architecture, params | adapter, private))
 
 
 def test_no_program_of_the_attack_leaves_the_device(programs):

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -35,8 +34,6 @@ VISIBLE = 8.0
 QUIET = 10.0
 # Random inputs by which the layers' sizes are compared, and by which noise of the inputs is carried upwards.
 PROBES = 32
-# Jitted, as a switch outside of a program is compiled anew on each call.
-_seen_above = jax.jit(seen_above)
 
 
 class Upper(NamedTuple):
@@ -220,7 +217,7 @@ class Stack:
         rng = np.random.default_rng(0)
         points = self.typical + rng.normal(size=(PROBES, self.rank)) * np.linalg.norm(self.typical)
         z = points @ self.response.T + self.problem.bias
-        above = lambda *arrays: _seen_above(in_dtype(plain, jnp.float64), *map(jnp.asarray, arrays))
+        above = lambda *arrays: seen_above(in_dtype(plain, jnp.float64), *map(jnp.asarray, arrays))
         seen = in_float64(above, z, points @ self.right, np.zeros(PROBES))
         rms = [float(np.sqrt(np.mean(part**2))) for part in seen]
         reads = [z, *(part @ upper.weight.T + upper.bias for part, upper in zip(seen, self.viewing[:-1], strict=False))]

@@ -51,17 +51,14 @@ def text_exposure(update: TextUpdate) -> TextExposure:
     views = _views(observation)
     tokens, beginnings = _most_tokens(views), _most_beginnings(views)
     expected, why = _expected(views, tokens, beginnings)
-    sizes = tuple(
-        {"layer": view.layer, "role": view.role, "rank": view.rank, "width": view.width, "rows": view.rows}
-        for view in views
-    )
+    sizes = tuple(view.size._asdict() for view in views)
     return TextExposure(seen, _modules(update), sizes, tokens, beginnings, (), expected, f"{expected}: {why}")
 
 
 def _views(observation: TextObservation) -> list[View]:
     """The views that a search has; none where the first block's attention did not come back, from which it starts."""
     views = make_views(observation, range(min(BLOCKS, observation.architecture.layers)))
-    return views if views and (views[0].layer, views[0].role) == (0, "qkv") else []
+    return views if views and views[0].shows_tokens else []
 
 
 def _modules(update: TextUpdate) -> dict[str, int]:

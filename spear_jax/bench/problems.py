@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from spear_jax.attacks import reconstruct
 from spear_jax.audit.one import what_is_above
@@ -120,8 +119,7 @@ def _text(problem: TextProblem, seed: int) -> Call:
         tiny_llama(demo_tokenizer().size), width=problem.width, heads=HEADS, kv_heads=HEADS // 2,
         head_width=problem.width // HEADS, hidden=3 * problem.width,
     )  # fmt: skip
-    drawn = random_model(architecture, jax.random.key(seed))
-    params = {name: tensor * np.float32(SCALE if tensor.ndim == 2 else 1) for name, tensor in drawn.items()}
+    params = random_model(architecture, jax.random.key(seed), scale=SCALE)
     gradients = text_gradient(architecture, params, demo_texts(problem.batch_size, seed=seed))
     observation = TextObservation(architecture=architecture, params=params, gradients=gradients)
     return lambda: reconstruct(observation).num_certified

@@ -49,8 +49,7 @@ def run(out: Path, batch_size: int, seed: int, say: Callable[[str], Any]) -> dic
     started = time.monotonic()
     tokenizer, batch = demo_tokenizer(), demo_texts(batch_size, seed=seed)
     architecture = _architecture(batch, tokenizer.size)
-    drawn = random_model(architecture, jax.random.key(seed))
-    params = {name: tensor * np.float32(SCALE if tensor.ndim == 2 else 1) for name, tensor in drawn.items()}
+    params = random_model(architecture, jax.random.key(seed), scale=SCALE)
     update_file, truth_file, model = out / "update.safetensors", out / "truth.safetensors", out / "model"
     _write_model(model, architecture, params)
     words = tuple(tokenizer.decode(sequence.tolist()) for sequence in batch.sequences)

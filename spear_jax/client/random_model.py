@@ -37,8 +37,8 @@ def tiny_gpt2(vocabulary: int = 1024, *, classes: int = 0) -> Architecture:
     )  # fmt: skip
 
 
-def random_model(architecture: Architecture, key: jax.Array) -> dict[str, np.ndarray]:
-    """Weights as training starts from them.
+def random_model(architecture: Architecture, key: jax.Array, *, scale: float = 1.0) -> dict[str, np.ndarray]:
+    """Weights as training starts from them, or larger.
 
     Kernels and embeddings are normal with deviation 0.02, norms 1, biases 0; what GPT-2 adds to its states comes from
     kernels that are smaller by ``sqrt(2 layers)`` (Radford et al. 2019).
@@ -46,6 +46,7 @@ def random_model(architecture: Architecture, key: jax.Array) -> dict[str, np.nda
     Args:
         architecture: of the model.
         key: the key is consumed.
+        scale: of kernels and embeddings, over those that training starts from: at 3 the attention is not flat.
 
     Returns:
         float32 tensors by the names that a checkpoint has.
@@ -57,7 +58,7 @@ def random_model(architecture: Architecture, key: jax.Array) -> dict[str, np.nda
             continue
         is_residual = architecture.family == "gpt2" and name.endswith(".c_proj.weight")
         std = INITIAL_STD / math.sqrt(2 * architecture.layers) if is_residual else INITIAL_STD
-        weights[name] = _normal(jax.random.fold_in(key, number), shape, std)
+        weights[name] = _normal(jax.random.fold_in(key, number), shape, std) * np.float32(scale)
     return weights
 
 

@@ -15,7 +15,15 @@ import jax.numpy as jnp
 
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import LORA_SCALE, Params
-from spear_jax.language.transformer import after_block, block_params, family, logits, output_name
+from spear_jax.language.loss import cross_entropy
+from spear_jax.language.transformer import (
+    after_block,
+    block_params,
+    embedding_params,
+    family,
+    logits,
+    top_params,
+)
 
 
 class Batch(NamedTuple):
@@ -101,18 +109,15 @@ def through_top(
 
     def loss(used: Params, state: jax.Array) -> jax.Array:
         scores = logits(architecture, used, family(architecture).final_norm(architecture, used, state))
-        chosen = jnp.take_along_axis(scores, batch.targets[..., None], axis=-1)[..., 0]
-        return jnp.sum(batch.weights * (jax.nn.logsumexp(scores, axis=-1) - chosen))
+        return cross_entropy(scores, batch.targets, batch.weights)
 
-    at_top = {name: tensor for name, tensor in ends.items() if name == output_name(architecture) or "norm" in name}
-    at_top |= {name: tensor for name, tensor in ends.items() if "ln_f" in name}
-    return jax.grad(loss, argnums=(0, 1))(at_top, state)
+    return jax.grad(loss, argnums=(0, 1))(dict(top_params(architecture, ends)), state)
 
 
 @partial(jax.jit, static_argnums=0)
 def _through_embedding(architecture: Architecture, ends: Params, tokens: jax.Array, flowing: jax.Array) -> Params:
     """Gradients of the embeddings, from that of the state that enters the first block."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    used = {name: tensor for name, tensor in ends.items() if "embed_tokens" in name or "wte" in name or "wpe" in name}
+    used = embedding_params(architecture, ends)
     embed = lambda used: family(architecture).embed(architecture, used, tokens, positions)
     return jax.vjp(embed, used)[1](flowing)[0]

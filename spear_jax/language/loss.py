@@ -31,5 +31,10 @@ def weighted_loss(
     # A place is a token where it or a later one has a weight: nothing else reaches the loss.
     last = jnp.max(jnp.where(weights != 0, length, -1), axis=1, keepdims=True)
     scores = logits(architecture, params, final_states(architecture, params, tokens, length <= last))
+    return cross_entropy(scores, targets, weights)
+
+
+def cross_entropy(scores: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+    """Sum over places of ``weights`` (B, P) times the cross-entropy of ``scores`` (B, P, V) with ``targets`` (B, P)."""
     chosen = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
     return jnp.sum(weights * (jax.nn.logsumexp(scores, axis=-1) - chosen))

@@ -40,6 +40,29 @@ def block_params(architecture: Architecture, params: Params, layer: int) -> Para
     return {first + name.removeprefix(begin): params[name] for name in params if name.startswith(begin)}
 
 
+def embedding_params(architecture: Architecture, params: Params) -> Params:
+    """The embeddings of tokens and, where these are learned, of positions."""
+    names = (family(architecture).embedding_name(architecture), f"{architecture.prefix}wpe.weight")
+    return {name: params[name] for name in names if name in params}
+
+
+def top_params(architecture: Architecture, params: Params) -> Params:
+    """Final norm and output layer."""
+    parts = (output_name(architecture), f"{architecture.prefix}norm.", f"{architecture.prefix}ln_f.")
+    return {name: tensor for name, tensor in params.items() if name.startswith(parts)}
+
+
+def first_params(architecture: Architecture, params: Params) -> Params:
+    """What `first_inputs` needs."""
+    return {**embedding_params(architecture, params), **block_params(architecture, params, 0)}
+
+
+def first_inputs(architecture: Architecture, params: Params, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    """What the first block's queries, keys and values are computed from, (..., d), of tokens (...) at positions."""
+    state = family(architecture).embed(architecture, params, tokens, positions)
+    return family(architecture).attention_input(architecture, params, 0, state)
+
+
 class Attended(NamedTuple):
     """The first half of a block, of some tokens.
 
@@ -170,13 +193,20 @@ def after_mlp(architecture: Architecture, params: Params, layer: int, state: jax
     return state + linear(params, name, hidden, is_in_out=family(architecture).IS_IN_OUT)
 
 
+def before_last_layer(
+    architecture: Architecture, params: Params, layer: int, state: jax.Array, is_token: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The states (B, P, d) behind one block's attention, and what its last linear layer reads, (B, P, hidden)."""
+    mixed = attend_to_earlier(architecture, params, layer, state, is_token).mixed
+    state = after_attention(architecture, params, layer, state, mixed)
+    return state, mlp_hidden(architecture, params, layer, mlp_input(architecture, params, layer, state))
+
+
 def after_block(
     architecture: Architecture, params: Params, layer: int, state: jax.Array, is_token: jax.Array
 ) -> jax.Array:
     """The states (B, P, d) of whole sequences behind one block."""
-    mixed = attend_to_earlier(architecture, params, layer, state, is_token).mixed
-    state = after_attention(architecture, params, layer, state, mixed)
-    hidden = mlp_hidden(architecture, params, layer, mlp_input(architecture, params, layer, state))
+    state, hidden = before_last_layer(architecture, params, layer, state, is_token)
     return after_mlp(architecture, params, layer, state, hidden)
 
 

@@ -16,8 +16,7 @@ def model(family, seed=0, scale=3.0, **changes):
     """Architecture and parameters; weights larger than at the start of training, so that attention does something."""
     architecture = (tiny_llama if family == "llama" else tiny_gpt2)(400)
     architecture = dataclasses.replace(architecture, **{"layers": 2, "positions": 32} | changes)
-    params = random_model(architecture, jax.random.key(seed))
-    return architecture, {name: t * np.float32(scale if t.ndim == 2 else 1) for name, t in params.items()}
+    return architecture, random_model(architecture, jax.random.key(seed), scale=scale)
 
 
 def batch(lengths, seed=0, vocabulary=400, classes=0):

@@ -13,7 +13,7 @@ import numpy as np
 
 from spear_jax.attacks.text.sequences import Sequence, alike
 from spear_jax.attacks.text.untold import could_be_another
-from spear_jax.attacks.text.views import HALF
+from spear_jax.attacks.text.views import HALF, filled
 from spear_jax.language.backward import Batch, gradients
 from spear_jax.language.linear import Params
 from spear_jax.language.observation import TextObservation
@@ -25,6 +25,8 @@ MOST_LEFT = 4.0
 ARITHMETIC = {"float32": 1e-5, "float64": 1e-10}
 # Entries of a tensor of which the median ratio is taken.
 MOST_RATIOS = 200_000
+# Rows and places of the smallest batch that a program is compiled for.
+LEAST = 4
 # The sum of no weights.
 TINY = 1e-30
 # One mistake changes the gradient of N predictions by some part of 1 / N (of a thousand that were made by 0.5 / N or
@@ -112,9 +114,10 @@ def reproduce(observation: TextObservation, params: Params, sequences: list[Sequ
     )
     sharpest = SHARPEST / int(np.sum(np.asarray(batch.weights) > 0))
     plain, rounded = np.moveaxis(compared, 1, 0)
+    square = float(np.sum(plain[:, -1]))
     found = [
         _together(one, min(most, sharpest))
-        for one, most in ((plain, limit(observation)), (rounded, limit_of_rounded(observation)))
+        for one, most in ((plain, limit(observation, square)), (rounded, limit_of_rounded(observation, square)))
     ]
     return min(found, key=lambda one: one.residual / one.limit)
 
@@ -127,30 +130,29 @@ def _together(compared: np.ndarray, most: float) -> Reproduction:
     return Reproduction(float(np.sqrt(rest / np.sum(size))), most, factor)
 
 
-def limit(observation: TextObservation) -> float:
-    """Part of the gradients that rounding alone may leave unexplained by the right batch."""
+def limit(observation: TextObservation, square: float) -> float:
+    """Part of the gradients, of this squared norm, that rounding alone may leave unexplained by the right batch."""
     dtypes = {observation.dtype, *(gradient.dtype for gradient in observation.gradients.values())}
     arithmetic = max(ARITHMETIC[np.dtype(dtype).name] for dtype in dtypes)
     half = HALF.get(observation.is_half or "", 0.0)
-    square = sum(np.sum(np.square(gradient, dtype=np.float64)) for gradient in observation.gradients.values())
     rounded = sum(observation.rounding.get(name, 0.0) ** 2 * g.size for name, g in observation.gradients.items())
     return arithmetic + MOST_LEFT * float(np.hypot(half, np.sqrt(rounded / square)))
 
 
-def limit_of_rounded(observation: TextObservation) -> float:
+def limit_of_rounded(observation: TextObservation, square: float) -> float:
     """Part that the right batch may leave where its own gradient is rounded as what came back was.
 
     Both then lie on one grid, and are apart only where arithmetic moves an entry past the middle of two of its points.
     """
     if observation.is_half is None:
-        return limit(observation)
+        return limit(observation, square)
     step = HALF[observation.is_half] * np.sqrt(12)
     return MOST_LEFT * float(np.sqrt(ARITHMETIC[np.dtype(observation.dtype).name] * step))
 
 
 def as_batch(sequences: list[Sequence], dtype: np.dtype) -> Batch:
     """Sequences as the loss takes them, in a few shapes, the weights of all predictions adding up to one."""
-    rows, length = _size(len(sequences)), _size(max(len(sequence.tokens) for sequence in sequences))
+    rows, length = filled(len(sequences), LEAST), filled(max(len(one.tokens) for one in sequences), LEAST)
     tokens, targets = np.zeros((rows, length), int), np.zeros((rows, length), int)
     weights, is_token = np.zeros((rows, length)), np.zeros((rows, length), bool)
     for row, sequence in enumerate(sequences):
@@ -189,11 +191,3 @@ def _ratio(ours: np.ndarray, theirs: np.ndarray) -> float:
     ours, theirs = ours[few], theirs[few]
     is_large = (np.abs(ours) > np.median(np.abs(ours))) & (theirs != 0)
     return float(np.median(theirs[is_large] / ours[is_large])) if np.any(is_large) else 0.0
-
-
-def _size(count: int) -> int:
-    """Next of a few sizes, so that programs serve many batches."""
-    size = 4
-    while size < count:
-        size *= 2
-    return size * 3 // 4 if count <= size * 3 // 4 else size

@@ -76,7 +76,7 @@ def read_last_labels(observation: TextObservation, params: Params, paths: list[n
         for path, label, weight in zip(paths, labels, weights, strict=True)
         if weight > 0
     ]
-    return counted(found, [len(one.tokens) - 1 for one in found])
+    return counted(found)
 
 
 def _combined(

@@ -9,7 +9,6 @@ and J_i the norm's derivative. So a label is, once more, a discrete choice: from
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ from spear_jax.attacks.text.views import FORWARD_ROUNDING
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params, product
 from spear_jax.language.observation import TextObservation
-from spear_jax.language.transformer import family, logits, module_names, output_name
+from spear_jax.language.transformer import family, logits, module_names, output_name, top_params
 from spear_jax.stages import stage
 
 # A prefix has no more labels than this: that many sequences share it and go on differently.
@@ -34,22 +33,10 @@ EXPLAINED = 30.0
 LEAST_WEIGHT = 1e-3
 
 
-class Outputs(NamedTuple):
-    """Labels of the prefixes.
-
-    Attributes:
-        weights: of each prefix, ``{label: weight in the loss}``, up to one common factor.
-        misfit: (N,) what is left of each output gradient, in units of its noise.
-    """
-
-    weights: list[dict[int, float]]
-    misfit: np.ndarray
-
-
 @stage("text: labels")
 def read_outputs(
     observation: TextObservation, params: Params, hidden: np.ndarray, final: np.ndarray, likely: list[list[int]]
-) -> Outputs | None:
+) -> list[dict[int, float]] | None:
     """The labels of all prefixes and what they weigh in the loss.
 
     Args:
@@ -60,8 +47,8 @@ def read_outputs(
         likely: of each prefix, labels to try first: the tokens that are known to follow.
 
     Returns:
-        None where the gradient of that layer did not come back, or as an adapter only, or there are more prefixes than
-        its inputs are long.
+        of each prefix, ``{label: weight in the loss}``, up to one common factor; None where the gradient of that layer
+        did not come back, or as an adapter only, or there are more prefixes than its inputs are long.
     """
     architecture = observation.architecture
     (module,) = module_names(architecture, architecture.layers - 1, "down")
@@ -72,8 +59,7 @@ def read_outputs(
     solved, noise = _by_duals(hidden, outward, observation.rounding.get(f"{module}.weight", 0.0))
     top = Top(architecture, params)
     expected = top.expected(final)
-    found = [top.labels(*of_one) for of_one in zip(final, expected, solved, noise, likely, strict=True)]
-    return Outputs([weights for weights, _ in found], np.array([misfit for _, misfit in found]))
+    return [top.labels(*of_one) for of_one in zip(final, expected, solved, noise, likely, strict=True)]
 
 
 def _by_duals(hidden: np.ndarray, gradient: np.ndarray, rounding: float) -> tuple[np.ndarray, np.ndarray]:
@@ -117,8 +103,8 @@ class Top:
 
     def labels(
         self, final: np.ndarray, expected: np.ndarray, solved: np.ndarray, noise: float, likely: list[int]
-    ) -> tuple[dict[int, float], float]:
-        """Weights of the labels behind one prefix, and what is left of its output gradient in units of its noise."""
+    ) -> dict[int, float]:
+        """Weights of the labels behind one prefix, as many as explain its output gradient to its noise."""
         chosen, everything = list(likely), None
         while True:
             weights, rest, size = self._fit(final, solved, expected, chosen)
@@ -132,7 +118,7 @@ class Top:
             scores[chosen] = -np.inf
             chosen.append(int(np.argmax(scores)))
         least = LEAST_WEIGHT * max(weights, default=0.0)
-        return {label: float(weight) for label, weight in zip(chosen, weights, strict=True) if weight > least}, misfit
+        return {label: float(weight) for label, weight in zip(chosen, weights, strict=True) if weight > least}
 
     def _fit(
         self, final: np.ndarray, solved: np.ndarray, expected: np.ndarray, chosen: list[int]
@@ -155,12 +141,6 @@ class Top:
             for part in parts
         ]
         return np.concatenate(found)
-
-
-def top_params(architecture: Architecture, params: Params) -> Params:
-    """Final norm and output layer."""
-    parts = (output_name(architecture), f"{architecture.prefix}norm.", f"{architecture.prefix}ln_f.")
-    return {name: tensor for name, tensor in params.items() if name.startswith(parts)}
 
 
 @partial(jax.jit, static_argnums=0)

@@ -12,7 +12,7 @@ from spear_jax.attacks.text.certificate import Vouched, certify
 from spear_jax.attacks.text.last_labels import read_last_labels
 from spear_jax.attacks.text.outputs import read_outputs
 from spear_jax.attacks.text.prefixes import Grown, grow
-from spear_jax.attacks.text.result import TextResult, ViewSize
+from spear_jax.attacks.text.result import TextResult
 from spear_jax.attacks.text.sequences import (
     Sequence,
     classified_sequences,
@@ -59,12 +59,12 @@ def reconstruct(
     params: Params = {name: jnp.asarray(tensor) for name, tensor in observation.params.items()}
     clock.enter("views", "Factorising the gradients")
     views = make_views(observation, range(min(BLOCKS, architecture.layers)))
-    if not views or (views[0].layer, views[0].role) != (0, "qkv"):
+    if not views or not views[0].shows_tokens:
         raise SpearError(
             "no gradient of the first block's queries, keys or values came back; expected one (q_proj, k_proj, v_proj "
             "or c_attn of layer 0, or an adapter of it): the tokens are read from it."
         )
-    sizes = tuple(ViewSize(view.layer, view.role, view.rank, view.width, view.rows) for view in views)
+    sizes = tuple(view.size for view in views)
     if views[0].is_full:
         return TextResult(status=Status.TOO_MANY_TOKENS, views=sizes, seconds=clock.seconds())
     clock.enter("tokens", f"Testing {architecture.vocabulary} tokens")
@@ -97,16 +97,15 @@ def _sequences(observation: TextObservation, params: Params, grown: Grown) -> li
     hidden, final = read_states(observation.architecture, params, grown)
     is_classified = observation.architecture.classes > 0
     likely = [[] if is_classified else list(children) for children in following(grown)]
-    outputs = read_outputs(observation, params, hidden, final, likely)
-    if outputs is None:
+    weights = read_outputs(observation, params, hidden, final, likely)
+    if weights is None:
         return read_last_labels(observation, params, [grown.tokens(leaf) for leaf in grown.leaves()])
-    return (classified_sequences if is_classified else predicted_sequences)(grown, outputs.weights)
+    return (classified_sequences if is_classified else predicted_sequences)(grown, weights)
 
 
 def _inputs(sequences: list[Sequence]) -> np.ndarray:
     """Distinct tokens that entered the model."""
-    ends = [one.tokens if one.label is not None else one.tokens[:-1] for one in sequences]
-    return np.unique(np.concatenate(ends))
+    return np.unique(np.concatenate([one.inputs for one in sequences]))
 
 
 def _status(vouched: Vouched, has_tokens: bool, num_examples: int | None) -> Status:

@@ -24,6 +24,7 @@ from spear_jax.language.transformer import (
     after_mlp,
     attend_after,
     block_params,
+    embedding_params,
     family,
     mlp_hidden,
     mlp_input,
@@ -103,6 +104,7 @@ class _Forest:
         self.layers = range(max(view.layer for view in views) + 1)
         self.spaces = [{view.role: view.space for view in views if view.layer == layer} for layer in self.layers]
         self.blocks = [block_params(architecture, params, layer) for layer in self.layers]
+        self.embeddings = embedding_params(architecture, params)
         self.nodes: list[Node] = []
         self.alive, self.depth = [-1], 0
         shape = (1, 0, architecture.kv_heads, architecture.head_width)
@@ -180,7 +182,7 @@ class _Forest:
 
     def _embedded(self, tokens: np.ndarray) -> jax.Array:
         """States (u, d) of tokens at the present position."""
-        return _embed(self.architecture, self._ends(), jnp.asarray(tokens), jnp.asarray(self.depth))
+        return _embed(self.architecture, self.embeddings, jnp.asarray(tokens), jnp.asarray(self.depth))
 
     def _past(self, layer: int, parents: np.ndarray, size: int) -> Past:
         """What follows each of these prefixes attends to, filled up to fixed sizes."""
@@ -191,11 +193,6 @@ class _Forest:
         )
         is_there = jnp.broadcast_to(jnp.arange(length) < self.depth, (size, length))
         return Past(keys, values, is_there)
-
-    def _ends(self) -> Params:
-        return {
-            name: tensor for name, tensor in self.params.items() if "embed" in name or "wte" in name or "wpe" in name
-        }
 
 
 @partial(jax.jit, static_argnums=0)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.attacks.text.views import FITS, FORWARD_ROUNDING, in_bucket
+from spear_jax.attacks.text.views import FITS, FORWARD_ROUNDING, filled
 from spear_jax.factorization import white_edge
 from spear_jax.language.linear import product
 
@@ -195,8 +195,8 @@ class _Taken:
     def shares(self, space: np.ndarray) -> np.ndarray:
         """(V,) share of what each row adds to the taken ones that lies in a space; 0 for one that adds nothing."""
         directions = space / np.linalg.norm(space, axis=1, keepdims=True)
-        filled = np.pad(directions, ((0, in_bucket(len(directions)) - len(directions)), (0, 0)))
-        found = _shares(self.dictionary, self._outside, self._lengths, jnp.asarray(filled, self.dictionary.dtype))
+        padded = np.pad(directions, ((0, filled(len(directions)) - len(directions)), (0, 0)))
+        found = _shares(self.dictionary, self._outside, self._lengths, jnp.asarray(padded, self.dictionary.dtype))
         found = np.array(found)
         found[self.rows] = 0
         return found

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from spear_jax.attacks.text.certificate import Reproduction
 from spear_jax.attacks.text.sequences import Sequence
+from spear_jax.attacks.text.views import ViewSize
 from spear_jax.status import Status
-
-
-class ViewSize(NamedTuple):
-    """How many directions the gradients show of one input of a block.
-
-    Attributes:
-        layer: number of the block.
-        role: which of its inputs: ``"qkv"``, ``"o"``, ``"up"`` or ``"down"``.
-        rank: directions above the noise.
-        width: length of the input.
-        rows: rows of the gradients: an adapter's rank, of all that read the input together.
-    """
-
-    layer: int
-    role: str
-    rank: int
-    width: int
-    rows: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

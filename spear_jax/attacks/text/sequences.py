@@ -38,6 +38,16 @@ class Sequence(NamedTuple):
     start: int
     copies: int
 
+    @property
+    def inputs(self) -> np.ndarray:
+        """The tokens that entered the model."""
+        return self.tokens if self.label is not None else self.tokens[:-1]
+
+    @property
+    def predictions(self) -> int:
+        """Places that the loss weighs."""
+        return len(self.inputs) - self.start
+
 
 def pruned(grown: Grown) -> Grown:
     """What grew without runs of one token that nothing else follows: their states are those of a single token."""
@@ -82,7 +92,7 @@ def predicted_sequences(grown: Grown, weights: list[dict[int, float]]) -> list[S
             if rest > LEFT_OVER * weight:
                 tokens = np.append(grown.tokens(place), label)
                 found.append(Sequence(tokens, None, rest, _start(grown, weights, place), 0))
-    return counted(found, [len(sequence.tokens) - 1 - sequence.start for sequence in found])
+    return counted(found)
 
 
 def classified_sequences(grown: Grown, weights: list[dict[int, float]]) -> list[Sequence]:
@@ -97,18 +107,14 @@ def classified_sequences(grown: Grown, weights: list[dict[int, float]]) -> list[
         for place, labels in enumerate(weights)
         for label, weight in labels.items()
     ]
-    return counted(found, [1] * len(found))
+    return counted(found)
 
 
 def alike(sequences: list[Sequence], per_sequence: bool) -> list[Sequence]:
     """The heavy ones among the sequences, each once: all predictions of one weight, or all sequences of one in all."""
     heaviest = max(one.weight for one in sequences)
     sequences = [one for one in sequences if one.weight > HEAVY * heaviest]
-    lengths = [len(one.tokens) - 1 - one.start if one.label is None else 1 for one in sequences]
-    return [
-        one._replace(weight=1.0 / length if per_sequence else 1.0, copies=1)
-        for one, length in zip(sequences, lengths, strict=True)
-    ]
+    return [one._replace(weight=1.0 / one.predictions if per_sequence else 1.0, copies=1) for one in sequences]
 
 
 def _start(grown: Grown, weights: list[dict[int, float]], place: int) -> int:
@@ -121,14 +127,14 @@ def _start(grown: Grown, weights: list[dict[int, float]], place: int) -> int:
     return start
 
 
-def counted(sequences: list[Sequence], lengths: list[int]) -> list[Sequence]:
+def counted(sequences: list[Sequence]) -> list[Sequence]:
     """The sequences with how often each was there, and weights that are whole multiples of one.
 
     The loss is a mean or sum over all predictions, so that all weights are multiples of one; or it is a mean over each
     sequence first, so that weights times lengths are.
     """
     weights = np.array([sequence.weight for sequence in sequences])
-    for size in (np.ones(len(weights)), np.array(lengths, np.float64)):
+    for size in (np.ones(len(weights)), np.array([sequence.predictions for sequence in sequences], np.float64)):
         unit, copies = _multiples(weights * size)
         if copies is not None:
             return [

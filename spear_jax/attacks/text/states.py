@@ -9,16 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.attacks.text.prefixes import Grown
+from spear_jax.attacks.text.views import filled
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.backward import states
 from spear_jax.language.linear import Params
-from spear_jax.language.transformer import (
-    after_attention,
-    attend_to_earlier,
-    block_params,
-    mlp_hidden,
-    mlp_input,
-)
+from spear_jax.language.transformer import before_last_layer, block_params
 from spear_jax.stages import stage
 
 # Sequences that go through the model at a time.
@@ -30,7 +25,7 @@ def read_states(architecture: Architecture, params: Params, grown: Grown) -> tup
     """What the last linear layer reads of each prefix (N, h), and the state of each behind the last block (N, d)."""
     leaves = grown.leaves()
     paths = [_path(grown, leaf) for leaf in leaves]
-    length = _size(max(len(path) for path in paths))
+    length = filled(max(len(path) for path in paths))
     hidden, final = {}, {}
     for start in range(0, len(paths), ROWS):
         part = paths[start : start + ROWS]
@@ -60,13 +55,4 @@ def _path(grown: Grown, leaf: int) -> list[int]:
 
 @partial(jax.jit, static_argnums=0)
 def _hidden(architecture: Architecture, block: Params, state: jax.Array, is_token: jax.Array) -> jax.Array:
-    mixed = attend_to_earlier(architecture, block, 0, state, is_token).mixed
-    after = after_attention(architecture, block, 0, state, mixed)
-    return mlp_hidden(architecture, block, 0, mlp_input(architecture, block, 0, after))
-
-
-def _size(length: int) -> int:
-    size = 8
-    while size < length:
-        size *= 2
-    return size * 3 // 4 if length <= size * 3 // 4 else size
+    return before_last_layer(architecture, block, 0, state, is_token)[1]

@@ -14,7 +14,7 @@ from spear_jax.attacks.text.untold import twins
 from spear_jax.attacks.text.views import FITS, Space, View, misfit
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params
-from spear_jax.language.transformer import block_params, family
+from spear_jax.language.transformer import first_inputs, first_params
 from spear_jax.stages import stage
 
 # Rows of the vocabulary that are tested at a time.
@@ -64,10 +64,7 @@ def find_tokens(architecture: Architecture, params: Params, view: View, position
 
 def _pursued(architecture: Architecture, params: Params, view: View) -> Tokens:
     """Tokens of a view with as many directions as its gradients have rows, so that there may be more of them."""
-    ends = {
-        name: tensor for name, tensor in params.items() if name == family(architecture).embedding_name(architecture)
-    }
-    dictionary = _first_inputs(architecture, {**ends, **block_params(architecture, params, 0)})
+    dictionary = _first_inputs(architecture, first_params(architecture, params))
     dictionary = dictionary * jnp.broadcast_to(view.space.scale, dictionary.shape)
     found = pursue(dictionary, view.gradient, view.noise)
     return Tokens(np.sort(found.rows), found.is_exact)
@@ -77,13 +74,12 @@ def _pursued(architecture: Architecture, params: Params, view: View) -> Tokens:
 def _first_inputs(architecture: Architecture, params: Params) -> jax.Array:
     """(V, d) what the first block's attention reads of each token, where it does not depend on the position."""
     ids = jnp.arange(architecture.vocabulary)
-    state = family(architecture).embed(architecture, params, ids, jnp.zeros_like(ids))
-    return family(architecture).attention_input(architecture, params, 0, state)
+    return first_inputs(architecture, params, ids, jnp.zeros_like(ids))
 
 
 def _misfits(architecture: Architecture, params: Params, view: View, place: int) -> np.ndarray:
     """(V,) misfit of every token at one position."""
-    size = min(CHUNK, architecture.vocabulary)
+    params, size = first_params(architecture, params), min(CHUNK, architecture.vocabulary)
     starts = [min(start, architecture.vocabulary - size) for start in range(0, architecture.vocabulary, size)]
     found = np.empty(architecture.vocabulary)
     for start in starts:
@@ -95,5 +91,4 @@ def _misfits(architecture: Architecture, params: Params, view: View, place: int)
 @partial(jax.jit, static_argnums=0)
 def _of_tokens(architecture: Architecture, params: Params, space: Space, ids: jax.Array, place: jax.Array) -> jax.Array:
     """Misfit of tokens (k,) at one position."""
-    state = family(architecture).embed(architecture, params, ids, jnp.broadcast_to(place, ids.shape))
-    return misfit(space, family(architecture).attention_input(architecture, params, 0, state))
+    return misfit(space, first_inputs(architecture, params, ids, jnp.broadcast_to(place, ids.shape)))

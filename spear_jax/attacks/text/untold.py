@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.attacks.text.sequences import Sequence
+from spear_jax.attacks.text.views import filled
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params, product
-from spear_jax.language.transformer import block_params, family
+from spear_jax.language.transformer import first_inputs, first_params
 
 # Inputs of the first block that agree to this part of their length are those of one token.
 SAME_INPUT = 1e-4
@@ -32,19 +33,18 @@ def could_be_another(architecture: Architecture, params: Params, sequences: list
         params: its tensors on the device.
         sequences: the whole batch.
     """
-    used = np.unique(np.concatenate([_inputs(one) for one in sequences]))
+    used = np.unique(np.concatenate([one.inputs for one in sequences]))
     doubtful = set(used[twins(architecture, params, used) > 1].tolist())
-    has_twin = np.array([not doubtful.isdisjoint(_inputs(one).tolist()) for one in sequences])
+    has_twin = np.array([not doubtful.isdisjoint(one.inputs.tolist()) for one in sequences])
     return has_twin | (np.zeros(len(sequences), bool) if architecture.family == "gpt2" else _runs(sequences))
 
 
 def twins(architecture: Architecture, params: Params, tokens: np.ndarray) -> np.ndarray:
     """How many tokens of the vocabulary (u,) have the first input of each token, itself included."""
-    ends = {family(architecture).embedding_name(architecture), f"{architecture.prefix}wpe.weight"}
-    parts = {name: params[name] for name in ends if name in params} | dict(block_params(architecture, params, 0))
+    parts = first_params(architecture, params)
     size = min(CHUNK, architecture.vocabulary)
     found = np.zeros(len(tokens), int)
-    wanted = jnp.asarray(np.resize(tokens, _size(len(tokens))))
+    wanted = jnp.asarray(np.resize(tokens, filled(len(tokens))))
     for start in range(0, architecture.vocabulary, size):
         ids = np.arange(start, start + size) % architecture.vocabulary
         same = np.asarray(_same(architecture, parts, jnp.asarray(ids), wanted))[: len(tokens)]
@@ -52,14 +52,9 @@ def twins(architecture: Architecture, params: Params, tokens: np.ndarray) -> np.
     return found
 
 
-def _inputs(sequence: Sequence) -> np.ndarray:
-    """The tokens that entered the model."""
-    return sequence.tokens if sequence.label is not None else sequence.tokens[:-1]
-
-
 def _runs(sequences: list[Sequence]) -> np.ndarray:
     """Which sequences are one token repeated before their end, where some go on with it: one or several of them."""
-    starts = [one.tokens[0] if len(set(_inputs(one).tolist())) == 1 else -1 for one in sequences]
+    starts = [one.tokens[0] if len(set(one.inputs.tolist())) == 1 else -1 for one in sequences]
     repeated = {
         start for start, one in zip(starts, sequences, strict=True) if len(one.tokens) > 1 and one.tokens[1] == start
     }
@@ -71,14 +66,8 @@ def _same(architecture: Architecture, params: Params, ids: jax.Array, tokens: ja
     """Which of some tokens (c,) have the first input of others (u,), as (u, c)."""
 
     def first(ids: jax.Array) -> jax.Array:
-        state = family(architecture).embed(architecture, params, ids, jnp.zeros_like(ids))
-        inputs = family(architecture).attention_input(architecture, params, 0, state)
+        inputs = first_inputs(architecture, params, ids, jnp.zeros_like(ids))
         return inputs / jnp.linalg.norm(inputs, axis=-1, keepdims=True)
 
     # |a - b|^2 = 2 - 2 a.b of unit vectors, known to a few units in the last place.
     return 1 - product(first(tokens), first(ids).T) <= SAME_INPUT**2 / 2 + 16 * float(jnp.finfo(jnp.float32).eps)
-
-
-def _size(count: int) -> int:
-    """Next power of two, so that programs serve many."""
-    return 1 << max(count - 1, 1).bit_length()

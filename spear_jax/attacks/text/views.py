@@ -48,6 +48,24 @@ class Space(NamedTuple):
     noise: jax.Array
 
 
+class ViewSize(NamedTuple):
+    """How many directions the gradients show of one input of a block.
+
+    Attributes:
+        layer: number of the block.
+        role: which of its inputs: ``"qkv"``, ``"o"``, ``"up"`` or ``"down"``.
+        rank: directions above the noise.
+        width: length of the input.
+        rows: rows of the gradients: an adapter's rank, of all that read the input together.
+    """
+
+    layer: int
+    role: str
+    rank: int
+    width: int
+    rows: int
+
+
 class View(NamedTuple):
     """What the gradients say of one input of a block.
 
@@ -77,6 +95,16 @@ class View(NamedTuple):
     def width(self) -> int:
         """d, length of the input."""
         return self.space.basis.shape[1]
+
+    @property
+    def size(self) -> ViewSize:
+        """What a result says of it."""
+        return ViewSize(self.layer, self.role, self.rank, self.width, self.rows)
+
+    @property
+    def shows_tokens(self) -> bool:
+        """Whether it is the first one, of tokens by themselves; all others are of beginnings of sequences."""
+        return (self.layer, self.role) == (0, "qkv")
 
     @property
     def is_full(self) -> bool:
@@ -134,9 +162,7 @@ def make_view(observation: TextObservation, layer: int, role: str) -> View | Non
         rounding = 1.0
     factors = factorize(gradient, rounding=rounding)
     _, spectrum, basis = np.linalg.svd(np.asarray(factors.right), full_matrices=False)
-    filling = in_bucket(factors.rank) - factors.rank
-    dtype = observation.dtype
-    width, filling = gradient.shape[1], in_bucket(factors.rank) - factors.rank
+    width, filling = gradient.shape[1], filled(factors.rank) - factors.rank
     noise = factors.noise_std * np.sqrt(max(width - factors.rank, 1)) / spectrum
     dtype = observation.dtype
     space = Space(
@@ -191,7 +217,7 @@ def telling(views: Sequence[View]) -> list[View]:
     A view that shows fewer has lost some below its noise, tokens that the model was sure of mostly, and what is lost
     does not fit it. The first one shows tokens, not prefixes, and one that is full tells nothing apart.
     """
-    of_prefixes = [view for view in views if (view.layer, view.role) != (0, "qkv") and not view.is_full]
+    of_prefixes = [view for view in views if not view.shows_tokens and not view.is_full]
     most = max((view.rank for view in of_prefixes), default=0)
     return [view for view in of_prefixes if view.rank == most]
 
@@ -218,9 +244,9 @@ def misfit(space: Space, inputs: jax.Array) -> jax.Array:
     return length(outside) / jnp.sqrt(explained**2 + rounding**2)
 
 
-def in_bucket(rank: int) -> int:
-    """Next of a few sizes of a basis, so that programs serve many: powers of two and their three quarters."""
-    size = 8
-    while size < rank:
+def filled(count: int, least: int = 8) -> int:
+    """Next of a few sizes, so that programs serve many: ``least`` times powers of two, and their three quarters."""
+    size = least
+    while size < count:
         size *= 2
-    return size * 3 // 4 if rank <= size * 3 // 4 else size
+    return size * 3 // 4 if count <= size * 3 // 4 else size

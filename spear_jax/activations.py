@@ -139,6 +139,16 @@ def named(name: str) -> Activation:
     return Activation(plain, slope)
 
 
+def function(activation: Activation) -> Callable[[jax.Array], jax.Array]:
+    """One activation of arrays of any shape, to be traced by itself; the slope at a kink is that of the left side."""
+    if activation.name in SLOPES or activation.is_relu:
+        return lambda z: jnp.where(z > 0, z, activation.slope * z)
+    if activation.name == "relu6":
+        return lambda z: jnp.where(z > 0, jnp.where(z < 6, z, 6.0), 0.0)
+    none = jnp.zeros(())
+    return lambda z: FUNCTIONS[activation.name](z, none, none)
+
+
 def apply(
     kind: jax.Array, slope: jax.Array, z: Float[Array, "l m"], width: Float[Array, " l"]
 ) -> tuple[Float[Array, "l m"], Float[Array, "l m"]]:

@@ -1,0 +1,1 @@
+"""Graph networks as pure functions: graphs, their features, architectures, forward passes, observations."""

@@ -24,6 +24,7 @@ from spear_jax.update import adapters, half_precision, text_refusals
 from spear_jax.update.adapters import Adapter
 from spear_jax.update.language_model import LanguageModel
 from spear_jax.update.metadata import PREFIX, require_valid
+from spear_jax.update.one_step import nothing_changed, weights_after
 from spear_jax.update.readers.model_files import read_model
 from spear_jax.update.returned import Returned
 from spear_jax.update.text_names import block_of, checkpoint_name, is_buffer, linear_layers
@@ -120,7 +121,7 @@ class TextUpdate:
             UpdateError: the first of `refusals`, or numbers that cannot be used (NaN, all zero).
         """
         if not self.gradients:
-            raise UpdateError(text_refusals.nothing_changed(self.kind))
+            raise UpdateError(nothing_changed(self.kind))
         try:
             observation = TextObservation(
                 architecture=self.model.architecture,
@@ -149,8 +150,7 @@ class TextUpdate:
             return {}
         with np.errstate(invalid="ignore", over="ignore"):
             return {
-                name: half_precision.rounding(self._evidence.weights_after(name), self._back.lr)
-                for name in self.gradients
+                name: half_precision.rounding(weights_after(self._back, name), self._back.lr) for name in self.gradients
             }
 
 

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.attacks.text.views import FITS, FORWARD_ROUNDING, filled
 from spear_jax.factorization import white_edge
-from spear_jax.language.linear import product
+from spear_jax.numerics import search_matmul
+from spear_jax.row_space import FITS, FORWARD_ROUNDING, filled
 
 # Rows with a share above this are measured to rounding.
 NEARLY_INSIDE = 0.98
@@ -204,18 +204,18 @@ class _Taken:
 
 @jax.jit
 def _shares(dictionary: jax.Array, outside: jax.Array, lengths: jax.Array, directions: jax.Array) -> jax.Array:
-    inside = jnp.sum(jnp.square(product(dictionary, directions.T)), axis=1)
+    inside = jnp.sum(jnp.square(search_matmul(dictionary, directions.T)), axis=1)
     return jnp.where(outside > LEAST_LEFT * lengths, inside / outside, 0)
 
 
 @jax.jit
 def _without(dictionary: jax.Array, outside: jax.Array, direction: jax.Array) -> jax.Array:
     """What is left of each row's squared length when a direction is taken out."""
-    return outside - jnp.square(product(dictionary, direction))
+    return outside - jnp.square(search_matmul(dictionary, direction))
 
 
 @jax.jit
 def _beside(dictionary: jax.Array, basis: jax.Array, own: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Length (V,) of each row outside a span, and its part (V, u) along some directions."""
-    outside = dictionary - product(product(dictionary, basis.T), basis)
-    return jnp.sqrt(jnp.sum(jnp.square(outside), axis=1)), product(dictionary, own.T)
+    outside = dictionary - search_matmul(search_matmul(dictionary, basis.T), basis)
+    return jnp.sqrt(jnp.sum(jnp.square(outside), axis=1)), search_matmul(dictionary, own.T)

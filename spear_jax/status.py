@@ -77,16 +77,16 @@ class Status(enum.Enum):
         "the first of each is a guess that no gradient can confirm."
     )
     NEIGHBOURHOODS_ONLY = (
-        "Nodes and their neighbourhoods were found, but not how they make up graphs: the gradients do not tell how often "
-        "each is there."
+        "Nodes and their neighbourhoods were found, but not how they make up graphs: the gradients do not tell how "
+        "often each is there."
     )
     NODES_ONLY = (
-        "Rows of nodes were found, but not their neighbourhoods: the layers behind the first show too few directions, or "
-        "none that are told apart."
+        "Rows of nodes were found, but not their neighbourhoods: the layers behind the first show too few directions, "
+        "or none that are told apart."
     )
     NO_NODES = (
-        "No possible row of a node lies in the span of the gradients: the features are not those of the model, or noise, "
-        "dropout or a normalisation over the batch changed what the layers read."
+        "No possible row of a node lies in the span of the gradients: the features are not those of the model, or "
+        "noise, dropout or a normalisation over the batch changed what the layers read."
     )
 
     @property

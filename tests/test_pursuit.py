@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spear_jax.attacks.text.pursuit import pursue
+from spear_jax.pursuit import pursue
 
 WIDTH, VOCABULARY = 48, 600
 

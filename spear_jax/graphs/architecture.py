@@ -25,16 +25,16 @@ class Architecture:
     """A graph network: convolutions, a pool over nodes and linear layers, see `spear_jax.graphs.layers`.
 
     Attributes:
-        kind: of the convolutions: ``"gcn"`` (Kipf and Welling 2017), ``"gin"`` (Xu et al. 2019), ``"sage"`` (Hamilton et
-            al. 2017, mean), ``"graphconv"`` (Morris et al. 2019, sum) or ``"gat"`` (Velickovic et al. 2018).
+        kind: of the convolutions: ``"gcn"`` (Kipf and Welling 2017), ``"gin"`` (Xu et al. 2019), ``"sage"`` (Hamilton
+            et al. 2017, mean), ``"graphconv"`` (Morris et al. 2019, sum) or ``"gat"`` (Velickovic et al. 2018).
         columns: length of a node's row of features.
         widths: length of a node's state behind each convolution, all heads of attention together.
         activation: name, as `spear_jax.activations` has it; the same everywhere.
         is_activated: for each convolution, whether the activation stands behind it.
         pool: over the nodes of a graph, ``"mean"`` or ``"sum"``.
         readout: ``"pooled"``: nodes' states are pooled, then pass linear layers with activations between them.
-            ``"node"``: each node's row beside its state, [x, state], passes all linear layers but the last, each with an
-            activation, is pooled then and passes the last one, which is the mean of logits by node as GRAIN has it.
+            ``"node"``: each node's row beside its state, [x, state], passes all linear layers but the last, each with
+            an activation, is pooled then and passes the last one, which is the mean of logits by node as GRAIN has it.
         readout_layers: number of linear layers of the readout.
         tasks: number of logits of a graph.
         loss: ``"bce"`` of each logit, ``"cross entropy"`` of all of them or ``"mse"``.
@@ -108,9 +108,9 @@ def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Shapes of all tensors that a network may have, by canonical name; see `is_optional` for those it may lack.
 
     ``convs.K.weight`` (out, in), ``convs.K.bias`` of kinds gcn and gat, of gat also ``convs.K.att_src`` and
-    ``convs.K.att_dst`` (heads, out / heads); ``convs.K.mlp.J.weight``, ``.bias`` and ``convs.K.eps`` () of gin, the inner
-    layers as wide as the last; ``convs.K.neighbours.weight``, ``.bias`` and ``convs.K.own.weight`` of the kinds with two
-    weights; ``readout.J.weight`` and ``.bias``, the inner layers as wide as the last convolution.
+    ``convs.K.att_dst`` (heads, out / heads); ``convs.K.mlp.J.weight``, ``.bias`` and ``convs.K.eps`` () of gin, the
+    inner layers as wide as the last; ``convs.K.neighbours.weight``, ``.bias`` and ``convs.K.own.weight`` of the kinds
+    with two weights; ``readout.J.weight`` and ``.bias``, the inner layers as wide as the last convolution.
     """
     found: dict[str, tuple[int, ...]] = {}
     inputs = architecture.columns

@@ -1,9 +1,9 @@
 """Graph networks as pure functions of tensors by name: convolutions, readout, loss and its gradient.
 
 The conventions are PyTorch Geometric's: a GCN adds loops and normalises symmetrically, ``D^-1/2 (A + I) D^-1/2 X W``;
-GIN applies a perceptron to ``(1 + eps) x`` plus the sum of the neighbours; SAGE takes their mean, and 0 of none; GAT adds
-loops and attends with LeakyReLU of slope 0.2. Batches are padded to one number of nodes; padding has no edges and is not
-pooled. A convolution but GAT's first aggregates linearly, then updates what it has by layers; the two halves are
+GIN applies a perceptron to ``(1 + eps) x`` plus the sum of the neighbours; SAGE takes their mean, and 0 of none; GAT
+adds loops and attends with LeakyReLU of slope 0.2. Batches are padded to one number of nodes; padding has no edges and
+is not pooled. A convolution but GAT's first aggregates linearly, then updates what it has by layers; the two halves are
 functions of their own, since neighbourhoods are tested without a graph around them.
 """
 
@@ -209,8 +209,8 @@ def loss(architecture: Architecture, params: Params, batch: GraphBatch, labels: 
         architecture: of the network.
         params: its tensors.
         batch: the graphs.
-        labels: (B, tasks): 0 or 1 for ``"bce"``, numbers for ``"mse"``, shares of each class for ``"cross entropy"``; NaN
-            where a label is missing, which then does not count.
+        labels: (B, tasks): 0 or 1 for ``"bce"``, numbers for ``"mse"``, shares of each class for ``"cross entropy"``;
+            NaN where a label is missing, which then does not count.
     """
     outputs = logits(architecture, params, batch)
     is_given = ~jnp.isnan(labels)

@@ -27,8 +27,8 @@ class GraphObservation:
             own dtype: weights round in units of their own size, which the learning rate magnifies. Absent is 0.
 
     Raises:
-        SpearError: nothing came back, names or shapes that disagree, NaN or infinity, or features of another length than
-            the first convolution takes.
+        SpearError: nothing came back, names or shapes that disagree, NaN or infinity, or features of another length
+            than the first convolution takes.
     """
 
     architecture: Architecture

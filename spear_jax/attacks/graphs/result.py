@@ -62,7 +62,8 @@ class GraphClass:
 
     Attributes:
         members: the graphs that were found, no two isomorphic, the likeliest first: a guess by the ranking.
-        is_certified: whether the gradient of a batch of such members is what came back and colours that it counts agree.
+        is_certified: whether the gradient of a batch of such members is what came back and colours that it counts
+            agree.
         is_cut: whether the search for further members was cut at a limit, so that there may be more.
         may_be_larger: whether graphs with several times as many nodes, which are not listed, have the gradient too: a
             mean over nodes does not tell.

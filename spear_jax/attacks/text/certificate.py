@@ -13,10 +13,11 @@ import numpy as np
 
 from spear_jax.attacks.text.sequences import Sequence, alike
 from spear_jax.attacks.text.untold import could_be_another
-from spear_jax.attacks.text.views import HALF, filled
+from spear_jax.attacks.text.views import HALF
 from spear_jax.language.backward import Batch, gradients
 from spear_jax.language.linear import Params
 from spear_jax.language.observation import TextObservation
+from spear_jax.row_space import filled
 from spear_jax.stages import stage
 
 # Largest part of the gradients that the batch may leave unexplained and be called exact, in units of what rounding

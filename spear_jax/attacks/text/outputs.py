@@ -16,11 +16,11 @@ import numpy as np
 from scipy.optimize import nnls
 
 from spear_jax.attacks.text.tokens import CHUNK
-from spear_jax.attacks.text.views import FORWARD_ROUNDING
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params, product
 from spear_jax.language.observation import TextObservation
 from spear_jax.language.transformer import family, logits, module_names, output_name, top_params
+from spear_jax.row_space import FORWARD_ROUNDING
 from spear_jax.stages import stage
 
 # A prefix has no more labels than this: that many sequences share it and go on differently.

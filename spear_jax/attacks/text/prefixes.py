@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.attacks.text.views import FITS, Space, View, misfit
+from spear_jax.attacks.text.views import View
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params
 from spear_jax.language.transformer import (
@@ -29,6 +29,7 @@ from spear_jax.language.transformer import (
     mlp_hidden,
     mlp_input,
 )
+from spear_jax.row_space import FITS, Space, misfit
 from spear_jax.stages import stage
 
 # Extensions that go through a block at a time, and prefixes that are extended at a time: the fewest that hold them.

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.attacks.text.prefixes import Grown
-from spear_jax.attacks.text.views import filled
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.backward import states
 from spear_jax.language.linear import Params
 from spear_jax.language.transformer import before_last_layer, block_params
+from spear_jax.row_space import filled
 from spear_jax.stages import stage
 
 # Sequences that go through the model at a time.

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.attacks.text.pursuit import pursue
 from spear_jax.attacks.text.untold import twins
-from spear_jax.attacks.text.views import FITS, Space, View, misfit
+from spear_jax.attacks.text.views import View
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params
 from spear_jax.language.transformer import first_inputs, first_params
+from spear_jax.pursuit import pursue
+from spear_jax.row_space import FITS, Space, misfit
 from spear_jax.stages import stage
 
 # Rows of the vocabulary that are tested at a time.

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.attacks.text.sequences import Sequence
-from spear_jax.attacks.text.views import filled
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params, product
 from spear_jax.language.transformer import first_inputs, first_params
+from spear_jax.row_space import filled
 
 # Inputs of the first block that agree to this part of their length are those of one token.
 SAME_INPUT = 1e-4

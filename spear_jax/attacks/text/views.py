@@ -10,42 +10,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.factorization import factorize
-from spear_jax.language.linear import LORA_A, product
+from spear_jax.language.linear import LORA_A
 from spear_jax.language.observation import TextObservation
 from spear_jax.language.transformer import ROLES, family, module_names
+from spear_jax.row_space import Space, row_space
 from spear_jax.stages import stage
 
 # A view whose directions fill more than this share of its width tells nothing apart.
 MOST_FILLED = 0.97
-# What was there misses a row space by about its noise, up to three times that; what was not, thousands of times it.
-FITS = 30.0
 # Relative rounding error, root mean square, of a number that was rounded to half precision.
 HALF = {"bfloat16": 2.0**-8 / np.sqrt(12), "float16": 2.0**-11 / np.sqrt(12)}
 # Of the smallest numbers of that precision, which are even apart: what rounding is off by at least.
 SMALLEST = {"float16": 2.0**-24 / np.sqrt(12)}
 # Times that rows and columns are scaled in turn.
 EVENING = 6
-# Relative error of an input that is computed again, in units of the dtype's eps: two programs add in another order.
-FORWARD_ROUNDING = 16.0
-
-
-class Space(NamedTuple):
-    """A row space in the dtype of the search; zero rows fill it up to one of a few sizes, so that programs serve many.
-
-    Attributes:
-        scale: (d,) by which entries of an input are multiplied first, see `_even`.
-        basis: (k, d) orthonormal rows, from the strongest to the weakest.
-        noise: (k,) by how much noise moves an input off the space per what the input has in each direction.
-    """
-
-    scale: jax.Array
-    basis: jax.Array
-    noise: jax.Array
 
 
 class ViewSize(NamedTuple):
@@ -160,17 +140,8 @@ def make_view(observation: TextObservation, layer: int, role: str) -> View | Non
     if observation.is_half is not None:
         gradient, scale = _even(gradient, np.hypot(HALF[observation.is_half] * gradient, rounding))
         rounding = 1.0
-    factors = factorize(gradient, rounding=rounding)
-    _, spectrum, basis = np.linalg.svd(np.asarray(factors.right), full_matrices=False)
-    width, filling = gradient.shape[1], filled(factors.rank) - factors.rank
-    noise = factors.noise_std * np.sqrt(max(width - factors.rank, 1)) / spectrum
-    dtype = observation.dtype
-    space = Space(
-        jnp.asarray(scale, dtype),
-        jnp.asarray(np.pad(basis, ((0, filling), (0, 0))), dtype),
-        jnp.asarray(np.pad(noise, (0, filling)), dtype),
-    )
-    return View(layer, role, space, spectrum[:, None] * basis, factors.noise_std, gradient.shape[0])
+    found = row_space(gradient, observation.dtype, rounding=rounding, scale=scale)
+    return View(layer, role, found.space, found.directions, found.noise, gradient.shape[0])
 
 
 @stage("text: views")
@@ -220,33 +191,3 @@ def telling(views: Sequence[View]) -> list[View]:
     of_prefixes = [view for view in views if not view.shows_tokens and not view.is_full]
     most = max((view.rank for view in of_prefixes), default=0)
     return [view for view in of_prefixes if view.rank == most]
-
-
-def misfit(space: Space, inputs: jax.Array) -> jax.Array:
-    """How far inputs are from a row space, in units of what its noise explains: about 1 for what was there.
-
-    To first order a true input ``x = w^T G`` is off by ``w^T N``, of size ``|w| sqrt(d - k)`` times the noise of an
-    entry, and w is what x has in the directions over their singular values. A wrong one is off by a share of itself.
-
-    Args:
-        space: the row space.
-        inputs: (..., d).
-
-    Returns:
-        (...), the ratio.
-    """
-    inputs = inputs * jnp.broadcast_to(space.scale, inputs.shape)
-    inside = product(inputs, space.basis.T)
-    outside = inputs - product(inside, space.basis)
-    length = lambda vectors: jnp.sqrt(jnp.sum(vectors**2, axis=-1))
-    explained = length(inside * jnp.broadcast_to(space.noise, inside.shape))
-    rounding = FORWARD_ROUNDING * float(jnp.finfo(inputs.dtype).eps) * length(inputs)
-    return length(outside) / jnp.sqrt(explained**2 + rounding**2)
-
-
-def filled(count: int, least: int = 8) -> int:
-    """Next of a few sizes, so that programs serve many: ``least`` times powers of two, and their three quarters."""
-    size = least
-    while size < count:
-        size *= 2
-    return size * 3 // 4 if count <= size * 3 // 4 else size

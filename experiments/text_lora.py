@@ -3,7 +3,8 @@
 Claim (ours): gradients of LoRA adapters of rank r on queries and values of SmolLM2-135M show 2 r directions of the
 first block's input, and of these come the distinct tokens of batches that have many more: tokens are one of 49,152
 vectors each, so few directions tell many of them. Sequences come back whole and certified where the batch has at most
-nine tenths as many distinct beginnings as the adapters have rows. Published: DAGER (NeurIPS 2024) needs more rows than
+nine tenths as many distinct beginnings as the adapters have rows, and beyond that as far as many blocks tell together
+(`spear_jax.attacks.text.beyond`). Published: DAGER (NeurIPS 2024) needs more rows than
 tokens: Rotten Tomatoes, 16 sentences at r = 256, ROUGE-1 94.8, ROUGE-2 94.2 (its Table 11, S). Adapters trained for
 some rounds (a second factor of zero sends no gradient to the first), float32 gradients, the first tokens of Rotten
 Tomatoes' sentences, no labels, nothing told to the attack. Hardware: one CPU core. Time: an hour.
@@ -26,7 +27,7 @@ from experiments import text_problems as problems
 from experiments.claims import Claim, Finding, Line, Setting
 from spear_jax.attacks.text import tokens, views
 
-NAME, SEEDS = "text_lora", 5
+NAME = "text_lora"
 SETS, SEQUENCES = "tokens", "sequences"
 PUBLISHED = "tokens < r needed: 94.8 / 94.2 at r = 256 (DAGER, S)"
 
@@ -39,6 +40,7 @@ class Row(NamedTuple):
         rank: r of each adapter.
         modules: what they stand beside.
         batch_size, length: of sequences and their tokens.
+        seeds: that are tried.
     """
 
     kind: str
@@ -46,6 +48,12 @@ class Row(NamedTuple):
     modules: str
     batch_size: int
     length: int
+    seeds: int = 5
+
+    @property
+    def setting(self) -> Setting:
+        """What a line says of it."""
+        return {name: value for name, value in self._asdict().items() if name != "seeds"}
 
     @property
     def words(self) -> str:
@@ -56,6 +64,8 @@ class Row(NamedTuple):
 ROWS = (
     Row(SEQUENCES, 32, "q,k,v", 4, 20),
     Row(SEQUENCES, 64, "q,v", 5, 24),
+    Row(SEQUENCES, 8, "q,v", 2, 24, seeds=10),
+    Row(SEQUENCES, 8, "q,v", 4, 24),
     *(Row(SETS, rank, "q,v", size, 24) for rank in (4, 8, 16) for size in (4, 8, 12)),
 )
 
@@ -63,8 +73,8 @@ ROWS = (
 def settings(is_quick: bool) -> list[Setting]:
     """Every row, seed by seed; quick: one token set."""
     if is_quick:
-        return [Row(SETS, 4, "q,v", 4, 24)._asdict() | {"seed": 0}]
-    return [row._asdict() | {"seed": seed} for row in ROWS for seed in range(SEEDS)]
+        return [Row(SETS, 4, "q,v", 4, 24).setting | {"seed": 0}]
+    return [row.setting | {"seed": seed} for row in ROWS for seed in range(row.seeds)]
 
 
 def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
@@ -99,7 +109,7 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
 
 def findings(lines: list[Line]) -> list[Finding]:
     """One row each."""
-    found = [(row, claims.of(lines, **row._asdict())) for row in ROWS]
+    found = [(row, claims.of(lines, **row.setting)) for row in ROWS]
     told = {SETS: _sets_told, SEQUENCES: _sequences_told}
     return [Finding(row.words, PUBLISHED, told[row.kind](mine), mine) for row, mine in found if mine]
 

@@ -193,6 +193,25 @@ def after_mlp(architecture: Architecture, params: Params, layer: int, state: jax
     return state + linear(params, name, hidden, is_in_out=family(architecture).IS_IN_OUT)
 
 
+def behind_attention(
+    architecture: Architecture, params: Params, layer: int, state: jax.Array, attended: Attended
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """What each linear layer of a block reads, by its role, and the state (..., d) behind the block.
+
+    Args:
+        architecture: of the model.
+        params: its tensors by name.
+        layer: number of the block.
+        state: (..., d) that enters the block.
+        attended: its attention.
+    """
+    after = after_attention(architecture, params, layer, state, attended.mixed)
+    inputs = mlp_input(architecture, params, layer, after)
+    hidden = mlp_hidden(architecture, params, layer, inputs)
+    seen = {"qkv": attended.inputs, "o": attended.mixed, "up": inputs, "down": hidden}
+    return seen, after_mlp(architecture, params, layer, after, hidden)
+
+
 def before_last_layer(
     architecture: Architecture, params: Params, layer: int, state: jax.Array, is_token: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
+from spear_jax.attacks.text.beyond import grow_jointly
 from spear_jax.attacks.text.certificate import Vouched, certify
 from spear_jax.attacks.text.last_labels import read_last_labels
 from spear_jax.attacks.text.outputs import read_outputs
@@ -22,7 +23,7 @@ from spear_jax.attacks.text.sequences import (
 )
 from spear_jax.attacks.text.states import read_states
 from spear_jax.attacks.text.tokens import find_tokens
-from spear_jax.attacks.text.views import make_views, telling
+from spear_jax.attacks.text.views import View, make_views, telling
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import SpearError
 from spear_jax.language.linear import Params
@@ -72,7 +73,7 @@ def reconstruct(
     if not len(tokens.ids):
         return TextResult(status=Status.NOT_OF_THIS_MODEL, views=sizes, seconds=clock.seconds())
     clock.enter("prefixes", f"Growing sequences of {len(tokens.ids)} distinct tokens")
-    grown = pruned(grow(architecture, params, telling(views), tokens.ids, architecture.positions))
+    grown = pruned(_grown(observation, params, telling(views), tokens.ids))
     clock.enter("outputs", f"Reading the labels behind {len(grown.nodes)} prefixes")
     sequences = _sequences(observation, params, grown)
     clock.enter("certificate", f"Computing the gradient of {len(sequences)} sequences")
@@ -88,6 +89,14 @@ def reconstruct(
         views=sizes,
         seconds=clock.seconds(),
     )
+
+
+def _grown(observation: TextObservation, params: Params, views: list[View], tokens: np.ndarray) -> Grown:
+    """The prefixes of the batch: each by itself where the views show them all, else those that explain it together."""
+    architecture = observation.architecture
+    if views and all(view.is_capped for view in views) and architecture.family != "gpt2":
+        return grow_jointly(observation, params, tokens, architecture.positions)
+    return grow(architecture, params, views, tokens, architecture.positions)
 
 
 def _sequences(observation: TextObservation, params: Params, grown: Grown) -> list[Sequence]:

@@ -20,14 +20,11 @@ from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params
 from spear_jax.language.transformer import (
     Past,
-    after_attention,
-    after_mlp,
     attend_after,
+    behind_attention,
     block_params,
     embedding_params,
     family,
-    mlp_hidden,
-    mlp_input,
 )
 from spear_jax.row_space import FITS, Space, misfit
 from spear_jax.stages import stage
@@ -217,15 +214,11 @@ def _one_block(
 ) -> tuple[jax.Array, ...]:
     """Largest misfit (k,) of a block's inputs, keys and values of its attention, and the state behind it."""
     attended = attend_after(architecture, params, 0, state[:, None], past)
-    mixed = attended.mixed[:, 0]
-    after = after_attention(architecture, params, 0, state, mixed)
-    inputs = mlp_input(architecture, params, 0, after)
-    hidden = mlp_hidden(architecture, params, 0, inputs)
-    seen = {"qkv": attended.inputs[:, 0], "o": mixed, "up": inputs, "down": hidden}
+    seen, after = behind_attention(architecture, params, 0, state[:, None], attended)
     worst = jnp.zeros(len(state), state.dtype)
     for role, space in spaces.items():
-        worst = jnp.maximum(worst, misfit(space, seen[role]))
-    return worst, attended.key[:, 0], attended.value[:, 0], after_mlp(architecture, params, 0, after, hidden)
+        worst = jnp.maximum(worst, misfit(space, seen[role][:, 0]))
+    return worst, attended.key[:, 0], attended.value[:, 0], after[:, 0]
 
 
 def _longer(past: np.ndarray, fresh: np.ndarray) -> np.ndarray:

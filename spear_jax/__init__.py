@@ -42,7 +42,8 @@ from spear_jax.update.bundle_file import load_update, save_update
 from spear_jax.update.language_model import LanguageModel, read_language_model
 from spear_jax.update.make import ModelFile, make_update
 from spear_jax.update.readers.model_files import read_model
-from spear_jax.update.text_update import TextUpdate, read_text_update
+from spear_jax.update.text_file import read_text_update
+from spear_jax.update.text_update import TextUpdate
 
 try:
     __version__ = version("spear-jax")

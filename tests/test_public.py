@@ -33,7 +33,7 @@ OPTIONS = {
         "optimizer out seed texts train-steps truth weight-decay width"
     ),
     "bundle": "activation after before gradient json kind local-steps lr num-examples out weight-decay",
-    "defend": "defence json list max-seconds out seed strength sweep",
+    "defend": "adapter defence json kind list lr max-seconds model out seed strength sweep",
     "inspect": "adapter json kind layer layout lr model",
     "reconstruct": (
         "activation adapter chunk-size coordinator distributed fresh json kind layer layout local-device-ids lr mapper "

@@ -96,13 +96,13 @@ def audit_one(
     return content
 
 
-def with_activation(config: ReconstructConfig, update: Update, layer_name: str) -> ReconstructConfig:
+def with_activation(config: ReconstructConfig, update: Update, layer_name: str | None) -> ReconstructConfig:
     """The configuration with the activation that the update names behind a layer, where none was asked for."""
     told = config.activation or update.activation_behind(layer_name)
     return dataclasses.replace(config, activation=told)
 
 
-def what_is_above(update: Update, layer_name: str) -> dict[str, Any]:
+def what_is_above(update: Update, layer_name: str | None) -> dict[str, Any]:
     """What an update says of the layers above one layer, as arguments of `reconstruct`."""
     return {
         "model": update.network(layer_name),

@@ -2,7 +2,7 @@
 
 A trial is the update after one defence at one strength, reconstructed within a time budget. What is certified of the
 update without a defence stands in for the truth: a defence that only takes the certificate away has not hidden the
-picture. The file of trials is written after each, so that a sweep that was stopped goes on where it was.
+picture.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ import numpy as np
 from jaxtyping import Float
 
 from spear_jax.attacks.dense.pipeline import reconstruct
+from spear_jax.audit.grid import Target, try_each
 from spear_jax.audit.one import what_is_above, with_activation
 from spear_jax.config import ReconstructConfig
 from spear_jax.defences import DEFENCES, Defence
 from spear_jax.defences.alter import relative_change
-from spear_jax.defences.trials import Trial
-from spear_jax.errors import SpearError, SweepError
+from spear_jax.defences.trials import Run, Trial
+from spear_jax.errors import SpearError
 from spear_jax.factorization import factorize
 from spear_jax.types import Result
 from spear_jax.update.bundle import Update
 
-# A grid ends after this many strengths in a row that left nothing: stronger ones leave no more.
-ENOUGH = 2
 # Error of what one would know again, as a share of the inputs' range: 20 dB.
 RECOGNISABLE = 0.1
 
@@ -51,7 +50,7 @@ def sweep(
         on_trial: called with all trials so far after each new one.
 
     Returns:
-        The trials, those of ``done`` first; a defence's grid ends once `ENOUGH` strengths in a row left nothing.
+        The trials, those of ``done`` first; a defence's grid ends as `grid.try_each` says.
 
     Raises:
         UpdateError: the update has no layer that can be inverted, or a defence cannot be applied to it.
@@ -62,23 +61,10 @@ def sweep(
     layer = update.layer().name
     observation = update.observation(layer)
     rank = factorize(observation.weight_grad, rounding=observation.rounding).rank
-    run = (update.sha256, layer, seed, max_seconds)
-    if any(trial.run != run for trial in done):
-        raise SweepError("its trials are of another update, seed or --max-seconds; repeat those or give another --out.")
-    trials = list(done)
+    run = Run(update.sha256, layer, seed, max_seconds)
     reference = functools.cache(lambda: _certified(_attack(update, layer, jax.random.key(seed), config)))
-    for defence in defences:
-        of_defence: list[Trial] = []
-        for strength in defence.grid:
-            known = [t for t in trials if (t.defence, t.strength) == (defence.name, strength)]
-            trial = known[0] if known else _try(update, defence, strength, reference(), (rank, run, config))
-            of_defence.append(trial)
-            if not known:
-                trials.append(trial)
-                on_trial(trials)
-            if len(of_defence) >= ENOUGH and not any(trial.leaked for trial in of_defence[-ENOUGH:]):
-                break
-    return trials
+    attempt = lambda defence, strength: _try(update, defence, strength, reference(), (rank, run, config, seed))
+    return try_each(Target(run, attempt), defences, done, on_trial)
 
 
 def _try(
@@ -86,7 +72,7 @@ def _try(
     defence: Defence,
     strength: float | None,
     reference: Float[np.ndarray, "k n"],
-    shared: tuple[int, tuple[str, str, int, float], ReconstructConfig],
+    shared: tuple[int, Run, ReconstructConfig, int],
 ) -> Trial:
     """One trial.
 
@@ -95,12 +81,12 @@ def _try(
         defence: to apply.
         strength: of it.
         reference: inputs that are certified without it.
-        shared: by all trials: rank, what `Trial.run` says, and config.
+        shared: by all trials: rank, what `Trial.run` says, config and seed.
     """
-    rank, (sha256, layer, seed, max_seconds), config = shared
+    rank, run, config, seed = shared
     defend_key, search_key = jax.random.split(jax.random.key(seed))
     defended = defence(update, strength, defend_key)
-    result = _attack(defended, layer, search_key, config)
+    result = _attack(defended, run.layer, search_key, config)
     return Trial(
         defence=defence.name,
         parameter=defence.parameter,
@@ -111,10 +97,7 @@ def _try(
         batch_size=rank,
         status=result if isinstance(result, str) else result.status.name,
         relative_change=relative_change(update, defended),
-        update_sha256=sha256,
-        layer=layer,
-        seed=seed,
-        max_seconds=max_seconds,
+        **run._asdict(),
     )
 
 
@@ -136,7 +119,7 @@ def _recognisable(result: Result | str, reference: Float[np.ndarray, "k n"]) -> 
     return int(np.sum(np.asarray(nearest) <= within))
 
 
-def _attack(update: Update, layer: str, key: jax.Array, config: ReconstructConfig) -> Result | str:
+def _attack(update: Update, layer: str | None, key: jax.Array, config: ReconstructConfig) -> Result | str:
     """The reconstruction, or why there is none: withheld biases and lost equations are a defence like any other."""
     try:
         observation = update.observation(layer)

@@ -24,7 +24,8 @@ from spear_jax.tensor_files import make_folder
 from spear_jax.update import adapters, language_model
 from spear_jax.update.adapters import Adapter, read_adapter
 from spear_jax.update.language_model import LanguageModel, read_language_model
-from spear_jax.update.text_update import TextUpdate, read_text_update
+from spear_jax.update.text_file import read_text_update
+from spear_jax.update.text_update import TextUpdate
 
 OnStage = Callable[[str], None]
 

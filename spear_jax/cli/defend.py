@@ -11,15 +11,26 @@ import jax
 import typer
 
 from spear_jax.audit.sweep import sweep
+from spear_jax.audit.text_one import Returned, read_returned, read_sent
+from spear_jax.audit.text_sweep import text_sweep
 from spear_jax.cli import options
+from spear_jax.cli.family import refuse_dense, require_text
 from spear_jax.cli.output import emit, table
 from spear_jax.defences import DEFENCES, by_name
 from spear_jax.defences.alter import relative_change
 from spear_jax.defences.trials import TRIALS, Trial, bounds, read_trials, write_trials
 from spear_jax.errors import SweepError, UpdateError
 from spear_jax.tensor_files import make_folder
+from spear_jax.update.bundle import Update
 from spear_jax.update.bundle_file import load_update, save_update
+from spear_jax.update.text_file import save_text_update
+from spear_jax.update.text_update import TextUpdate
 
+# What goes with --model.
+TEXT = (
+    "update_file", "model", "adapter", "kind", "lr", "defence", "strength", "seed", "out", "is_sweep", "list_them",
+    "as_json",
+)  # fmt: skip
 DEFENDED, SWEPT, MAX_SECONDS = Path("defended.safetensors"), Path("recon"), 10.0
 HEADER = ("defence", "parameter", "meaning", "grid for a sweep")
 
@@ -30,9 +41,19 @@ def register(app: typer.Typer) -> None:
 
 
 def defend(
+    context: options.Context,
     update_file: Annotated[
-        Path | None, typer.Argument(help="Update bundle, .safetensors or .npz.", metavar="UPDATE", show_default=False)
+        Path | None,
+        typer.Argument(
+            help="Update bundle, .safetensors or .npz; with --model tensors alone or PEFT's folder too.",
+            metavar="UPDATE",
+            show_default=False,
+        ),
     ] = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    kind: options.ReturnedKind = None,
+    lr: options.ReturnedRate = None,
     defence: Annotated[str | None, typer.Option(help="Name of the defence; --list prints them.")] = None,
     strength: Annotated[float | None, typer.Option(help="Its parameter, where it has one.")] = None,
     seed: options.Seed = 0,
@@ -53,9 +74,17 @@ def defend(
 
     As the client would do before sending it.
 
-    With --sweep: every defence at every strength of its grid, and what the attack still gets from the first layer.
-    For audits: the noise of a seed that is known protects nobody. Defences add up when applied one after the other.
+    With --sweep: every defence at every strength of its grid, and what the attack still gets from the first layer, or
+    with --model of the text. For audits: the noise of a seed that is known protects nobody. Defences add up when
+    applied one after the other.
     """
+    if model is not None:
+        refuse_dense(context, TEXT)
+    else:
+        require_text(context, ("adapter", "kind", "lr"))
+    read = lambda path: (
+        load_update(path) if model is None else read_returned(path, read_sent(model, adapter), Returned(kind, lr))
+    )
     if list_them:
         rows = [_row(name) for name in DEFENCES]
         emit({"defences": rows}, as_json, lambda: _tell_table(rows))
@@ -65,7 +94,10 @@ def defend(
             raise UpdateError(
                 "--sweep tries every defence of one update: spear-jax defend UPDATE --sweep --out FOLDER."
             )
-        run_sweep(update_file, out or SWEPT, seed, MAX_SECONDS if max_seconds is None else max_seconds, as_json)
+        budget = MAX_SECONDS if max_seconds is None else max_seconds
+        if not 0 < budget < math.inf:
+            raise UpdateError(f"--max-seconds is {budget}; expected a positive number.")
+        run_sweep(update_file, read(update_file), out or SWEPT, seed, budget, as_json=as_json)
         return
     if max_seconds is not None:
         raise UpdateError("--max-seconds goes with --sweep; a single defence is applied without a search.")
@@ -77,9 +109,9 @@ def defend(
     if out.resolve() == update_file.resolve():
         raise UpdateError(f"--out is {out}, the update itself; give another file.")
     make_folder(out.parent)
-    update = load_update(update_file)
+    update: Any = read(update_file)  # of either family, and its defence too
     defended = chosen(update, strength, jax.random.key(seed))
-    save_update(defended, out)
+    save_text_update(defended, out) if isinstance(defended, TextUpdate) else save_update(defended, out)
     record: dict[str, Any] = {
         "update": str(update_file),
         "out": str(out),
@@ -94,11 +126,10 @@ def defend(
     emit(record, as_json, lambda: typer.echo(sentence))
 
 
-def run_sweep(update_file: Path, folder: Path, seed: int, max_seconds: float, as_json: bool) -> None:
+def run_sweep(
+    update_file: Path, update: Update | TextUpdate, folder: Path, seed: int, max_seconds: float, *, as_json: bool
+) -> None:
     """Try every defence, keep the trials in the folder, and say what each defence takes."""
-    if not 0 < max_seconds < math.inf:
-        raise UpdateError(f"--max-seconds is {max_seconds}; expected a positive number.")
-    update = load_update(update_file)
     make_folder(folder)
     path = folder / TRIALS
 
@@ -110,7 +141,11 @@ def run_sweep(update_file: Path, folder: Path, seed: int, max_seconds: float, as
     if done:
         typer.echo(f"{path} holds {len(done)} trials, which are not repeated.", err=True)
     try:
-        trials = sweep(update, seed=seed, max_seconds=max_seconds, done=done, on_trial=on_trial)
+        if isinstance(update, TextUpdate):
+            typer.echo("Each trial is a reconstruction; the first one is without a defence ...", err=True)
+            trials = text_sweep(update, seed=seed, done=done, on_trial=on_trial)
+        else:
+            trials = sweep(update, seed=seed, max_seconds=max_seconds, done=done, on_trial=on_trial)
     except SweepError as error:
         raise SweepError(f"{path} cannot be gone on with: {error}") from error
     record = {"update": str(update_file), "out": str(path), "trials": [dataclasses.asdict(trial) for trial in trials]}
@@ -119,7 +154,8 @@ def run_sweep(update_file: Path, folder: Path, seed: int, max_seconds: float, as
 
 def _progress(trial: Trial) -> str:
     name = trial.defence if trial.strength is None else f"{trial.defence}({trial.parameter}={trial.strength:g})"
-    return f"{name}: {trial.certified} of {trial.batch_size} certified, {trial.approximate} approximate"
+    beside = f"{trial.approximate} approximate" if trial.max_seconds is not None else f"{trial.leaked} recognisable"
+    return f"{name}: {trial.certified} of {trial.batch_size} certified, {beside}"
 
 
 def _tell_sweep(trials: list[Trial], path: Path) -> None:

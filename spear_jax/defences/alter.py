@@ -6,20 +6,24 @@ tensors). So one function does the same to a gradient and to the weight change o
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.errors import UpdateError
 from spear_jax.update.bundle import Update
+from spear_jax.update.returned import Returned
+from spear_jax.update.text_update import TextUpdate
 
 Tensors = dict[str, np.ndarray]
+# An update of either family; a defence gives back the kind that it got.
+U = TypeVar("U", Update, TextUpdate)
 
 
-def alter(update: Update, done: str, change: Callable[[Tensors], Tensors]) -> Update:
+def alter(update: U, done: str, change: Callable[[Tensors], Tensors]) -> U:
     """The update whose descent is changed by a function.
 
     Args:
@@ -33,19 +37,20 @@ def alter(update: Update, done: str, change: Callable[[Tensors], Tensors]) -> Up
     Raises:
         UpdateError: values that are not finite before, or after in the dtype of the tensor.
     """
-    sent = _descent(update)
+    sides = update.sides
+    sent = _descent(sides)
     for name, value in sent.items():
         if not np.isfinite(value).all():
             raise UpdateError(f"{name} holds NaN or infinite values, which no defence mends; take another update.")
     # What overflows is reported in the sentence below, not by NumPy in a warning.
     with np.errstate(all="ignore"):
-        back = {name: _undo_descent(update, name, np.asarray(value)) for name, value in change(sent).items()}
+        back = {name: _undo_descent(sides, name, np.asarray(value)) for name, value in change(sent).items()}
     for name, tensor in back.items():
         if not np.isfinite(tensor).all():
             raise UpdateError(f"{done} gives {name} values beyond floating point; choose another strength or defence.")
     before = update.metadata.get("defence")
     metadata = dict(update.metadata) | {"defence": f"{before}; {done}" if before else done}
-    return dataclasses.replace(update, client_tensors=dict(update.client_tensors) | back, metadata=metadata)
+    return update.returning(dict(sides.came_back) | back, metadata)
 
 
 def norm(tensors: Tensors) -> float:
@@ -53,31 +58,31 @@ def norm(tensors: Tensors) -> float:
     return math.sqrt(sum(float(np.sum(np.square(value, dtype=np.float64))) for value in tensors.values()))
 
 
-def relative_change(update: Update, defended: Update) -> float:
+def relative_change(update: U, defended: U) -> float:
     """Norm of what a defence changed over the norm of the update: what it costs whoever averages updates."""
-    before, after = _descent(update), _descent(defended)
+    before, after = _descent(update.sides), _descent(defended.sides)
     whole = norm(before)
     return norm({name: after[name] - before[name] for name in before}) / whole if whole else 0.0
 
 
-def _descent(update: Update) -> Tensors:
+def _descent(sides: Returned) -> Tensors:
     tensors = {}
-    for name in sorted(update.client_tensors):
-        client = update.client_tensors[name]
+    for name in sorted(sides.came_back):
+        client = sides.came_back[name]
         if not jnp.issubdtype(client.dtype, np.floating):
             continue
         client = client.astype(np.result_type(client.dtype, np.float32))
         # Damaged numbers are reported by the caller.
         with np.errstate(invalid="ignore", over="ignore"):
-            tensors[name] = -client if update.kind == "delta" else client
-            if update.kind == "weights":
-                tensors[name] = np.asarray(update.global_tensors[name].astype(client.dtype) - client)
+            tensors[name] = -client if sides.kind == "delta" else client
+            if sides.kind == "weights":
+                tensors[name] = np.asarray(sides.sent[name].astype(client.dtype) - client)
     return tensors
 
 
-def _undo_descent(update: Update, name: str, descent: np.ndarray) -> np.ndarray:
-    if update.kind == "weights":
-        tensor = update.global_tensors[name].astype(descent.dtype) - descent
+def _undo_descent(sides: Returned, name: str, descent: np.ndarray) -> np.ndarray:
+    if sides.kind == "weights":
+        tensor = sides.sent[name].astype(descent.dtype) - descent
     else:
-        tensor = descent if update.kind == "gradient" else -descent
-    return np.asarray(tensor).astype(update.client_tensors[name].dtype)
+        tensor = descent if sides.kind == "gradient" else -descent
+    return np.asarray(tensor).astype(sides.came_back[name].dtype)

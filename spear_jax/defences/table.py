@@ -2,7 +2,8 @@
 
 Each acts on what the client sends: the gradient, or the weight change (for ``kind="weights"`` the difference to the
 global tensors), and gives every tensor back in its own dtype. The metadata ``defence`` of the result says what was
-done, in order. It does not say the key: who knows it can subtract the noise.
+done, in order. It does not say the key: who knows it can subtract the noise. Of a language model the update is a
+`TextUpdate`, before and after.
 
 `DEFENCES` names them for sweeps and the command line. What needs single samples' gradients is in
 `spear_jax.client.dp_sgd`.
@@ -19,9 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.defences.alter import Tensors, alter, norm
+from spear_jax.defences.alter import Tensors, U, alter, norm
 from spear_jax.errors import UpdateError
-from spear_jax.update.bundle import Update
 
 _INT8_LEVELS = 127
 
@@ -42,9 +42,9 @@ class Defence:
     parameter: str
     meaning: str
     grid: tuple[float | None, ...]
-    function: Callable[[Update, float, jax.Array], Update]
+    function: Callable[[Any, float, jax.Array], Any]
 
-    def __call__(self, update: Update, strength: float | None, key: jax.Array) -> Update:
+    def __call__(self, update: U, strength: float | None, key: jax.Array) -> U:
         """The update after this defence.
 
         Args:
@@ -73,7 +73,7 @@ def by_name(name: str) -> Defence:
     return DEFENCES[name]
 
 
-def gaussian_noise(update: Update, std: float, key: jax.Array, *, relative: bool = True) -> Update:
+def gaussian_noise(update: U, std: float, key: jax.Array, *, relative: bool = True) -> U:
     """Independent Gaussian noise on every entry.
 
     Args:
@@ -97,7 +97,7 @@ def gaussian_noise(update: Update, std: float, key: jax.Array, *, relative: bool
     return alter(update, done, change)
 
 
-def top_k(update: Update, share: float) -> Update:
+def top_k(update: U, share: float) -> U:
     """Pruning: the entries of largest magnitude are kept in each tensor, all others become zero.
 
     The threshold is each tensor's own, as in Deep Gradient Compression (Lin et al., ICLR 2018, Alg. 1), but nothing is
@@ -115,7 +115,7 @@ def top_k(update: Update, share: float) -> Update:
     return alter(update, _call("top_k", share=share), lambda sent: {n: _largest(v, share) for n, v in sent.items()})
 
 
-def random_mask(update: Update, probability: float, key: jax.Array) -> Update:
+def random_mask(update: U, probability: float, key: jax.Array) -> U:
     """Each entry becomes zero with the given probability; the others are not scaled up.
 
     Args:
@@ -136,7 +136,7 @@ def random_mask(update: Update, probability: float, key: jax.Array) -> Update:
     return alter(update, _call("random_mask", probability=probability), change)
 
 
-def quantize(update: Update, dtype: str) -> Update:
+def quantize(update: U, dtype: str) -> U:
     """Rounding to a narrower type and back.
 
     Args:
@@ -152,7 +152,7 @@ def quantize(update: Update, dtype: str) -> Update:
     return alter(update, dtype, lambda sent: {name: _ROUNDERS[dtype](value) for name, value in sent.items()})
 
 
-def zero_bias(update: Update) -> Update:
+def zero_bias(update: U) -> U:
     """The client withholds the gradients of the biases: they become zero.
 
     Zero and not absent, since a server that averages expects every tensor. One layer alone then says nothing of the
@@ -161,13 +161,13 @@ def zero_bias(update: Update) -> Update:
     Raises:
         UpdateError: no tensor is called bias; values that are not finite.
     """
-    biases = {name for name in update.client_tensors if name.replace("/", ".").split(".")[-1] == "bias"}
+    biases = {name for name in update.sides.came_back if name.replace("/", ".").split(".")[-1] == "bias"}
     if not biases:
         raise UpdateError("no tensor of the update is called bias, so none can be set to zero; choose another defence.")
     return alter(update, "zero_bias", lambda sent: {n: np.zeros_like(v) if n in biases else v for n, v in sent.items()})
 
 
-def clip(update: Update, max_norm: float) -> Update:
+def clip(update: U, max_norm: float) -> U:
     """Scales the whole update down to a Euclidean norm over all tensors, if it is larger.
 
     Alone it hides nothing, as gradients are needed only up to a factor; it bounds what noise must cover.
@@ -183,7 +183,7 @@ def clip(update: Update, max_norm: float) -> Update:
     return alter(update, _call("clip", norm=max_norm), lambda sent: _clipped(sent, max_norm))
 
 
-def client_dp(update: Update, noise_multiplier: float, key: jax.Array, *, clip_norm: float = 1.0) -> Update:
+def client_dp(update: U, noise_multiplier: float, key: jax.Array, *, clip_norm: float = 1.0) -> U:
     """Client-level differential privacy, noised by the client itself: clip, then Gaussian noise.
 
     McMahan et al. (Learning Differentially Private Recurrent Language Models, ICLR 2018) clip each client's update and
@@ -201,7 +201,7 @@ def client_dp(update: Update, noise_multiplier: float, key: jax.Array, *, clip_n
     _require("clip_norm", clip_norm, 0 < clip_norm < math.inf, "a positive number")
     _require("noise_multiplier", noise_multiplier, 0 <= noise_multiplier < math.inf, "a number >= 0")
     done = _call("client_dp", noise_multiplier=noise_multiplier, clip_norm=clip_norm)
-    stds = dict.fromkeys(update.client_tensors, noise_multiplier * clip_norm)
+    stds = dict.fromkeys(update.sides.came_back, noise_multiplier * clip_norm)
     return alter(update, done, lambda sent: _noisy(_clipped(sent, clip_norm), stds, key))
 
 

@@ -18,6 +18,15 @@ from spear_jax.tensor_files import atomic_path
 TRIALS = "defences.json"
 
 
+class Run(NamedTuple):
+    """What the trials of one sweep have in common, as the fields of `Trial` say."""
+
+    update_sha256: str | None
+    layer: str | None
+    seed: int | None
+    max_seconds: float | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """One defence at one strength, and what the attack still got; the fields with defaults say where that is from.
@@ -26,17 +35,21 @@ class Trial:
         defence: name in `DEFENCES`.
         parameter: name of the strength, empty where there is none.
         strength: the parameter; None where there is none.
-        certified: samples certified exact.
-        approximate: samples certified with a larger expected error.
+        certified: samples certified exact; of text, sequences.
+        approximate: samples certified with a larger expected error; of text none is.
         recognisable: samples certified without the defence that the attack still shows, certified or not, with an error
-            below a tenth of the inputs' range (20 dB); None where nothing was certified without the defence.
-        batch_size: rank of the gradient before the defence, the batch size as the server would see it.
-        status: how the reconstruction ended, or the sentence by which the update was refused.
-        relative_change: norm of what the defence changed over the norm of the update.
+            below a tenth of the inputs' range (20 dB), of text as `spear_jax.audit.text_sweep.recognisable` says; None
+            where nothing was certified without the defence.
+        batch_size: rank of the gradient before the defence, the batch size as the server would see it; of text the
+            sequences that are certified without the defence.
+        status: how the reconstruction ended, or the sentence by which the update was refused, or by which the defence
+            was, which then hides nothing.
+        relative_change: norm of what the defence changed over the norm of the update; None where the defence could not
+            be applied.
         update_sha256: of the update before the defence.
-        layer: that was inverted.
+        layer: that was inverted; None of text.
         seed: of the defence's noise and of the search.
-        max_seconds: time budget of the search.
+        max_seconds: time budget of the search; None of text, which is not searched at random.
     """
 
     defence: str
@@ -59,9 +72,9 @@ class Trial:
         return max(self.certified + self.approximate, self.recognisable or 0)
 
     @property
-    def run(self) -> tuple[str | None, str | None, int | None, float | None]:
+    def run(self) -> Run:
         """What the trials of one sweep have in common."""
-        return self.update_sha256, self.layer, self.seed, self.max_seconds
+        return Run(self.update_sha256, self.layer, self.seed, self.max_seconds)
 
 
 class Bound(NamedTuple):

@@ -10,11 +10,11 @@ from spear_jax.audit.folder import read_summary
 from spear_jax.audit.text_record import is_text
 from spear_jax.client.tables import column_names
 from spear_jax.client.truth import Truth
-from spear_jax.defences.trials import TRIALS, Trial, read_trials
 from spear_jax.errors import RecordError
 from spear_jax.report.index import write_index
 from spear_jax.report.scores import score
 from spear_jax.report.text_folder import make_text_report
+from spear_jax.report.trials import trials_of
 from spear_jax.report.write import write_report
 from spear_jax.tensor_files import make_folder
 
@@ -41,7 +41,7 @@ def make_report(folder: Path, truth: Path | None, out: Path | None = None) -> tu
         approximate=found.approximate,
         error=found.error,
         labels=found.labels,
-        trials=_trials(folder, found.record),
+        trials=trials_of(folder, found.record),
         normalization=found.normalization,
         image_shape=found.image_shape,
         columns=column_names(private.columns) if private is not None and private.columns else None,
@@ -65,8 +65,3 @@ def make_reports(folder: Path, out: Path) -> dict[str, Any]:
             entry["sentence"] = str(error)
     index = write_index(out, summary, pages)
     return {"page": str(index), "pages": {name: str(out / page) for name, page in pages.items()}}
-
-
-def _trials(folder: Path, content: dict[str, Any]) -> list[Trial]:
-    """The trials of defences in the folder that are of this update."""
-    return [trial for trial in read_trials(folder / TRIALS) if trial.update_sha256 in (None, content["update_sha256"])]

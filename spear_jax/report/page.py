@@ -12,7 +12,8 @@ from typing import Any
 
 from spear_jax.defences.trials import Trial
 from spear_jax.report import sections
-from spear_jax.report.html import document, wide_table
+from spear_jax.report.html import document
+from spear_jax.report.trials import how_to_try, sweep_html
 from spear_jax.report.values import text
 
 
@@ -48,7 +49,7 @@ def render_page(
         samples=samples_html,
         certification=_paragraphs(sections.certification(record, num_by_network)),
         noise=_paragraphs(sections.noise(record)),
-        defences=_paragraphs([sections.defence_sentence(trials, record)]) + _sweep_table(trials),
+        defences=sweep_html(trials, how_to_try(record)),
         limits="".join(f"<li><b>{escape(name)}.</b> {escape(why)}</li>" for name, why in sections.limits(record)),
     )
     return document(headline, body)
@@ -61,12 +62,6 @@ def _paragraphs(sentences: Iterable[str]) -> str:
 def _fact_table(rows: Iterable[tuple[str, str]]) -> str:
     body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
     return f'<table class="facts">{body}</table>'
-
-
-def _sweep_table(trials: Sequence[Trial]) -> str:
-    if not trials:
-        return ""
-    return wide_table(sections.DEFENCE_HEADER, (map(escape, row) for row in sections.defence_rows(trials)))
 
 
 _BODY = Template("""<p class="kicker">Gradient inversion audit of one federated-learning update</p>

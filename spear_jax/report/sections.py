@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from spear_jax.config import ReconstructConfig
-from spear_jax.defences.trials import Bound, Trial, bounds
 from spear_jax.numerics import MIN_GAP
 from spear_jax.report.values import DASH, copies, count_of, devices, mapping, number, seconds, shape, share, text
 from spear_jax.types import ERROR_MARGIN, MAX_ERROR
@@ -162,61 +161,6 @@ def command(record: Mapping[str, Any]) -> str:
         if config.get(name) != defaults[name] and config.get(name) is not None:
             words += [f"--{name.replace('_', '-')}", config[name]]
     return shlex.join(str(word) for word in words)
-
-
-def defence_sentence(trials: Sequence[Trial], record: Mapping[str, Any]) -> str:
-    """Which of the defences that were tried would have stopped the attack, or how to find out."""
-    if not trials:
-        update = record.get("update")
-        path = shlex.quote(update) if isinstance(update, str) and update else "UPDATE"
-        return f"Not tried: spear-jax defend {path} --sweep --out FOLDER, then make this report of FOLDER again."
-    stopping = [_stopped(bound) for bound in bounds(trials) if bound.stops_all[0]]
-    powerless = [bound.defence for bound in bounds(trials) if not bound.stops_all[0]]
-    sentence = (
-        f"The attack would have got nothing with {', '.join(stopping)}" if stopping else "No defence stops it all"
-    )
-    if stopping and powerless:
-        sentence += f"; {', '.join(powerless)} stopped it all at no strength that was tried"
-    size = max(trial.batch_size for trial in trials)
-    budget = max((trial.max_seconds or 0 for trial in trials), default=0)
-    within = f" within {number(budget)} seconds a trial" if budget else ""
-    return (
-        f"{sentence}. Of {size} samples, without ground truth{within}; a longer search or another attack may get more."
-    )
-
-
-def _stopped(bound: Bound) -> str:
-    if not bound.parameter:
-        return bound.defence
-    side = "up to" if bound.is_falling else "from"
-    return f"{bound.defence} ({bound.parameter} {side} {_strength(bound.stops_all[1])})"
-
-
-DEFENCE_HEADER = ("Defence", "Everything leaks up to", "Nothing leaks from", "Samples leaked")
-
-
-def defence_rows(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
-    """Rows below `DEFENCE_HEADER`, one a defence, its strengths from weak to strong."""
-    cell = lambda found, strength: _strength(strength) if found else DASH
-    rows = []
-    for bound in bounds(trials):
-        grid = [trial for trial in trials if trial.defence == bound.defence]
-        by_strength = ", ".join(_leaked(trial) for trial in grid)
-        name = bound.defence + (f" ({bound.parameter})" if bound.parameter else "")
-        rows.append((name, cell(*bound.leaks_all), cell(*bound.stops_all), by_strength))
-    return rows
-
-
-def _leaked(trial: Trial) -> str:
-    approximate = f" + {trial.approximate} approximate" if trial.approximate else ""
-    beyond = (trial.recognisable or 0) - trial.certified - trial.approximate
-    recognisable = f" + {beyond} recognisable" if beyond > 0 else ""
-    strength = "" if trial.strength is None else f" at {trial.strength:g}"
-    return f"{trial.certified}{approximate}{recognisable}{strength}"
-
-
-def _strength(strength: float | None) -> str:
-    return "always" if strength is None else f"{strength:g}"
 
 
 def _join(*values: Any) -> str:

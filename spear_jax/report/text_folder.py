@@ -11,6 +11,7 @@ from spear_jax.audit.text_record import read_text_record
 from spear_jax.client.text_truth import TextTruth
 from spear_jax.report.text_page import render_text_page
 from spear_jax.report.text_scores import score_record
+from spear_jax.report.trials import trials_of
 from spear_jax.tensor_files import make_folder
 
 
@@ -30,7 +31,8 @@ def make_text_report(folder: Path, truth: Path | None = None, out: Path | None =
     make_folder(into)
     index = into / "index.html"
     originals = None if truth is None else _originals(content, truth)
-    index.write_text(render_text_page(content, originals), encoding="utf-8", errors="surrogateescape")
+    page = render_text_page(content, originals, trials_of(folder, content))
+    index.write_text(page, encoding="utf-8", errors="surrogateescape")
     return index
 
 

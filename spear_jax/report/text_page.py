@@ -5,28 +5,33 @@ Everything that comes from a file is escaped here; control characters in text ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from string import Template
 from typing import Any
 
 from spear_jax.audit.text_record import escaped, spoken
+from spear_jax.defences.trials import Trial
 from spear_jax.report import text_sections
 from spear_jax.report.html import document, wide_table
 from spear_jax.report.text_values import certificate_sentence, is_reproduced
+from spear_jax.report.trials import sweep_html
 from spear_jax.report.values import mapping, number, text
 
 # Traces and tokens beyond these are in the record.
 MOST_TRACES, MOST_TOKENS = 100, 500
 
 
-def render_text_page(record: Mapping[str, Any], originals: Mapping[str, Any] | None = None) -> str:
+def render_text_page(
+    record: Mapping[str, Any], originals: Mapping[str, Any] | None = None, trials: Sequence[Trial] = ()
+) -> str:
     """The whole page.
 
     Args:
         record: the dictionary of ``result.json``.
         originals: ``summary``, and ``texts`` as pairs of a true sequence and whether it came back exactly; None where
             the truth is not known, as it never is to the server.
+        trials: of defences against this update, possibly none.
     """
     tables = {name: _fact_table(rows) for name, rows in text_sections.facts(record).items()}
     headline = text_sections.headline(record)
@@ -43,9 +48,11 @@ def render_text_page(record: Mapping[str, Any], originals: Mapping[str, Any] | N
         originals=_originals(originals),
         certification=_paragraphs(text_sections.certification(record)),
         views=wide_table(text_sections.VIEW_HEADER, (map(escape, row) for row in text_sections.view_rows(record))),
-        defences=wide_table(
-            text_sections.DEFENCE_HEADER,
-            (map(escape, row) for row in text_sections.defences(record)),
+        defences=sweep_html(trials, text_sections.not_tried(record), "sequences")
+        + (_paragraphs([text_sections.RECOGNISABLE]) if trials else ""),
+        measures=wide_table(
+            text_sections.MEASURE_HEADER,
+            (map(escape, row) for row in text_sections.measures(record)),
             "measures",
         ),
     )
@@ -176,9 +183,11 @@ $views
 <h2>The update</h2>
 $observed
 <h2>Which defence would have stopped it</h2>
-<p>None was tried on this update. What is measured was measured on tokens, with other batches and a model of 135 million
-parameters (SmolLM2); the rest follows from how the attack works.</p>
 $defences
+<h2>What stops this attack in general</h2>
+<p>What is measured was measured on tokens, with other batches and a model of 135 million parameters (SmolLM2); the rest
+follows from how the attack works.</p>
+$measures
 <h2>To repeat it</h2>
 $repeat
 """)

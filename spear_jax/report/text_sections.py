@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spear_jax.report.text_values import certificate_sentence
+from spear_jax.report.trials import how_to_try
 from spear_jax.report.values import DASH, mapping, number, seconds, text
 
 Rows = list[tuple[str, str]]
@@ -18,8 +19,12 @@ ROLES = {
     "down": "inside the feed-forward layers",
 }
 VIEW_HEADER = ("Block", "Input", "Directions", "Width", "Rows that show them", "So")
-DEFENCE_HEADER = ("Measure", "What it does to this attack", "Known from")
+MEASURE_HEADER = ("Measure", "What it does to this attack", "Known from")
 MEASURED, ARGUED = "measurement", "argument"
+RECOGNISABLE = (
+    "Recognisable is a sequence that the attack still shows word for word up to its last token, without a certificate; "
+    "or of which it names nine in ten distinct tokens, while at least half of all that it names belong to the batch."
+)
 
 
 def headline(record: Mapping[str, Any]) -> str:
@@ -116,18 +121,27 @@ def facts(record: Mapping[str, Any]) -> dict[str, Rows]:
 
 def command(record: Mapping[str, Any]) -> str:
     """The command line that repeats the reconstruction, the model by the name of its folder."""
-    sent, observed = mapping(record.get("model")), mapping(record.get("observed"))
-    if not record.get("update") or not sent.get("name"):
+    if not record.get("update") or not mapping(record.get("model")).get("name"):
         return DASH
-    words = ["spear-jax", "reconstruct", record["update"], "--model", sent["name"]]
+    return shlex.join(["spear-jax", "reconstruct", str(record["update"]), *_model_options(record)])
+
+
+def _model_options(record: Mapping[str, Any]) -> list[str]:
+    sent, observed = mapping(record.get("model")), mapping(record.get("observed"))
+    words = ["--model", sent.get("name") or "MODEL"]
     words += ["--adapter", sent["adapter"]] if sent.get("adapter") else []
     words += ["--kind", observed["kind"]] if observed.get("kind") else []
     words += ["--lr", observed["lr"]] if observed.get("lr") else []
-    return shlex.join(str(word) for word in words)
+    return [str(word) for word in words]
 
 
-def defences(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Rows below `DEFENCE_HEADER`: what stops this attack, what only weakens it, and what does not."""
+def not_tried(record: Mapping[str, Any]) -> str:
+    """How to find out which defence would have stopped it, the model by the name of its folder."""
+    return how_to_try(record, _model_options(record))
+
+
+def measures(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows below `MEASURE_HEADER`: what stops this attack, what only weakens it, and what does not."""
     width = mapping(record.get("model")).get("width")
     here = f", here {number(width)}" if isinstance(width, int) else ""
     return [

@@ -59,12 +59,12 @@ class Update:
     @property
     def kind(self) -> str:
         """``"gradient"``, ``"weights"`` or ``"delta"``."""
-        return self._back.kind
+        return self.sides.kind
 
     @property
     def local_steps(self) -> int:
         """SGD steps that the client took; 1 for a gradient and where the bundle does not say."""
-        return self._back.local_steps
+        return self.sides.local_steps
 
     @functools.cached_property
     def layers(self) -> tuple[DenseLayer, ...]:
@@ -81,7 +81,7 @@ class Update:
         candidates = first_candidates(self._found[0], is_told=self._is_ordered)
         if len(candidates) == 1:
             return candidates
-        seen = {layer: change for layer in self._found[0] if (change := self._back.of_kernel(layer)) is not None}
+        seen = {layer: change for layer in self._found[0] if (change := self.sides.of_kernel(layer)) is not None}
         behind = {layer for layer in seen for other in seen if takes_outputs(seen[layer], seen[other])}
         return tuple(layer for layer in candidates if layer not in behind) or candidates
 
@@ -115,7 +115,7 @@ class Update:
     @functools.cached_property
     def trained(self) -> tuple[DenseLayer, ...]:
         """The dense layers that came back with a change, first to last: what is frozen is none of them."""
-        return tuple(layer for layer in self.layers if self._back.why_untrained(layer) is None)
+        return tuple(layer for layer in self.layers if self.sides.why_untrained(layer) is None)
 
     def layer(self, name: str | None = None) -> DenseLayer:
         """The dense layer of this name, or the only one that ends in it; by default the first that was trained.
@@ -163,15 +163,15 @@ class Update:
         if layer.kernel_name not in self.client_tensors:
             raise UpdateError(f"layer {layer.name} did not come back.{self._trained_instead(layer)}")
         weight, bias = self._sent(layer)
-        weight_grad, bias_grad = _read(layer, self._back.gradient(layer.kernel_name), self._back.of_bias(layer))
-        drift = self._back.lr if self.local_steps > 1 else 0.0
+        weight_grad, bias_grad = _read(layer, self.sides.gradient(layer.kernel_name), self.sides.of_bias(layer))
+        drift = self.sides.lr if self.local_steps > 1 else 0.0
         try:
             # Damaged numbers are reported by the check in a sentence, not by NumPy in a warning.
             with np.errstate(invalid="ignore", over="ignore"):
                 return LayerObservation(
                     weight=weight, bias=bias, weight_grad=weight_grad, bias_grad=bias_grad, drift=drift,
-                    rounding=0.0 if self.kind == "gradient" else rounding_error(weight, self._back.lr),
-                    input_drift=self._back.moved_share(self.moved_before(layer.name)),
+                    rounding=0.0 if self.kind == "gradient" else rounding_error(weight, self.sides.lr),
+                    input_drift=self.sides.moved_share(self.moved_before(layer.name)),
                 )  # fmt: skip
         except ValueError as error:
             raise UpdateError(f"layer {layer.name}: {error}{self._trained_instead(layer)}") from error
@@ -206,7 +206,7 @@ class Update:
         before = tensors_before(
             self._shapes, self.layers, layer, candidates=self.first_candidates, is_told=self._is_ordered
         )
-        return tuple(name for name in before if self._back.moved(name))
+        return tuple(name for name in before if self.sides.moved(name))
 
     def network(self, layer_name: str | None = None) -> list[tuple[np.ndarray, np.ndarray]] | None:
         """The dense layers above one layer, taken as joined by ReLU.
@@ -265,8 +265,13 @@ class Update:
         return self.layers[index + 1 :] if is_joined else ()
 
     @functools.cached_property
-    def _back(self) -> Returned:
+    def sides(self) -> Returned:
+        """What was sent and what came back."""
         return Returned(self.global_tensors, self.client_tensors, self.metadata)
+
+    def returning(self, came_back: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Update:
+        """The same round with something else returned."""
+        return dataclasses.replace(self, client_tensors=came_back, metadata=metadata)
 
     @functools.cached_property
     def _found(self) -> tuple[tuple[DenseLayer, ...], tuple[tuple[str, str], ...]]:
@@ -301,11 +306,11 @@ class Update:
     def _inputs_moved(self, layer: DenseLayer) -> bool:
         """Whether a dense layer before this one may have changed over the steps."""
         below = () if layer in self.first_candidates else stands_before(self.layers, layer)
-        return any(self._back.moved(name) for one in below for name in one.tensor_names)
+        return any(self.sides.moved(name) for one in below for name in one.tensor_names)
 
     def _trained_instead(self, layer: DenseLayer) -> str:
         """What to say to who asked for a layer that was not trained."""
-        if self._back.why_untrained(layer) is None or not self.trained:
+        if self.sides.why_untrained(layer) is None or not self.trained:
             return ""
         return f" The first layer that was trained is {self.trained[0].name}."
 

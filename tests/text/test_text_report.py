@@ -119,7 +119,7 @@ def test_each_view_is_read(tmp_path):
 
 
 def test_every_defence_says_how_it_is_known(tmp_path):
-    rows = section(page(tmp_path), "Which defence would have stopped it").split("<tr>")[2:]
+    rows = section(page(tmp_path), "What stops this attack in general").split("<tr>")[2:]
     assert len(rows) == 7
     assert all("<td>argument</td>" in row or "<td>measurement</td>" in row for row in rows)
     assert "here 96" in rows[0]

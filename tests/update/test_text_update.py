@@ -32,7 +32,7 @@ def gradients_of(name="llama"):
 
 
 def read(path, model=None, **options):
-    from spear_jax.update.text_update import read_text_update
+    from spear_jax.update.text_file import read_text_update
 
     return read_text_update(path, model or model_of(), **options)
 

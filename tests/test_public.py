@@ -36,7 +36,7 @@ OPTIONS = {
     "defend": "adapter defence json kind list lr max-seconds model out seed strength sweep",
     "inspect": "adapter json kind layer layout lr model",
     "reconstruct": (
-        "activation adapter chunk-size coordinator distributed fresh json kind layer layout local-device-ids lr mapper "
+        "activation adapter also chunk-size coordinator distributed fresh json kind layer layout local-device-ids lr mapper "
         "max-candidates max-seconds method model num-devices num-processes out process-id rank resume round-size "
         "sampler seed shard"
     ),

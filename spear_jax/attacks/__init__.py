@@ -46,7 +46,7 @@ def reconstruct(
         known: further arguments of the family, for a dense layer those of
             `spear_jax.attacks.dense.pipeline.reconstruct` (``model``, ``next_weight_grad``, ``layers_above``,
             ``between``, ``state``, ``on_round``), for text those of `spear_jax.attacks.text.pipeline.reconstruct`
-            (``on_stage``).
+            (``also``, ``on_stage``).
 
     Returns:
         a `Result` of a dense layer, a `TextResult` of a language model; ``status`` says how it ended and what to do. A

@@ -19,7 +19,7 @@ from spear_jax.audit.text_record import (
     write_text_record,
 )
 from spear_jax.config import ReconstructConfig
-from spear_jax.errors import RecordError, SpearError
+from spear_jax.errors import RecordError, SpearError, UpdateError
 from spear_jax.tensor_files import make_folder
 from spear_jax.update import adapters, language_model
 from spear_jax.update.adapters import Adapter, read_adapter
@@ -55,11 +55,13 @@ class Returned(NamedTuple):
         kind: ``"gradient"``, ``"weights"`` or ``"delta"``; None where the file says.
         lr: learning rate of the client's SGD, None where the file says or nobody knows.
         resume: whether what is finished is kept.
+        also: files of further rounds of the same client, whose tokens are found together with the first one's.
     """
 
     kind: str | None = None
     lr: float | None = None
     resume: bool = False
+    also: tuple[Path, ...] = ()
 
 
 def audit_text_update(
@@ -84,7 +86,7 @@ def audit_text_update(
         model: folder or GGUF file of the model that the server sent.
         out: folder to write, which is made where it does not exist.
         adapter: PEFT's folder of the adapters that it sent with it.
-        returned: what is said of the updates beside their files.
+        returned: what is said of the updates beside their files, and further rounds of the same client (``also``).
         on_stage: called with a sentence before each stage of a reconstruction.
         on_start: of a folder: called with the names of all updates, in their order, before the first.
         on_update: of a folder: called with each update's entry of the summary as it is done.
@@ -105,6 +107,8 @@ def audit_text_update(
     sent = read_sent(model, adapter)
     if not path.is_dir() or any((path / name).is_file() for name in (*adapters.WEIGHTS, *language_model.WEIGHTS)):
         return audit_text(path, out, sent, returned, on_stage=on_stage)
+    if returned.also:
+        raise SpearError(f"{path} is a folder of updates, and --also goes with one update; give its file.")
 
     def audited(file: Path, into: Path) -> dict[str, Any]:
         try:
@@ -146,15 +150,17 @@ def audit_text(
     update = read_returned(path, sent, returned)
     if (out / record.INPUTS).exists():
         raise SpearError(f"{out} holds the reconstruction of a dense layer; give another --out for text.")
-    if returned.resume and (kept := _finished(out, update, sent)) is not None:
+    beside = [_read_also(file, sent, returned) for file in returned.also]
+    also = tuple((str(file), one.sha256) for file, one in zip(returned.also, beside, strict=True))
+    if returned.resume and (kept := _finished(out, update, sent, also)) is not None:
         return kept
-    observation = update.observation()
+    observation, others = update.observation(), [one.observation() for one in beside]
     make_folder(out)
     number = update.metadata.get("num_examples")
     config = ReconstructConfig(num_examples=None if number is None else int(number))
-    result = reconstruct(observation, config, on_stage=on_stage)
+    result = reconstruct(observation, config, also=others, on_stage=on_stage)
     decode = sent.decode or (update.model.tokenizer.decode if update.model.tokenizer else None)
-    content = make_record(result, TextAudited(update, path, sent.name, sent.adapter_name, decode))
+    content = make_record(result, TextAudited(update, path, sent.name, sent.adapter_name, decode, also))
     write_text_record(out, content)
     return content
 
@@ -173,8 +179,26 @@ def entry_of(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _finished(out: Path, update: TextUpdate, sent: SentModel) -> dict[str, Any] | None:
-    """The record in the folder, where it is of this update and model."""
+def _read_also(path: Path, sent: SentModel, returned: Returned) -> TextUpdate:
+    """What the client returned in a further round, whose adapters were others than in the first one.
+
+    Raises:
+        UpdateError: it cannot be read, or its gradient follows only with tensors of its own round that it lacks.
+    """
+    update = read_returned(path, sent, returned)
+    needs_sent = update.kind == "weights" or "weight_decay" in update.metadata
+    if needs_sent and not set(update.came_back) <= set(update.beside):
+        raise UpdateError(
+            f"{path.name} is of kind {update.kind}, and what was sent in its round is not in it; give its gradient, or "
+            "a bundle with that round's global/ tensors."
+        )
+    return update
+
+
+def _finished(
+    out: Path, update: TextUpdate, sent: SentModel, also: tuple[tuple[str, str], ...]
+) -> dict[str, Any] | None:
+    """The record in the folder, where it is of this update and model, and of these further rounds."""
     if not is_text(out):
         return None
     try:
@@ -183,7 +207,8 @@ def _finished(out: Path, update: TextUpdate, sent: SentModel) -> dict[str, Any] 
         return None
     names = {name: content["model"].get(name) for name in ("name", "adapter")}
     is_same = content["update_sha256"] == update.sha256 and names == {"name": sent.name, "adapter": sent.adapter_name}
-    return content if is_same else None
+    rounds = [one["update_sha256"] for one in content.get("also", ())]
+    return content if is_same and rounds == [sha256 for _, sha256 in also] else None
 
 
 def _name(path: str | os.PathLike[str]) -> str:

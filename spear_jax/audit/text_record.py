@@ -32,6 +32,7 @@ class TextAudited(NamedTuple):
         model: name of the model's folder or file.
         adapter: name of the adapter's folder, None without.
         decode: turns tokens into text, None where that is not known.
+        also: files and hashes of further rounds, with which the tokens were found.
     """
 
     update: TextUpdate
@@ -39,6 +40,7 @@ class TextAudited(NamedTuple):
     model: str
     adapter: str | None = None
     decode: Decode | None = None
+    also: tuple[tuple[str, str], ...] = ()
 
 
 def make_record(result: TextResult, audited: TextAudited) -> dict[str, Any]:
@@ -70,6 +72,7 @@ def make_record(result: TextResult, audited: TextAudited) -> dict[str, Any]:
             "ids": _ids(result.tokens),
             "texts": None if audited.decode is None else [audited.decode([token]) for token in _ids(result.tokens)],
             "certified": bool(result.tokens_exact),
+            "rounds": result.rounds,
         },
         "certificate": None if proof is None else {name: record.finite(getattr(proof, name)) for name in _PROOF},
         "views": [view._asdict() for view in result.views],
@@ -78,6 +81,7 @@ def make_record(result: TextResult, audited: TextAudited) -> dict[str, Any]:
         "observed": observed(update),
         "update": str(audited.path),
         "update_sha256": update.sha256,
+        "also": [{"update": path, "update_sha256": sha256} for path, sha256 in audited.also],
         "versions": record.versions(),
     }
 

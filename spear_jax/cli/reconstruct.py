@@ -25,7 +25,7 @@ from spear_jax.types import NO_LABEL
 from spear_jax.update.bundle_file import load_update
 
 # What goes with --model.
-TEXT = ("update_file", "out", "model", "adapter", "kind", "lr", "resume", "fresh", "as_json")
+TEXT = ("update_file", "out", "model", "adapter", "kind", "lr", "also", "resume", "fresh", "as_json")
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +48,14 @@ def reconstruct(
     adapter: options.Adapter = None,
     kind: options.ReturnedKind = None,
     lr: options.ReturnedRate = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Update of another round of the same client under adapters, with --model; may be given several times. "
+            "Tokens are then found of all rounds together.",
+            show_default=False,
+        ),
+    ] = None,
     layer: options.Layer = None,
     layout: options.Layout = None,
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "auto",
@@ -85,12 +93,12 @@ def reconstruct(
         reporter = StageReporter(is_silent=as_json)
         lines = FolderTable(reporter, is_silent=as_json)
         content = audit_text_update(
-            update_file, model, out, adapter=adapter, returned=Returned(kind, lr, resume),
+            update_file, model, out, adapter=adapter, returned=Returned(kind, lr, resume, tuple(also or ())),
             on_stage=reporter, on_start=lines.start, on_update=lines.add,
         )  # fmt: skip
         emit(content, as_json, lambda: tell(content, out) if "updates" in content else text.tell(content, out))
         raise typer.Exit(EXIT_COMPLETE if is_whole(content) else EXIT_INCOMPLETE)
-    require_text(context, ("adapter", "kind", "lr"))
+    require_text(context, ("adapter", "kind", "lr", "also"))
     is_joined = distributed or any(value is not None for value in (coordinator, num_processes, process_id))
     ids = None if local_device_ids is None else _parse_ids(local_device_ids)
     if ids is not None and not is_joined:

@@ -50,7 +50,7 @@ def tell(content: dict[str, Any], out: Path) -> None:
             typer.echo(f"{INDENT}? {shortened(spoken(one), room=len(INDENT) + 2)}")
         if len(open_) > MOST_TRACES:
             typer.echo(f"{INDENT}and {len(open_) - MOST_TRACES} more in result.json")
-    _tell_tokens(content["tokens"], is_listed=not certified)
+    _tell_tokens(content["tokens"], is_listed=not certified or content["tokens"].get("rounds", 1) > 1)
     if content["status"] != "EXACT":
         typer.echo(content["message"])
     typer.echo(certificate_sentence(content))
@@ -101,7 +101,9 @@ def _tell_tokens(tokens: dict[str, Any], *, is_listed: bool) -> None:
     """How many distinct tokens there are; which, where no sequence holds them."""
     if not tokens["ids"]:
         return
-    typer.echo(f"{len(tokens['ids'])} distinct tokens, {'certified' if tokens['certified'] else 'not certified'}.")
+    rounds = tokens.get("rounds", 1)
+    of = f" of {rounds} rounds together" if rounds > 1 else ""
+    typer.echo(f"{len(tokens['ids'])} distinct tokens{of}, {'certified' if tokens['certified'] else 'not certified'}.")
     if not is_listed:
         return
     # A no-break space keeps a token on one line.

@@ -14,6 +14,8 @@ from spear_jax.language.linear import Params, linear
 # What reads each input of a block, by the field's short names: one module each.
 MODULES = {"qkv": ("attn.c_attn",), "o": ("attn.c_proj",), "up": ("mlp.c_fc",), "down": ("mlp.c_proj",)}
 IS_IN_OUT = True
+# The norm before the attention, as the names of its tensors begin within a block.
+ATTENTION_NORM = "ln_1."
 
 
 def block(architecture: Architecture, layer: int) -> str:

@@ -21,6 +21,8 @@ MODULES = {
     "down": ("mlp.down_proj",),
 }
 IS_IN_OUT = False
+# The norm before the attention, as the names of its tensors begin within a block.
+ATTENTION_NORM = "input_layernorm."
 
 
 def block(architecture: Architecture, layer: int) -> str:

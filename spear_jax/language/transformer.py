@@ -53,8 +53,10 @@ def top_params(architecture: Architecture, params: Params) -> Params:
 
 
 def first_params(architecture: Architecture, params: Params) -> Params:
-    """What `first_inputs` needs."""
-    return {**embedding_params(architecture, params), **block_params(architecture, params, 0)}
+    """What `first_inputs` is computed from: the embeddings, and the norm before the first attention."""
+    norm = family(architecture).block(architecture, 0) + family(architecture).ATTENTION_NORM
+    of_norm = {name: tensor for name, tensor in params.items() if name.startswith(norm)}
+    return {**embedding_params(architecture, params), **of_norm}
 
 
 def first_inputs(architecture: Architecture, params: Params, tokens: jax.Array, positions: jax.Array) -> jax.Array:

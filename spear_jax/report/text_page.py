@@ -107,16 +107,18 @@ def _traces(record: Mapping[str, Any]) -> str:
 
 
 def _tokens(record: Mapping[str, Any]) -> str:
-    """The distinct tokens where no certified sequence holds them."""
+    """The distinct tokens where no certified sequence holds them, as it does not those of other rounds."""
     tokens = mapping(record.get("tokens"))
-    ids = tokens.get("ids") or []
-    if not ids or any(one["exact"] for one in record["sequences"]):
+    ids, rounds = tokens.get("ids") or [], tokens.get("rounds", 1)
+    if not ids or (rounds == 1 and any(one["exact"] for one in record["sequences"])):
         return ""
     tone, words = ("ok", "certified") if tokens.get("certified") else ("open", "not certified")
     spelled = [escaped(word) for word in tokens["texts"]] if tokens.get("texts") else [str(token) for token in ids]
     chips = " ".join(f"<code>{escape(word)}</code>" for word in spelled[:MOST_TOKENS])
     badge = f'<span class="badge">{words}</span>'
     title = f"<h2>The distinct tokens, {number(len(ids))} of them</h2>"
+    if rounds != 1:
+        title += _paragraphs([text_sections.several_rounds(rounds)])
     return f'{title}<div class="card {tone} tokens"><p>{chips}</p><footer>{badge}</footer></div>'
 
 

@@ -67,6 +67,15 @@ def certification(record: Mapping[str, Any]) -> list[str]:
     return paragraphs
 
 
+def several_rounds(rounds: int) -> str:
+    """Whose tokens these are where several rounds were stacked."""
+    return (
+        f"They are of {number(rounds)} rounds of one client together: adapters leave the embedding as it was, so the "
+        "first block reads the same of a token in each. Each token was in at least one of the rounds; in which is not "
+        "told. Sequences, and their certificate, are of the first round alone."
+    )
+
+
 def view_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows below `VIEW_HEADER`."""
     views = record.get("views")
@@ -123,7 +132,8 @@ def command(record: Mapping[str, Any]) -> str:
     """The command line that repeats the reconstruction, the model by the name of its folder."""
     if not record.get("update") or not mapping(record.get("model")).get("name"):
         return DASH
-    return shlex.join(["spear-jax", "reconstruct", str(record["update"]), *_model_options(record)])
+    also = [str(word) for one in record.get("also") or () for word in ("--also", mapping(one).get("update"))]
+    return shlex.join(["spear-jax", "reconstruct", str(record["update"]), *_model_options(record), *also])
 
 
 def _model_options(record: Mapping[str, Any]) -> list[str]:

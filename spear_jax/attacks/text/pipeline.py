@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Several
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from spear_jax.attacks.text.last_labels import read_last_labels
 from spear_jax.attacks.text.outputs import read_outputs
 from spear_jax.attacks.text.prefixes import Grown, grow
 from spear_jax.attacks.text.result import TextResult
+from spear_jax.attacks.text.rounds import require_same_inputs
 from spear_jax.attacks.text.sequences import (
     Sequence,
     classified_sequences,
@@ -40,6 +42,7 @@ def reconstruct(
     observation: TextObservation,
     config: ReconstructConfig = ReconstructConfig(),
     *,
+    also: Several[TextObservation] = (),
     on_stage: OnStage | None = None,
 ) -> TextResult:
     """Reconstruct the text behind the gradients of a language model, with a certificate that needs no truth.
@@ -47,19 +50,24 @@ def reconstruct(
     Args:
         observation: what the server sees.
         config: of it, only ``num_examples`` is used: the batch size as the client reports it.
+        also: further rounds of the same frozen embedding, as under adapters: their gradients of the first block's
+            queries, keys and values show tokens together with the first round's. The tokens that come out are then of
+            all rounds, not said which of which; sequences and their certificate are of ``observation`` alone.
         on_stage: called with a sentence before each stage.
 
     Returns:
         the sequences, in arbitrary order; a batch that cannot be inverted is a status, not an error.
 
     Raises:
-        SpearError: the first block's attention did not come back, from which the tokens are read.
+        SpearError: the first block's attention did not come back, from which the tokens are read; a round that cannot
+            be stacked, see `rounds.require_same_inputs`.
     """
+    require_same_inputs(observation, also)
     clock = _Clock(on_stage)
     architecture = observation.architecture
     params: Params = {name: jnp.asarray(tensor) for name, tensor in observation.params.items()}
     clock.enter("views", "Factorising the gradients")
-    views = make_views(observation, range(min(BLOCKS, architecture.layers)))
+    views = make_views(observation, range(min(BLOCKS, architecture.layers)), also)
     if not views or not views[0].shows_tokens:
         raise SpearError(
             "no gradient of the first block's queries, keys or values came back; expected one (q_proj, k_proj, v_proj "
@@ -67,11 +75,11 @@ def reconstruct(
         )
     sizes = tuple(view.size for view in views)
     if views[0].is_full:
-        return TextResult(status=Status.TOO_MANY_TOKENS, views=sizes, seconds=clock.seconds())
+        return TextResult(status=Status.TOO_MANY_TOKENS, views=sizes, rounds=1 + len(also), seconds=clock.seconds())
     clock.enter("tokens", f"Testing {architecture.vocabulary} tokens")
-    tokens = find_tokens(architecture, params, views[0], architecture.positions)
+    tokens = find_tokens(architecture, params, views[0], architecture.positions, is_stacked=bool(also))
     if not len(tokens.ids):
-        return TextResult(status=Status.NOT_OF_THIS_MODEL, views=sizes, seconds=clock.seconds())
+        return TextResult(status=Status.NOT_OF_THIS_MODEL, views=sizes, rounds=1 + len(also), seconds=clock.seconds())
     clock.enter("prefixes", f"Growing sequences of {len(tokens.ids)} distinct tokens")
     grown = pruned(_grown(observation, params, telling(views), tokens.ids))
     clock.enter("outputs", f"Reading the labels behind {len(grown.nodes)} prefixes")
@@ -82,8 +90,9 @@ def reconstruct(
         sequences=tuple(vouched.sequences),
         exact=vouched.exact,
         prefixes=() if vouched.is_whole else tuple(grown.tokens(leaf) for leaf in grown.leaves()),
-        tokens=_inputs(vouched.sequences) if vouched.is_whole else tokens.ids,
-        tokens_exact=vouched.is_whole or tokens.is_exact,
+        tokens=_inputs(vouched.sequences) if vouched.is_whole and not also else tokens.ids,
+        tokens_exact=(vouched.is_whole and not also) or tokens.is_exact,
+        rounds=1 + len(also),
         reproduction=vouched.reproduction,
         status=_status(vouched, tokens.is_exact, config.num_examples),
         views=sizes,

@@ -23,9 +23,11 @@ class TextResult:
             came back, to rounding, and no other sequence has the same states.
         prefixes: beginnings of sequences that lie in every span but of which no certified sequence tells how they go
             on: traces, not text that is certified.
-        tokens: (u,) ids of the distinct tokens that the first block saw, in rising order.
+        tokens: (u,) ids of the distinct tokens that the first block saw, in rising order; of several rounds those that
+            it saw in any of them, not said in which.
         tokens_exact: whether these are certified: together they explain every direction that the gradients show, and
             none of them can be left out.
+        rounds: how many rounds show the tokens together; sequences and all else are of the first one alone.
         reproduction: of the batch, None where no whole batch was found.
         status: how it ended; ``status.value`` is a sentence.
         views: what the gradients show.
@@ -37,6 +39,7 @@ class TextResult:
     prefixes: tuple[np.ndarray, ...] = ()
     tokens: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, int))
     tokens_exact: bool = False
+    rounds: int = 1
     reproduction: Reproduction | None = None
     status: Status
     views: tuple[ViewSize, ...]

@@ -35,7 +35,9 @@ class Tokens(NamedTuple):
 
 
 @stage("text: tokens")
-def find_tokens(architecture: Architecture, params: Params, view: View, positions: int) -> Tokens:
+def find_tokens(
+    architecture: Architecture, params: Params, view: View, positions: int, *, is_stacked: bool = False
+) -> Tokens:
     """The tokens whose input of the first block fits the first view.
 
     Where positions are learned, tokens are tested at each; a token that fits at any of them is taken. Several tokens at
@@ -48,8 +50,10 @@ def find_tokens(architecture: Architecture, params: Params, view: View, position
         params: its tensors by name.
         view: of the queries, keys and values of block 0.
         positions: how many positions are tested.
+        is_stacked: whether the view is of several rounds, of which one may show fewer directions than it has tokens
+            while all together have rows to spare.
     """
-    if view.is_capped and architecture.family != "gpt2":
+    if (view.is_capped or is_stacked) and architecture.family != "gpt2":
         return _pursued(architecture, params, view)
     places = positions if architecture.family == "gpt2" else 1
     best = np.full(architecture.vocabulary, np.inf)

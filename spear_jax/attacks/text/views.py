@@ -18,6 +18,8 @@ from spear_jax.language.transformer import ROLES, family, module_names
 from spear_jax.row_space import Space, row_space
 from spear_jax.stages import stage
 
+# Block and role of the input that is of one token, not yet of those before it.
+FIRST = (0, "qkv")
 # A view whose directions fill more than this share of its width tells nothing apart.
 MOST_FILLED = 0.97
 # Relative rounding error, root mean square, of a number that was rounded to half precision.
@@ -84,7 +86,7 @@ class View(NamedTuple):
     @property
     def shows_tokens(self) -> bool:
         """Whether it is the first one, of tokens by themselves; all others are of beginnings of sequences."""
-        return (self.layer, self.role) == (0, "qkv")
+        return (self.layer, self.role) == FIRST
 
     @property
     def is_full(self) -> bool:
@@ -97,27 +99,32 @@ class View(NamedTuple):
         return self.rank >= self.rows
 
 
-def observed_gradient(observation: TextObservation, layer: int, role: str) -> tuple[np.ndarray, float] | None:
-    """Stacked gradients (rows, d) of the modules that read one input of a block, each in units of its own noise.
+class Rows(NamedTuple):
+    """A gradient with rows in the span of what a module read, scaled to a root mean square of one.
+
+    Attributes:
+        gradient: (rows, d).
+        rounding: of an entry, in its units.
+        half: relative error of each entry by rounding to half precision, 0 where there was none.
+    """
+
+    gradient: np.ndarray
+    rounding: float
+    half: float
+
+
+def observed_rows(observation: TextObservation, layer: int, role: str) -> list[Rows]:
+    """Gradients of the modules that read one input of a block, those that came back.
 
     Args:
         observation: what came back.
         layer: number of the block.
         role: which input.
-
-    Returns:
-        the stack, and the rounding of an entry in its units; None where none of the modules came back.
     """
-    blocks = [
-        found for name in module_names(observation.architecture, layer, role) for found in _rows(observation, name)
-    ]
-    if not blocks:
-        return None
-    return np.concatenate([block for block, _ in blocks]), max(rounding for _, rounding in blocks)
+    return [found for name in module_names(observation.architecture, layer, role) for found in _rows(observation, name)]
 
 
-def _rows(observation: TextObservation, module: str) -> list[tuple[np.ndarray, float]]:
-    """Gradients with rows in the span of what a module read, scaled to a root mean square of one."""
+def _rows(observation: TextObservation, module: str) -> list[Rows]:
     found = []
     for name, is_in_out in ((f"{module}.weight", family(observation.architecture).IS_IN_OUT), (module + LORA_A, False)):
         gradient = observation.gradients.get(name)
@@ -126,34 +133,51 @@ def _rows(observation: TextObservation, module: str) -> list[tuple[np.ndarray, f
         gradient = gradient.T if is_in_out else gradient
         size = float(np.sqrt(np.mean(np.square(gradient, dtype=np.float64))))
         rounding = max(observation.rounding.get(name, 0.0), SMALLEST.get(observation.is_half or "", 0.0))
-        found.append((gradient / gradient.dtype.type(size), rounding / size))
+        half = HALF.get(observation.is_half or "", 0.0)
+        found.append(Rows(gradient / gradient.dtype.type(size), rounding / size, half))
     return found
 
 
-def make_view(observation: TextObservation, layer: int, role: str) -> View | None:
-    """The view of one input of a block, None where no module that reads it came back."""
-    found = observed_gradient(observation, layer, role)
-    if found is None:
+def make_view(observation: TextObservation, layer: int, role: str, also: Sequence[TextObservation] = ()) -> View | None:
+    """The view of one input of a block, None where no module that reads it came back.
+
+    Args:
+        observation: what came back.
+        layer: number of the block.
+        role: which input.
+        also: further rounds in which the same tokens have the same input, stacked below the first one.
+    """
+    blocks = [rows for one in (observation, *also) for rows in observed_rows(one, layer, role)]
+    if not blocks:
         return None
-    gradient, rounding = found
+    gradient, rounding = np.concatenate([one.gradient for one in blocks]), max(one.rounding for one in blocks)
     scale = np.ones(gradient.shape[1])
-    if observation.is_half is not None:
-        gradient, scale = _even(gradient, np.hypot(HALF[observation.is_half] * gradient, rounding))
+    if any(one.half for one in blocks):
+        least = float(np.finfo(gradient.dtype).eps)  # rounds that were not rounded may stand beside those that were
+        noise = [np.hypot(max(one.half, least) * one.gradient, rounding) for one in blocks]
+        gradient, scale = _even(gradient, np.concatenate(noise))
         rounding = 1.0
     found = row_space(gradient, observation.dtype, rounding=rounding, scale=scale)
     return View(layer, role, found.space, found.directions, found.noise, gradient.shape[0])
 
 
 @stage("text: views")
-def make_views(observation: TextObservation, layers: Sequence[int]) -> list[View]:
+def make_views(observation: TextObservation, layers: Sequence[int], also: Sequence[TextObservation] = ()) -> list[View]:
     """Views that show every prefix, of some blocks, in the order in which their inputs are computed.
 
     Of the last block these are only queries, keys and values: behind its attention, only places that the loss weighs
-    have a gradient.
+    have a gradient. The first view alone is of tokens, not of prefixes, and further rounds add to it.
+
+    Args:
+        observation: what came back.
+        layers: numbers of the blocks.
+        also: further rounds, see `rounds.require_same_inputs`.
     """
     last = observation.architecture.layers - 1
     views = [
-        make_view(observation, layer, role) for layer in layers for role in (ROLES[:1] if layer == last else ROLES)
+        make_view(observation, layer, role, also if (layer, role) == FIRST else ())
+        for layer in layers
+        for role in (ROLES[:1] if layer == last else ROLES)
     ]
     return [view for view in views if view is not None]
 

@@ -26,19 +26,19 @@ PATHS = {
     "spear_jax.integrations.flower": ("RecordingStrategy", "show_update_mod"),
 }
 OPTIONS = {
-    "demo": "activation batch-size depth dtype image-size json max-seconds out seed text width",
+    "demo": "activation batch-size depth dtype graphs image-size json max-seconds out seed text width",
     "simulate": (
-        "activation adapter batch-size classes columns data depth dtype image-size images initialization json kind "
-        "label-column learning-rate local-epochs lora-modules lora-rank lr mini-batch model momentum normalize "
-        "optimizer out seed texts train-steps truth weight-decay width"
+        "activation adapter batch-size classes columns data depth dtype features graphs image-size images "
+        "initialization json kind label-column learning-rate local-epochs lora-modules lora-rank loss lr mini-batch "
+        "model momentum network normalize optimizer out pool readout seed texts train-steps truth weight-decay width"
     ),
     "bundle": "activation after before gradient json kind local-steps lr num-examples out weight-decay",
     "defend": "adapter defence json kind list lr max-seconds model out seed strength sweep",
-    "inspect": "adapter json kind layer layout lr model",
+    "inspect": "adapter features json kind layer layout lr model",
     "reconstruct": (
-        "activation adapter also chunk-size coordinator distributed fresh json kind layer layout local-device-ids lr mapper "
-        "max-candidates max-seconds method model num-devices num-processes out process-id rank resume round-size "
-        "sampler seed shard"
+        "activation adapter also chunk-size coordinator distributed features fresh json kind layer layout "
+        "local-device-ids lr mapper max-candidates max-seconds method model num-devices num-processes out process-id "
+        "rank resume round-size sampler seed shard"
     ),
     "evaluate": "json out truth",
     "report": "json out truth",

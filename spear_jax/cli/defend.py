@@ -14,7 +14,7 @@ from spear_jax.audit.sweep import sweep
 from spear_jax.audit.text_one import Returned, read_returned, read_sent
 from spear_jax.audit.text_sweep import text_sweep
 from spear_jax.cli import options
-from spear_jax.cli.family import refuse_dense, require_text
+from spear_jax.cli.family import refuse_others, require_family
 from spear_jax.cli.output import emit, table
 from spear_jax.defences import DEFENCES, by_name
 from spear_jax.defences.alter import relative_change
@@ -79,9 +79,9 @@ def defend(
     applied one after the other.
     """
     if model is not None:
-        refuse_dense(context, TEXT)
+        refuse_others(context, TEXT, "--model")
     else:
-        require_text(context, ("adapter", "kind", "lr"))
+        require_family(context, ("adapter", "kind", "lr"))
     read = lambda path: (
         load_update(path) if model is None else read_returned(path, read_sent(model, adapter), Returned(kind, lr))
     )

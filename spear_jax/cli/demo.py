@@ -11,8 +11,8 @@ import typer
 from spear_jax.activations import named
 from spear_jax.audit import record
 from spear_jax.audit.path import audit_update, is_whole
-from spear_jax.cli import options, text, text_demo
-from spear_jax.cli.family import is_given, refuse_dense
+from spear_jax.cli import graph_demo, graphs, options, text, text_demo
+from spear_jax.cli.family import GRAPHS, is_given, refuse_others
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit
 from spear_jax.client.load import demo_batch
 from spear_jax.client.simulate import Client, simulate_client
@@ -23,8 +23,9 @@ from spear_jax.report.scores import EVALUATION, score
 from spear_jax.tensor_files import make_folder
 from spear_jax.update.bundle_file import save_update
 
-# What goes with --text.
+# What goes with --text, and with --graphs.
 TEXT = ("is_text", "batch_size", "out", "seed", "as_json")
+OF_GRAPHS = ("is_graphs", "batch_size", "out", "seed", "as_json")
 
 
 def register(app: typer.Typer) -> None:
@@ -35,8 +36,16 @@ def register(app: typer.Typer) -> None:
 def demo(
     context: options.Context,
     is_text: Annotated[bool, typer.Option("--text", help="Sentences of a language model instead of photos.")] = False,
+    is_graphs: Annotated[
+        bool, typer.Option("--graphs", help="Molecules of a graph network instead of photos.")
+    ] = False,
     batch_size: Annotated[
-        int, typer.Option(help=f"Samples in the private batch; {text_demo.BATCH_SIZE} sentences by default.", min=1)
+        int,
+        typer.Option(
+            help=f"Samples in the private batch; {text_demo.BATCH_SIZE} sentences or {graph_demo.BATCH_SIZE} molecules "
+            "by default.",
+            min=1,
+        ),
     ] = 64,
     image_size: options.ImageSize = 64,
     width: options.Width = 1000,
@@ -51,19 +60,27 @@ def demo(
     """Reconstruct photos from a single gradient.
 
     The photos come with scikit-image; the page shows them side by side with what the server made of the gradient. With
-    --text a random language model was trained on invented sentences.
+    --text a random language model was trained on invented sentences, with --graphs a random graph network on
+    well-known molecules.
     """
+    say = (lambda _: None) if as_json else typer.echo
     if is_text:
-        refuse_dense(context, TEXT, "--text")
+        refuse_others(context, TEXT, "--text")
         make_folder(out)
         size = batch_size if is_given(context, "batch_size") else text_demo.BATCH_SIZE
-        found = text_demo.run(out, size, seed, (lambda _: None) if as_json else typer.echo)
+        found = text_demo.run(out, size, seed, say)
         emit(found, as_json, lambda: _tell_text(found, out))
+        raise typer.Exit(EXIT_COMPLETE if is_whole(found) else EXIT_INCOMPLETE)
+    if is_graphs:
+        refuse_others(context, OF_GRAPHS, "--graphs", GRAPHS)
+        make_folder(out)
+        size = batch_size if is_given(context, "batch_size") else graph_demo.BATCH_SIZE
+        found = graph_demo.run(out, size, seed, say)
+        emit(found, as_json, lambda: _tell_graphs(found, out))
         raise typer.Exit(EXIT_COMPLETE if is_whole(found) else EXIT_INCOMPLETE)
     started = time.monotonic()
     named(activation)
     make_folder(out)
-    say = (lambda _: None) if as_json else typer.echo
     batch = demo_batch(batch_size, image_size or 64, seed=seed)
     say(
         f"client: {batch.size} private photos of {batch.inputs.shape[1]} values, {depth} hidden layers of width {width}"
@@ -95,4 +112,9 @@ def demo(
 
 def _tell_text(content: dict[str, Any], out: Path) -> None:
     text.tell(content, out)
+    typer.echo(f"{content['total_seconds']:.1f} seconds; open {content['page']}")
+
+
+def _tell_graphs(content: dict[str, Any], out: Path) -> None:
+    graphs.tell(content, out)
     typer.echo(f"{content['total_seconds']:.1f} seconds; open {content['page']}")

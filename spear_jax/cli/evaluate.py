@@ -8,11 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from spear_jax.audit import record
+from spear_jax.audit.graph_record import is_graphs, read_graph_record
 from spear_jax.audit.text_record import is_text, read_text_record
 from spear_jax.cli import options
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, emit
 from spear_jax.client.evaluate import Evaluation
+from spear_jax.client.graph_scores import GraphScores
 from spear_jax.client.truth import Truth
+from spear_jax.report import graph_scores
 from spear_jax.report.scores import EVALUATION, score
 from spear_jax.report.text_scores import TextEvaluation, score_record
 
@@ -33,8 +36,13 @@ def evaluate(
     """Score a reconstruction against the truth.
 
     Reconstructions are matched to the true samples, then measured: PSNR, SSIM, maximal error, pixel-exact images;
-    of text exact sequences, ROUGE-1 and ROUGE-2, and certificates that are false.
+    of text exact sequences, ROUGE-1 and ROUGE-2; of graphs those that are right, in their class, and GSM-0, 1 and 2;
+    of both certificates that are false.
     """
+    if is_graphs(folder):
+        scores = graph_scores.score_record(read_graph_record(folder), truth)
+        _write(scores, folder, out, as_json)
+        raise typer.Exit(EXIT_COMPLETE if scores.is_whole else EXIT_INCOMPLETE)
     if is_text(folder):
         texts = score_record(read_text_record(folder), truth)
         _write(texts, folder, out, as_json)
@@ -45,7 +53,9 @@ def evaluate(
     raise typer.Exit(EXIT_COMPLETE if evaluation.num_recovered == evaluation.num_samples else EXIT_INCOMPLETE)
 
 
-def _write(evaluation: Evaluation | TextEvaluation, folder: Path, out: Path | None, as_json: bool) -> None:
+def _write(
+    evaluation: Evaluation | TextEvaluation | GraphScores, folder: Path, out: Path | None, as_json: bool
+) -> None:
     """Write the scores, and print them.
 
     Args:

@@ -7,18 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
+from spear_jax.audit import graph_record
 from spear_jax.audit.exposure import exposure
+from spear_jax.audit.graph_exposure import graph_exposure
 from spear_jax.audit.text_exposure import text_exposure
 from spear_jax.audit.text_one import Returned, read_returned, read_sent
 from spear_jax.audit.text_record import FAMILY
-from spear_jax.cli import options
-from spear_jax.cli.family import refuse_dense, require_text
+from spear_jax.cli import graphs, options
+from spear_jax.cli.family import GRAPHS, refuse_others, require_family
 from spear_jax.cli.output import emit, say_first, table
 from spear_jax.cli.text import tell_exposure
 from spear_jax.update.bundle_file import load_update
+from spear_jax.update.graph_features import read_features
+from spear_jax.update.graph_update import read_graph_update
 
-# What goes with --model.
+# What goes with --model, and with --features.
 TEXT = ("update_file", "model", "adapter", "kind", "lr", "as_json")
+OF_GRAPHS = ("update_file", "features", "kind", "lr", "as_json")
 HEADER = ("layer", "m x n", "rank", "live rows", "noise floor", "gap", "expected candidates", "verdict")
 
 
@@ -39,6 +44,7 @@ def inspect(
     ],
     model: options.Model = None,
     adapter: options.Adapter = None,
+    features: options.Features = None,
     kind: options.ReturnedKind = None,
     lr: options.ReturnedRate = None,
     layer: options.Layer = None,
@@ -48,16 +54,24 @@ def inspect(
     """Say what an update shows and what it would cost.
 
     For every layer: its rank (the batch size a server sees), the noise, the expected search, and what is in the way.
-    With --model, of text: directions of each view, how much they tell apart, and what to expect.
+    With --model, of text, and with --features, of graphs: directions of each view, what they tell apart, and what to
+    expect.
     """
     if model is not None:
-        refuse_dense(context, TEXT)
+        refuse_others(context, TEXT, "--model")
         update = read_returned(update_file, read_sent(model, adapter), Returned(kind, lr))
         seen = text_exposure(update)._asdict()
         content = {"family": FAMILY, "update": str(update_file), "sha256": update.sha256, **seen}
         emit(content, as_json, lambda: tell_exposure(content))
         return
-    require_text(context, ("adapter", "kind", "lr"))
+    if features is not None:
+        refuse_others(context, OF_GRAPHS, "--features", GRAPHS)
+        update = read_graph_update(update_file, read_features(features), kind=kind, lr=lr)
+        seen = graph_exposure(update)._asdict()
+        content = {"family": graph_record.FAMILY, "update": str(update_file), "sha256": update.sha256, **seen}
+        emit(content, as_json, lambda: graphs.tell_exposure(content))
+        return
+    require_family(context, ("adapter", "kind", "lr"))
     update = load_update(update_file, layout=layout)
     layers = update.layers if layer is None else (update.layer(layer),)
     content: dict[str, Any] = {

@@ -53,9 +53,15 @@ Adapter = Annotated[
 ReturnedKind = Annotated[
     str | None,
     typer.Option(
-        "--kind", help="What came back, with --model: gradient, weights or delta, where the file does not say."
+        "--kind",
+        help="What came back, with --model or --features: gradient, weights or delta, where the file does not say.",
     ),
 ]
 ReturnedRate = Annotated[
-    float | None, typer.Option("--lr", help="Learning rate of the client's SGD, with --model; the file's by default.")
+    float | None,
+    typer.Option("--lr", help="Learning rate of the client's SGD, with --model or --features; the file's by default."),
+]
+Features = Annotated[
+    Path | None,
+    typer.Option("--features", help="JSON file of what nodes' features may be. Makes it an audit of graphs."),
 ]

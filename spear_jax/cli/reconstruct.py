@@ -10,10 +10,11 @@ import jax
 import typer
 
 from spear_jax.audit.folder import ONE_PROCESS
+from spear_jax.audit.graph_one import audit_graph_update
 from spear_jax.audit.path import audit_update, is_whole
 from spear_jax.audit.text_one import Returned, audit_text_update
-from spear_jax.cli import options, text
-from spear_jax.cli.family import refuse_dense, require_text
+from spear_jax.cli import graphs, options, text
+from spear_jax.cli.family import GRAPHS, refuse_others, require_family
 from spear_jax.cli.output import EXIT_COMPLETE, EXIT_INCOMPLETE, SearchReporter, emit, keep_stdout_clean, say_first
 from spear_jax.cli.text import StageReporter
 from spear_jax.config import METHODS, ReconstructConfig
@@ -24,8 +25,9 @@ from spear_jax.status import Status
 from spear_jax.types import NO_LABEL
 from spear_jax.update.bundle_file import load_update
 
-# What goes with --model.
+# What goes with --model, and with --features.
 TEXT = ("update_file", "out", "model", "adapter", "kind", "lr", "also", "resume", "fresh", "as_json")
+OF_GRAPHS = ("update_file", "out", "features", "kind", "lr", "resume", "fresh", "as_json")
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +48,7 @@ def reconstruct(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("recon"),
     model: options.Model = None,
     adapter: options.Adapter = None,
+    features: options.Features = None,
     kind: options.ReturnedKind = None,
     lr: options.ReturnedRate = None,
     also: Annotated[
@@ -84,12 +87,12 @@ def reconstruct(
     """Reconstruct the batch behind an update.
 
     Every sample is certified, or not, without ground truth. Of a folder, every update by itself, with a summary. With
-    --model the update is a language model's, and the samples are text.
+    --model the update is a language model's, and the samples are text; with --features it is a graph network's.
     """
     if resume and fresh:
         raise SpearError("--resume and --fresh exclude each other; give --resume to go on, --fresh to start again.")
     if model is not None:
-        refuse_dense(context, TEXT)
+        refuse_others(context, TEXT, "--model")
         reporter = StageReporter(is_silent=as_json)
         lines = FolderTable(reporter, is_silent=as_json)
         content = audit_text_update(
@@ -98,7 +101,17 @@ def reconstruct(
         )  # fmt: skip
         emit(content, as_json, lambda: tell(content, out) if "updates" in content else text.tell(content, out))
         raise typer.Exit(EXIT_COMPLETE if is_whole(content) else EXIT_INCOMPLETE)
-    require_text(context, ("adapter", "kind", "lr", "also"))
+    if features is not None:
+        refuse_others(context, OF_GRAPHS, "--features", GRAPHS)
+        reporter = StageReporter(is_silent=as_json)
+        lines = FolderTable(reporter, is_silent=as_json)
+        content = audit_graph_update(
+            update_file, features, out, returned=Returned(kind, lr, resume),
+            on_stage=reporter, on_start=lines.start, on_update=lines.add,
+        )  # fmt: skip
+        emit(content, as_json, lambda: tell(content, out) if "updates" in content else graphs.tell(content, out))
+        raise typer.Exit(EXIT_COMPLETE if is_whole(content) else EXIT_INCOMPLETE)
+    require_family(context, ("adapter", "kind", "lr", "also"))
     is_joined = distributed or any(value is not None for value in (coordinator, num_processes, process_id))
     ids = None if local_device_ids is None else _parse_ids(local_device_ids)
     if ids is not None and not is_joined:

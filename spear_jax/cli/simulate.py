@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from spear_jax.activations import named
-from spear_jax.cli import options, text_simulate
-from spear_jax.cli.family import refuse_dense, require_text
+from spear_jax.cli import graph_simulate, options, text_simulate
+from spear_jax.cli.family import GRAPHS, is_given, refuse_others, require_family
+from spear_jax.cli.graph_simulate import GraphClient
 from spear_jax.cli.output import emit
 from spear_jax.cli.text_simulate import LEARNING_RATE, TextClient
 from spear_jax.client.columns import parse_kinds
@@ -20,14 +21,20 @@ from spear_jax.client.load import demo_batch, load_batch
 from spear_jax.client.local_training import KINDS, LocalTraining
 from spear_jax.client.simulate import Client, simulate_client
 from spear_jax.errors import DataError
+from spear_jax.graphs.architecture import KINDS as KINDS_OF_CONVOLUTIONS
+from spear_jax.graphs.architecture import LOSSES, POOLS, READOUTS
 from spear_jax.normalization import Normalization
 from spear_jax.tensor_files import make_folder
 from spear_jax.update.bundle_file import save_update
 
-# What goes with --model.
+# What goes with --model, and with --graphs.
 TEXT = (
     "model", "texts", "adapter", "lora_rank", "lora_modules", "kind", "lr", "dtype", "batch_size", "seed", "out",
     "truth", "as_json",
+)  # fmt: skip
+OF_GRAPHS = (
+    "graphs", "features", "network", "pool", "readout", "loss", "width", "depth", "classes", "activation", "kind", "lr",
+    "dtype", "batch_size", "seed", "out", "truth", "as_json",
 )  # fmt: skip
 DATA_VARIABLE = "SPEAR_JAX_DATA"
 LOCAL_OPTIONS = {
@@ -102,6 +109,23 @@ def simulate(
     adapter: options.Adapter = None,
     lora_rank: Annotated[int | None, typer.Option(help="Rank of random adapters, with --model.", min=1)] = None,
     lora_modules: Annotated[str | None, typer.Option(help="Where these stand, as q,v; the usual by default.")] = None,
+    graphs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Private graphs: .json, or SMILES in .smi or .txt; molecules for the bundled ones. Makes the model a "
+            f"graph network, by default of width {GraphClient().width} and {GraphClient().depth} convolutions."
+        ),
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(help="What the server knows of features, to write, with --graphs; features.json beside --out."),
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help=f"Convolutions, with --graphs: {', '.join(KINDS_OF_CONVOLUTIONS)}.")
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help=f"Over the nodes, with --graphs: {' or '.join(POOLS)}.")] = None,
+    readout: Annotated[str | None, typer.Option(help=f"With --graphs: {' or '.join(READOUTS)}.")] = None,
+    loss: Annotated[str | None, typer.Option(help=f"With --graphs: {', '.join(LOSSES)}.")] = None,
     seed: options.Seed = 0,
     out: Annotated[Path, typer.Option(help="Update bundle to write.")] = Path("update.safetensors"),
     truth: Annotated[Path, typer.Option(help="Truth to write, for scoring only.")] = Path("truth.safetensors"),
@@ -110,10 +134,10 @@ def simulate(
     """Compute a client's gradient or weight change on private data.
 
     Writes what the server sees and, apart from it, the truth, which only spear-jax evaluate and report read. With
-    --model the client trains a language model on text.
+    --model the client trains a language model on text, with --graphs a graph network of random weights.
     """
     if model is not None:
-        refuse_dense(context, TEXT)
+        refuse_others(context, TEXT, "--model")
         _check_targets(out, truth)
         modules = None if lora_modules is None else tuple(lora_modules.split(","))
         if kind == "gradient" and lr is not None:
@@ -122,7 +146,25 @@ def simulate(
         content, sentence = text_simulate.run((model, adapter), texts, batch_size, client, (out, truth))
         emit(content, as_json, lambda: typer.echo(sentence))
         return
-    require_text(context, ("texts", "adapter", "lora_rank", "lora_modules"))
+    if graphs is not None:
+        refuse_others(context, OF_GRAPHS, "--graphs", GRAPHS)
+        _check_targets(out, truth)
+        if kind == "gradient" and lr is not None:
+            raise DataError("--lr: a gradient has no step of SGD; pass --kind weights or --kind delta.")
+        chosen = {"network": network, "pool": pool, "readout": readout, "loss": loss, "tasks": classes, "lr": lr}
+        chosen |= {
+            name: value
+            for name, value in (("width", width), ("depth", depth), ("activation", activation))
+            if is_given(context, name)
+        }
+        known = {name: value for name, value in chosen.items() if value is not None}
+        client = GraphClient(kind=kind, dtype=dtype, seed=seed, **known)
+        written = graph_simulate.Files(out, truth, out.parent / "features.json" if features is None else features)
+        content, sentence = graph_simulate.run(graphs, batch_size, client, written)
+        emit(content, as_json, lambda: typer.echo(sentence))
+        return
+    only = ("texts", "adapter", "lora_rank", "lora_modules", "features", "network", "pool", "readout", "loss")
+    require_family(context, only)
     training = local_training(
         kind, learning_rate=lr, epochs=local_epochs, mini_batch=mini_batch, momentum=momentum,
         weight_decay=weight_decay, optimizer=optimizer,

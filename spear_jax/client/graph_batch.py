@@ -123,6 +123,13 @@ def graphs_from_json(content: Mapping[str, Any]) -> PrivateGraphs:
     return PrivateGraphs(graphs, features, names, _labels(entries), model if isinstance(model, dict) else {})
 
 
+def labelled(private: PrivateGraphs, architecture: Architecture, seed: int = 0) -> PrivateGraphs:
+    """The graphs with labels that the model has outputs for: their own, or where they have none drawn ones."""
+    if private.labels is not None:
+        return private
+    return private._replace(labels=_drawn(private.size, architecture.tasks, architecture.loss, seed))
+
+
 def targets(private: PrivateGraphs, architecture: Architecture, seed: int = 0) -> Float[np.ndarray, "B t"]:
     """Labels as the loss takes them: (B, tasks), shares of each class for cross-entropy.
 
@@ -135,7 +142,7 @@ def targets(private: PrivateGraphs, architecture: Architecture, seed: int = 0) -
         DataError: labels that the model has no output for.
     """
     tasks, loss = architecture.tasks, architecture.loss
-    labels = _drawn(private.size, tasks, loss, seed) if private.labels is None else private.labels
+    labels = np.asarray(labelled(private, architecture, seed).labels)
     if loss == "cross entropy":
         classes = labels[:, 0]
         is_class = np.isfinite(classes) & (classes == np.floor(classes)) & (classes >= 0) & (classes < tasks)

@@ -7,10 +7,12 @@ from typing import Any
 
 from spear_jax.audit import record
 from spear_jax.audit.folder import read_summary
+from spear_jax.audit.graph_record import is_graphs
 from spear_jax.audit.text_record import is_text
 from spear_jax.client.tables import column_names
 from spear_jax.client.truth import Truth
 from spear_jax.errors import RecordError
+from spear_jax.report.graph_folder import make_graph_report
 from spear_jax.report.index import write_index
 from spear_jax.report.scores import score
 from spear_jax.report.text_folder import make_text_report
@@ -27,6 +29,8 @@ def make_report(folder: Path, truth: Path | None, out: Path | None = None) -> tu
     """
     if is_text(folder):
         return make_text_report(folder, truth, out), None
+    if is_graphs(folder):
+        return make_graph_report(folder, truth, out), None
     found = record.read_reconstruction(folder)
     make_folder(folder if out is None else out)
     private = None if truth is None else Truth.load(truth)

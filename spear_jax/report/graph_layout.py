@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float
+from scipy.sparse.csgraph import shortest_path
 
 Edges = Iterable[tuple[int, int]]
 # Sweeps of the majorisation, and the share of stress that one must save for another to follow.
@@ -34,7 +35,7 @@ def layout(num_nodes: int, edges: Edges) -> Float[np.ndarray, "n 2"]:
     adjacency = np.zeros((num_nodes, num_nodes), bool)
     for i, j in edges:
         adjacency[i, j] = adjacency[j, i] = i != j
-    distances = shortest_paths(adjacency)
+    distances = shortest_path(adjacency, unweighted=True) if num_nodes else np.zeros((0, 0))
     places, right = np.zeros((num_nodes, 2)), 0.0
     for component in _components(distances):
         part = _upright(_stress_layout(distances[np.ix_(component, component)]))
@@ -42,24 +43,6 @@ def layout(num_nodes: int, edges: Edges) -> Float[np.ndarray, "n 2"]:
         places[component] = part + [right, 0.0]
         right += part[:, 0].max() + GAP
     return places
-
-
-def shortest_paths(adjacency: np.ndarray) -> Float[np.ndarray, "n n"]:
-    """Number of edges from each node to each other, infinite where there is no way.
-
-    Args:
-        adjacency: (n, n) bool, symmetric.
-    """
-    num_nodes = len(adjacency)
-    distances = np.where(np.eye(num_nodes, dtype=bool), 0.0, np.inf)
-    reached = np.eye(num_nodes, dtype=bool)
-    for steps in range(1, num_nodes):
-        beyond = (reached.astype(int) @ adjacency.astype(int) > 0) & ~np.isfinite(distances)
-        if not beyond.any():
-            break
-        distances[beyond] = steps
-        reached = beyond
-    return distances
 
 
 def stress(places: Float[np.ndarray, "n 2"], distances: Float[np.ndarray, "n n"]) -> float:

@@ -1,0 +1,196 @@
+"""The folder of a reconstruction of graphs: ``result.json``, one record with every member of every class."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spear_jax.attacks.graphs.result import GraphClass, GraphResult
+from spear_jax.audit import record
+from spear_jax.errors import RecordError, SpearError
+from spear_jax.graphs.features import Features
+from spear_jax.graphs.graph import Graph
+from spear_jax.update.graph_features import features_from_json, features_to_json, row_from_json, row_to_json
+from spear_jax.update.graph_update import GraphUpdate
+
+FAMILY = "graphs"
+# What other commands read of a record.
+_NEEDED = (
+    "status",
+    "message",
+    "graphs",
+    "rows",
+    "stars",
+    "certificate",
+    "views",
+    "features",
+    "update",
+    "update_sha256",
+)
+_SIZES = (
+    "kind", "columns", "widths", "activation", "is_activated", "pool", "readout", "readout_layers", "tasks", "loss",
+    "heads",
+)  # fmt: skip
+
+
+class GraphAudited(NamedTuple):
+    """What was reconstructed.
+
+    Attributes:
+        update: as loaded.
+        path: where the update is from.
+        features: name of the features file.
+    """
+
+    update: GraphUpdate
+    path: str | os.PathLike[str]
+    features: str
+
+
+def make_record(result: GraphResult, audited: GraphAudited) -> dict[str, Any]:
+    """One JSON-ready record of a reconstruction: classes, certificate, what it rests on, versions."""
+    update, proof = audited.update, result.reproduction
+    features, number = update.features, update.metadata.get("num_examples")
+    return {
+        "family": FAMILY,
+        "status": result.status.name,
+        "message": result.reason or result.status.value,
+        "num_graphs": result.num_graphs,
+        "num_examples": None if number is None else int(number),
+        "certified": result.num_certified,
+        "exact": sum(one.exact for one in result.classes),
+        "graphs": [_class_to_json(features, one) for one in result.classes],
+        "rows": [
+            {"row": row_to_json(features, row), "certified": bool(is_certified)}
+            for row, is_certified in zip(result.rows, result.rows_exact, strict=True)
+        ],
+        "stars": {
+            "list": [[int(star.centre), [int(row) for row in star.neighbours]] for star in result.stars],
+            "certified": bool(result.stars_exact),
+        },
+        "certificate": None
+        if proof is None
+        else {"residual": record.finite(proof.residual), "limit": record.finite(proof.limit)},
+        "views": [view._asdict() for view in result.views],
+        "seconds": dict(result.seconds),
+        "features": features_to_json(features),
+        "model": described(update),
+        "limits": list(update.limits),
+        "observed": observed(update),
+        "update": str(audited.path),
+        "update_sha256": update.sha256,
+        "features_file": audited.features,
+        "versions": record.versions(),
+    }
+
+
+def described(update: GraphUpdate) -> dict[str, Any]:
+    """The model in words and numbers, and what of it was taken for granted."""
+    architecture = update.model.architecture
+    sizes = {name: getattr(architecture, name) for name in _SIZES}
+    sizes |= {name: list(sizes[name]) for name in ("widths", "is_activated")}
+    return sizes | {"library": update.model.naming.library, "assumed": list(update.model.assumed)}
+
+
+def observed(update: GraphUpdate) -> dict[str, Any]:
+    """What the client sent and how it came about, as far as the update says."""
+    return {
+        "kind": update.kind,
+        "dtype": " ".join(sorted({str(tensor.dtype) for tensor in update.came_back.values()})),
+        "half": update.is_half,
+        "tensors": len(update.came_back),
+        "untrained": len(update.untrained),
+        "local_steps": update.local_steps,
+        "lr": float(update.metadata["lr"]) if "lr" in update.metadata else None,
+    }
+
+
+def graph_to_json(features: Features, graph: Graph) -> dict[str, Any]:
+    """A graph as files of graphs have it."""
+    return {"nodes": [row_to_json(features, row) for row in graph.rows], "edges": graph.edges.tolist()}
+
+
+def graph_from_json(features: Features, entry: Mapping[str, Any]) -> Graph:
+    """A graph of a record.
+
+    Raises:
+        SpearError: it is none.
+    """
+    plain = features if features.blocks else None
+    rows = [row_from_json(plain, node, "a node") for node in entry["nodes"]]
+    return Graph(np.array(rows), np.array(entry["edges"], np.int64).reshape(-1, 2))
+
+
+def verdict(one: Mapping[str, Any]) -> str:
+    """What is said of a class of a record: ``"exact"``, ``"one of k"`` or ``"not certified"``."""
+    if one["exact"]:
+        return "exact"
+    if not one["certified"]:
+        return "not certified"
+    size = len(one["members"])
+    if one["cut"]:
+        return f"one of at least {size}, cut there"
+    if size == 1:
+        return "the only one of its size"
+    return f"one of {size}" + (" or of larger ones" if one["may_be_larger"] else "")
+
+
+def write_graph_record(folder: Path, content: dict[str, Any]) -> None:
+    """Write the record, whole or not at all; what was made of an earlier one is removed."""
+    for stale in (*record.DERIVED, record.RECORD):
+        (folder / stale).unlink(missing_ok=True)
+    record.write_json(folder / record.RECORD, content)
+
+
+def is_graphs(folder: Path) -> bool:
+    """Whether a folder holds the record of a reconstruction of graphs."""
+    try:
+        content = json.loads((folder / record.RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("family") == FAMILY
+
+
+def read_graph_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The record that `write_graph_record` wrote.
+
+    Raises:
+        RecordError: no such folder, or its record is missing, damaged or of another family.
+    """
+    folder = Path(folder)
+    path = folder / record.RECORD
+    if not path.is_file():
+        raise RecordError(
+            f"{folder} holds no finished reconstruction (no {record.RECORD}); give the --out folder of spear-jax "
+            "reconstruct."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("family") != FAMILY:
+            raise SpearError("it is none of graphs")
+        missing = [name for name in _NEEDED if name not in content]
+        if missing:
+            raise SpearError(f"it lacks {', '.join(missing)}")
+        features = features_from_json(content["features"])
+        for one in content["graphs"]:
+            verdict(one)
+            for member in one["members"]:
+                graph_from_json(features, member)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise RecordError(f"{folder} holds a damaged reconstruction ({error}); run spear-jax reconstruct.") from error
+    return content
+
+
+def _class_to_json(features: Features, one: GraphClass) -> dict[str, Any]:
+    return {
+        "members": [graph_to_json(features, member) for member in one.members],
+        "certified": bool(one.is_certified),
+        "exact": bool(one.exact),
+        "cut": bool(one.is_cut),
+        "may_be_larger": bool(one.may_be_larger),
+    }

@@ -90,11 +90,11 @@ def features_from_json(entries: Any) -> Features:
     unknown = [name for name in entries if name not in _ENTRIES]
     if unknown:
         raise UpdateError(f'"features" has an entry {unknown[0]!r}; expected only {", ".join(_ENTRIES)}.')
-    blocks = tuple(_block(entry, number) for number, entry in enumerate(_list(entries, "blocks")))
-    rows = _list(entries, "rows")
-    if not blocks and not rows:
-        raise UpdateError('"features" has neither "blocks" nor "rows"; features are not guessed: give one of both.')
     try:
+        blocks = tuple(_block(entry, number) for number, entry in enumerate(_list(entries, "blocks")))
+        rows = _list(entries, "rows")
+        if not blocks and not rows:
+            raise UpdateError('"features" has neither "blocks" nor "rows"; features are not guessed: give one of both.')
         plain = Features(blocks=blocks, possible=None if blocks else np.zeros((1, 1)))
         possible = [row_from_json(plain if blocks else None, row, f"row {i}") for i, row in enumerate(rows)]
         if len({len(row) for row in possible}) > 1:

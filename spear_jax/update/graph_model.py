@@ -125,11 +125,11 @@ def _check_said(said: Mapping[str, Any]) -> float:
             raise UpdateError(f'"{name}" under "model" is {ascii(said[name])[:40]}; expected {" or ".join(known)}.')
     if said.get("batch_norm"):
         raise UpdateError("BatchNorm in training mode mixes the nodes of a batch; exact inversion is off.")
-    if "activation" in said:
-        try:
-            named(said["activation"])
-        except (SpearError, TypeError, AttributeError) as error:
-            raise UpdateError(f'"activation" under "model" is {ascii(said["activation"])[:40]}; {error}') from error
+    activation = said.get("activation", "relu")
+    try:
+        named(activation if isinstance(activation, str) else repr(activation))
+    except SpearError as error:
+        raise UpdateError(f'"activation" under "model" is {ascii(activation)[:40]}; {error}') from error
     dropout = said.get("dropout", 0)
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise UpdateError(f'"dropout" under "model" is {ascii(dropout)[:40]}; expected a probability below 1.')

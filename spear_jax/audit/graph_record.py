@@ -66,7 +66,7 @@ def make_record(result: GraphResult, audited: GraphAudited) -> dict[str, Any]:
         "exact": sum(one.exact for one in result.classes),
         "graphs": [_class_to_json(features, one) for one in result.classes],
         "rows": [
-            {"row": row_to_json(features, row), "certified": bool(is_certified)}
+            {"row": row_to_json(features, row[: features.columns]), "certified": bool(is_certified)}
             for row, is_certified in zip(result.rows, result.rows_exact, strict=True)
         ],
         "stars": {
@@ -187,8 +187,10 @@ def read_graph_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _class_to_json(features: Features, one: GraphClass) -> dict[str, Any]:
+    # Behind an encoder with a bias rows end with a constant, which says nothing.
+    members = [Graph(member.rows[:, : features.columns], member.edges) for member in one.members]
     return {
-        "members": [graph_to_json(features, member) for member in one.members],
+        "members": [graph_to_json(features, member) for member in members],
         "certified": bool(one.is_certified),
         "exact": bool(one.exact),
         "cut": bool(one.is_cut),

@@ -16,6 +16,7 @@ from spear_jax.activations import named
 from spear_jax.errors import SpearError, UpdateError
 from spear_jax.graphs.architecture import LOSSES, POOLS, READOUTS, Architecture
 from spear_jax.graphs.features import Features
+from spear_jax.update.graph_encoder import BIAS, WEIGHT, Encoder, find_encoder
 from spear_jax.update.graph_names import Naming, read_names
 from spear_jax.update.language_model import to_common_dtype
 
@@ -40,6 +41,7 @@ class GraphModel:
         naming: what the file calls them.
         assumed: what was taken for granted, a part of a sentence each, as ``"pool mean"``.
         dropout: probability by which the model masks while it trains; 0 where nobody says.
+        encoder: that is folded into the first convolution's weights; None for a model without.
     """
 
     architecture: Architecture
@@ -47,6 +49,15 @@ class GraphModel:
     naming: Naming
     assumed: tuple[str, ...] = ()
     dropout: float = 0.0
+    encoder: Encoder | None = None
+
+    @property
+    def sent(self) -> Tensors:
+        """All tensors that were sent by canonical names, an encoder apart from the convolution behind it."""
+        if self.encoder is None:
+            return self.params
+        own = {WEIGHT: self.encoder.weight} | ({} if self.encoder.bias is None else {BIAS: self.encoder.bias})
+        return dict(self.params) | own | {self.encoder.first: self.encoder.behind}
 
     def canonical(self, name: str, tensor: np.ndarray) -> tuple[str, np.ndarray] | None:
         """A tensor that came back by its canonical name and as it lies there; None where no gradient of it is used."""
@@ -71,19 +82,23 @@ def build_model(tensors: Tensors, features: Features, said: Mapping[str, Any]) -
         name: tensor for name, tensor in tensors.items() if tensor.dtype.kind in "fiu" or tensor.dtype.itemsize == 2
     }
     naming = read_names({name: tensor.shape for name, tensor in known.items()})
-    if naming.encoder is not None:
-        raise UpdateError(
-            f"{naming.encoder}: a linear layer stands before the first convolution; exact inversion of it is not here."
-        )
     dropout = _check_said(said)
     params = to_common_dtype(
         {own: laid_out(own, known[name], naming) for name, own in naming.canonical.items() if name in known}
     )
-    _check_columns(naming, params, features)
+    encoder = find_encoder(params, naming.kind, _first_weight(naming.kind), naming.encoder or "")
+    if encoder is not None:
+        params, features = encoder.params(params), encoder.features(features)
+    _check_columns(naming, params, features, encoder)
     architecture, assumed = _architecture(naming, params, said)
     try:
         return GraphModel(
-            architecture=Architecture(**architecture), params=params, naming=naming, assumed=assumed, dropout=dropout
+            architecture=Architecture(**architecture),
+            params=params,
+            naming=naming,
+            assumed=assumed,
+            dropout=dropout,
+            encoder=encoder,
         )
     except UpdateError:
         raise
@@ -136,12 +151,15 @@ def _check_said(said: Mapping[str, Any]) -> float:
     return float(dropout)
 
 
-def _check_columns(naming: Naming, params: Tensors, features: Features) -> None:
+def _check_columns(naming: Naming, params: Tensors, features: Features, encoder: Encoder | None) -> None:
     first = _first_weight(naming.kind)
+    constant = int(encoder is not None and encoder.bias is not None)
     taken = params[first].shape[1] if params[first].ndim == 2 else 0
     if taken != features.columns:
+        called = spelled(naming, first if encoder is None else WEIGHT)
         raise UpdateError(
-            f"the features describe {features.columns} columns but {spelled(naming, first)} takes {taken}; give the "
+            f"the features describe {features.columns - constant} columns but {called} takes {taken - constant}; give "
+            f"the "
             "features that the model was made for."
         )
 

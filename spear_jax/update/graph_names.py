@@ -106,6 +106,8 @@ def read_names(shapes: Shapes) -> Naming:
                 in_out.add(canonical[name])
     encoder, readout = _encoder(rest)
     canonical |= _readout(readout, shapes)
+    if encoder is not None:
+        canonical |= {name: f"encoder.{leaf}" for leaf in ("weight", "bias") if (name := f"{encoder}.{leaf}") in shapes}
     return Naming(kind, canonical, frozenset(in_out), tuple(ignored), encoder, _library(convs, rest))
 
 

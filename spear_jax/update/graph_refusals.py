@@ -9,6 +9,7 @@ import numpy as np
 
 from spear_jax.graphs.architecture import conv_weights
 from spear_jax.graphs.features import Features
+from spear_jax.update.graph_encoder import WEIGHT
 from spear_jax.update.graph_model import GraphModel, spelled
 from spear_jax.update.one_step import drowned, several_steps, signs
 from spear_jax.update.returned import Returned
@@ -60,6 +61,7 @@ def _dropout(update: Evidence) -> str | None:
 def _first_layer(update: Evidence) -> str | None:
     """What became of the first convolution's weights, from which rows are read."""
     names = [f"{name}.weight" for name in conv_weights(update.model.architecture, 0)]
+    names = names if update.model.encoder is None else [WEIGHT]
     if any(name in update.gradients for name in names):
         return None
     called = spelled(update.model.naming, names[0])

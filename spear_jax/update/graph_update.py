@@ -38,7 +38,7 @@ class GraphUpdate:
 
     Attributes:
         model: that was sent.
-        features: the rows that nodes may have.
+        features: the rows that nodes may have, without the constant column that an encoder's bias adds.
         came_back: gradients, weights or their changes by canonical names, in their stored dtype.
         metadata: strings as of any bundle: ``kind`` (gradient, weights or delta), and where known ``lr``,
             ``local_steps``, ``weight_decay``, ``num_examples``.
@@ -58,10 +58,10 @@ class GraphUpdate:
             called = spelled(self.model.naming, name)
             if not half_precision.is_floating(tensor):
                 raise UpdateError(f"{called} came back as {tensor.dtype}; expected floating numbers: dequantise it.")
-            if tensor.shape != self.model.params[name].shape:
+            if tensor.shape != self.model.sent[name].shape:
                 raise UpdateError(
                     f"{called} came back with shape {tensor.shape}, but the model's has "
-                    f"{self.model.params[name].shape}; give the model that was sent."
+                    f"{self.model.sent[name].shape}; give the model that was sent."
                 )
 
     @property
@@ -77,7 +77,7 @@ class GraphUpdate:
     @functools.cached_property
     def sha256(self) -> str:
         """Hash of what was sent, of what came back and of the metadata, whatever file they were in."""
-        return tensor_files.content_hash((self.model.params, self.came_back), self.metadata)
+        return tensor_files.content_hash((self.model.sent, self.came_back), self.metadata)
 
     @functools.cached_property
     def gradients(self) -> dict[str, np.ndarray]:
@@ -128,13 +128,16 @@ class GraphUpdate:
         self._require_finite()
         if self.refusals:
             raise UpdateError(self.refusals[0])
+        encoder, gradients, rounding = self.model.encoder, self.gradients, self._rounding()
+        if encoder is not None:
+            gradients, rounding = encoder.gradients(gradients), encoder.rounding(gradients, rounding)
         try:
             return GraphObservation(
                 architecture=self.model.architecture,
-                features=self.features,
+                features=self.features if encoder is None else encoder.features(self.features),
                 params=self.model.params,
-                gradients=self.gradients,
-                rounding=self._rounding(),
+                gradients=gradients,
+                rounding=rounding,
             )
         except SpearError as error:
             raise UpdateError(str(error)) from error
@@ -147,7 +150,7 @@ class GraphUpdate:
 
     @functools.cached_property
     def _back(self) -> Returned:
-        return Returned(self.model.params, {name: widen(t) for name, t in self.came_back.items()}, self.metadata)
+        return Returned(self.model.sent, {name: widen(t) for name, t in self.came_back.items()}, self.metadata)
 
     @functools.cached_property
     def _evidence(self) -> graph_refusals.Evidence:

@@ -183,7 +183,8 @@ def transposed(tensors):
         (drop("global/lin", "grad/lin"), {}, "no linear layer stands behind the convolutions"),
         (lambda t: t.update({"grad/convs.7.nn.0.weight": np.ones((2, 2))}), {}, "the model has no such tensor"),
         (lambda t: t.update({"global/bn.running_mean": np.ones(2)}), {}, "bn: BatchNorm in training mode"),
-        (lambda t: t.update({"global/encoder.weight": np.ones((45, 45))}), {}, "a linear layer stands before"),
+        (lambda t: t.update({"global/encoder.weight": np.ones((30, 45))}), {}, "which the first convolution ("),
+        (lambda t: t.update({"global/encoder.weight": np.ones((45, 7))}), {}, "45 columns but encoder.weight takes 7"),
     ],
 )  # fmt: skip
 def test_an_update_that_cannot_be_used_is_said_in_one_sentence(gradients, tmp_path, change, metadata, words):

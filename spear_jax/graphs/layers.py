@@ -183,23 +183,29 @@ def before_pool(architecture: Architecture, params: Params, rows: jax.Array, sta
     return inputs
 
 
-def after_pool(architecture: Architecture, params: Params, pooled: jax.Array) -> jax.Array:
-    """Logits (..., tasks) of what the pool gives (..., width)."""
+def pooled_vectors(architecture: Architecture, params: Params, batch: GraphBatch) -> jax.Array:
+    """(B, width) what the pool gives of each graph; zero of an empty one."""
+    states = node_states(architecture, params, batch)[-1]
+    nodes = before_pool(architecture, params, batch.rows, states)
+    pooled = jnp.einsum("bn,bnd->bd", batch.is_node, nodes, precision=jax.lax.Precision.HIGHEST)
+    if architecture.pool == "sum":
+        return pooled
+    count = jnp.sum(batch.is_node, axis=1, keepdims=True)
+    return pooled / jnp.maximum(count, jnp.ones_like(count))
+
+
+def last_inputs(architecture: Architecture, params: Params, batch: GraphBatch) -> jax.Array:
+    """(B, width) what the last linear layer reads of each graph."""
+    pooled = pooled_vectors(architecture, params, batch)
     last = architecture.readout_layers - 1
     for place in range(last if architecture.readout == "node" else 0, last):
         pooled = activated(architecture, linear(params, f"readout.{place}", pooled))
-    return linear(params, f"readout.{last}", pooled)
+    return pooled
 
 
 def logits(architecture: Architecture, params: Params, batch: GraphBatch) -> jax.Array:
     """(B, tasks) of each graph; of an empty one whatever the biases give."""
-    states = node_states(architecture, params, batch)[-1]
-    nodes = before_pool(architecture, params, batch.rows, states)
-    pooled = jnp.einsum("bn,bnd->bd", batch.is_node, nodes, precision=jax.lax.Precision.HIGHEST)
-    if architecture.pool == "mean":
-        count = jnp.sum(batch.is_node, axis=1, keepdims=True)
-        pooled = pooled / jnp.maximum(count, jnp.ones_like(count))
-    return after_pool(architecture, params, pooled)
+    return linear(params, f"readout.{architecture.readout_layers - 1}", last_inputs(architecture, params, batch))
 
 
 def loss(architecture: Architecture, params: Params, batch: GraphBatch, labels: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ Edges = Iterable[tuple[int, int]]
 MOST_SWEEPS, LEAST_SAVED = 200, 1e-4
 # Edge lengths between the bounding boxes of two components.
 GAP = 1.2
-STARTS = 3
+STARTS = 5
 
 
 def layout(num_nodes: int, edges: Edges) -> Float[np.ndarray, "n 2"]:

@@ -10,10 +10,13 @@ from typing import Any, overload
 import jax
 
 from spear_jax.attacks.dense.pipeline import reconstruct as reconstruct_layer
+from spear_jax.attacks.graphs.pipeline import reconstruct as reconstruct_graphs
+from spear_jax.attacks.graphs.result import GraphResult
 from spear_jax.attacks.text.pipeline import reconstruct as reconstruct_text
 from spear_jax.attacks.text.result import TextResult
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import SpearError
+from spear_jax.graphs.observation import GraphObservation
 from spear_jax.language.observation import TextObservation
 from spear_jax.observation import LayerObservation
 from spear_jax.types import Result
@@ -31,26 +34,33 @@ def reconstruct(
 ) -> TextResult: ...
 
 
+@overload
 def reconstruct(
-    observation: LayerObservation | TextObservation,
+    observation: GraphObservation, key: jax.Array | None = None, config: ReconstructConfig = ..., **known: Any
+) -> GraphResult: ...
+
+
+def reconstruct(
+    observation: LayerObservation | TextObservation | GraphObservation,
     key: jax.Array | None = None,
     config: ReconstructConfig = ReconstructConfig(),
     **known: Any,
-) -> Result | TextResult:
+) -> Result | TextResult | GraphResult:
     """Reconstruct the batch behind what came back, with a certificate that needs no ground truth.
 
     Args:
-        observation: what the server sees: of a dense layer, or of a language model.
-        key: a JAX key, for the search behind a dense layer; text is found without chance.
+        observation: what the server sees: of a dense layer, of a language model or of a graph network.
+        key: a JAX key, for the search behind a dense layer; text and graphs are found without chance.
         config: method, budgets, devices.
         known: further arguments of the family, for a dense layer those of
             `spear_jax.attacks.dense.pipeline.reconstruct` (``model``, ``next_weight_grad``, ``layers_above``,
             ``between``, ``state``, ``on_round``), for text those of `spear_jax.attacks.text.pipeline.reconstruct`
-            (``also``, ``on_stage``).
+            (``also``, ``on_stage``), for graphs those of `spear_jax.attacks.graphs.pipeline.reconstruct` (``rank``,
+            ``on_stage``).
 
     Returns:
-        a `Result` of a dense layer, a `TextResult` of a language model; ``status`` says how it ended and what to do. A
-        batch that cannot be inverted is a status, not an error.
+        a `Result` of a dense layer, a `TextResult` of a language model, a `GraphResult` of a graph network; ``status``
+        says how it ended and what to do. A batch that cannot be inverted is a status, not an error.
 
     Raises:
         SpearError: a dense layer without a key; and as the family's own.
@@ -58,6 +68,8 @@ def reconstruct(
     match observation:
         case TextObservation():
             return reconstruct_text(observation, config, **known)
+        case GraphObservation():
+            return reconstruct_graphs(observation, config, **known)
         case LayerObservation():
             if key is None:
                 raise SpearError("a dense layer is searched at random; give a key, as jax.random.key(0).")

@@ -47,16 +47,14 @@ class Candidates(NamedTuple):
 @stage("graphs: certificate")
 def certify(
     observation: GraphObservation, params: Params, found: Sequence[Candidates]
-) -> tuple[tuple[GraphClass, ...], Reproduction | None]:
+) -> tuple[tuple[GraphClass, ...], Reproduction]:
     """Hold the batch against what came back; classes keep the members that have exactly that gradient.
 
     Args:
         observation: what came back.
         params: the model's tensors on the device.
-        found: for each input graph what it may be, one member or more.
+        found: for each input graph, of which there is one or more, what it may be, one member or more.
     """
-    if not found:
-        return (), None
     firsts = [one.members[0] for one in found]
     first = reproduce(observation, params, firsts)
     classes = []
@@ -76,6 +74,21 @@ def certify(
             )
         )
     return tuple(classes), first
+
+
+def certified_rows(classes: Sequence[GraphClass], rows: np.ndarray) -> np.ndarray:
+    """(k,) bool, which rows are certainly there: those that every member of some certified class has.
+
+    Args:
+        classes: of the batch.
+        rows: (k, columns).
+    """
+    exact = np.zeros(len(rows), bool)
+    for one in classes:
+        if one.is_certified and not one.is_cut:
+            held = [{row.tobytes() for row in member.rows} for member in one.members]
+            exact |= np.array([all((row + 0.0).tobytes() in some for some in held) for row in rows], bool)
+    return exact
 
 
 def _with_same_gradient(

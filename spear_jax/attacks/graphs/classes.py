@@ -1,40 +1,131 @@
-"""From colours and a pooled vector to all graphs that one input graph may be."""
+"""From neighbourhoods and the layer behind the pool to all graphs that each input graph may be."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from spear_jax.attacks.graphs import reasons
 from spear_jax.attacks.graphs.assembly import MOST_MEMBERS, assemble
+from spear_jax.attacks.graphs.batches import tell_apart
 from spear_jax.attacks.graphs.certificate import Candidates
-from spear_jax.attacks.graphs.counts import MOST_NODES, Weighed, counts_of
-from spear_jax.attacks.graphs.levels import Level
+from spear_jax.attacks.graphs.colours import MOST_COLOURS, count_colours, find_colours
+from spear_jax.attacks.graphs.counts import MOST_NODES, MOST_WEIGHED, Weighed, counts_of, weigh
+from spear_jax.attacks.graphs.levels import Level, Model, pooled_states
+from spear_jax.attacks.graphs.pooled import Pooled
 from spear_jax.attacks.graphs.ranking import Ranking
-from spear_jax.graphs.features import Features
+from spear_jax.attacks.graphs.views import View, sieving
 from spear_jax.graphs.graph import Graph, invariant, is_isomorphic
+from spear_jax.graphs.observation import GraphObservation
 from spear_jax.stages import stage
 
 # Graphs with several times the smallest number of nodes are listed up to so many nodes, so many of each size.
 MOST_LISTED, MOST_OF_MULTIPLE = 30, 24
 # Counts of colours that are assembled, of one number of nodes.
 MOST_VECTORS = 200
+# Shares below this part of the largest are none.
+LEAST_SHARE = 1e-5
 
 
 class Setting(NamedTuple):
     """What is the same for every graph of a batch.
 
     Attributes:
-        features: what is public of them.
-        rows: (r, columns) rows of features that levels number.
-        is_mean: whether the pool is a mean.
+        observation: what came back.
+        model: the network.
+        views: of all levels.
         rank: key by which members are sorted.
     """
 
-    features: Features
-    rows: np.ndarray
-    is_mean: bool
+    observation: GraphObservation
+    model: Model
+    views: Sequence[View]
     rank: Ranking
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the pool is a mean, so that numbers of nodes are known up to a factor."""
+        return self.observation.architecture.pool == "mean"
+
+
+class Found(NamedTuple):
+    """Graphs of a batch, and what is missing.
+
+    Attributes:
+        graphs: for each input graph what it may be, those left out of which none was put together.
+        reason: a sentence where any is missing, else empty.
+    """
+
+    graphs: list[Candidates]
+    reason: str
+
+
+def find_candidates(setting: Setting, stars: Level, pooled: Pooled) -> Found:
+    """All graphs that each input graph may be.
+
+    Views sieve the colours first. One that shows fewer directions than there are colours leaves some out, so that where
+    no counts fit, all colours are taken.
+
+    Args:
+        setting: of the batch.
+        stars: level 1.
+        pooled: the layer behind the pool.
+    """
+    found = Found([], "")
+    for is_sieved in (True, False):
+        level, number, is_same = _highest(setting, stars, is_sieved)
+        if level is None:
+            return found if found.reason else Found([], reasons.too_many_colours(number))
+        found = _counted(setting, level, pooled, len(stars)) if len(level) else found
+        if found.graphs or is_same:
+            break
+    return found if found.graphs or found.reason else Found([], reasons.no_counts(len(stars), len(pooled.bias)))
+
+
+def _highest(setting: Setting, stars: Level, is_sieved: bool) -> tuple[Level | None, int, bool]:
+    """Colours of the highest level, None where there are too many; their number; whether nothing sieved them."""
+    level, architecture, is_same = stars, setting.observation.architecture, True
+    for layer in range(1, architecture.layers):
+        number = count_colours(level)
+        if number > MOST_COLOURS:
+            return None, number, is_same
+        telling = sieving(architecture, setting.views, layer + 1) if is_sieved else []
+        is_same = is_same and not telling
+        level = find_colours(setting.model, layer, level, telling)
+    return (level if len(level) <= MOST_WEIGHED else None), len(level), is_same
+
+
+def _counted(setting: Setting, level: Level, pooled: Pooled, stars: int) -> Found:
+    """Graphs of colours of the highest level: one, or several that the outputs tell apart."""
+    states = pooled_states(setting.model, level)
+    if pooled.found.rank == 1:
+        weighed = weigh(level, states, pooled, setting.is_mean)
+        if weighed is None:
+            return Found([], reasons.no_counts(stars, len(pooled.bias)))
+        return _together([find_members(setting, level, weighed)])
+    told = tell_apart(level, states, pooled, setting.is_mean)
+    if told is None:
+        return Found([], reasons.no_counts(stars, len(pooled.bias)))
+    if told.rays != told.rank:
+        return Found([], reasons.not_apart(max(told.rays, told.rank), told.rank))
+    graphs = []
+    for shares in told.shares:
+        there = np.flatnonzero(shares > LEAST_SHARE * shares.max())
+        vector = shares[there] @ states[there].astype(np.float64)
+        noise = max(told.noise * float(np.linalg.norm(states)), pooled.noise) / np.sqrt(len(vector))
+        part = level.at(there)
+        weighed = weigh(part, states[there], pooled._replace(vector=vector, noise=noise), setting.is_mean)
+        graphs.append(Candidates([], False) if weighed is None else find_members(setting, part, weighed))
+    return _together(graphs)
+
+
+def _together(graphs: list[Candidates]) -> Found:
+    """Those that were put together, and a sentence on the others."""
+    there = [graph for graph in graphs if graph.members]
+    missing = len(graphs) - len(there)
+    return Found(there, reasons.not_assembled(missing, len(graphs)) if missing else "")
 
 
 @stage("graphs: assembly")
@@ -47,11 +138,9 @@ def find_members(setting: Setting, level: Level, weighed: Weighed) -> Candidates
         weighed: counts by groups of colours with equal states, for the smallest number of nodes.
     """
     smallest, members, is_cut = int(weighed.sums.sum()), [], False
-    largest = setting.features.max_nodes or MOST_NODES
-    multiple = 0
-    while smallest * (multiple + 1) <= (min(largest, MOST_LISTED) if members else largest):
-        multiple += 1
-        if multiple > 1 and not setting.is_mean:
+    largest = setting.observation.features.max_nodes or MOST_NODES
+    for multiple in range(1, largest // smallest + 1 if setting.is_mean else 2):
+        if members and smallest * multiple > MOST_LISTED:
             break
         most = MOST_OF_MULTIPLE if members else MOST_MEMBERS
         found, is_short = _of_size(setting, level, weighed, multiple, most)
@@ -67,7 +156,7 @@ def _of_size(setting: Setting, level: Level, weighed: Weighed, multiple: int, mo
     known: dict[bytes, list[Graph]] = {}
     is_cut = not counts.is_complete or len(counts.vectors) > MOST_VECTORS
     for vector in counts.vectors[:MOST_VECTORS]:
-        found = assemble(level, vector, setting.rows, setting.features.is_connected, most)
+        found = assemble(level, vector, setting.model.features, setting.observation.features.is_connected, most)
         is_cut = is_cut or found.is_cut
         for graph in found.graphs:
             alike = known.setdefault(invariant(graph), [])

@@ -3,98 +3,160 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.attacks.graphs.certificate import certify
-from spear_jax.attacks.graphs.classes import Setting, find_members
+from spear_jax.attacks.graphs import reasons
+from spear_jax.attacks.graphs.certificate import certified_rows, certify
+from spear_jax.attacks.graphs.classes import Setting, find_candidates
 from spear_jax.attacks.graphs.levels import ANY, Level, Model
-from spear_jax.attacks.graphs.pooled import read_pooled
-from spear_jax.attacks.graphs.ranking import by_rings
-from spear_jax.attacks.graphs.result import GraphResult, Star
+from spear_jax.attacks.graphs.pooled import behind_pool, read_pooled
+from spear_jax.attacks.graphs.ranking import Ranking, by_rings
+from spear_jax.attacks.graphs.result import GraphClass, GraphResult, Reproduction, Star
 from spear_jax.attacks.graphs.rows import find_rows
-from spear_jax.attacks.graphs.single import colour, sieving
-from spear_jax.attacks.graphs.stars import find_stars
-from spear_jax.attacks.graphs.views import make_views
+from spear_jax.attacks.graphs.stars import Stars, find_stars
+from spear_jax.attacks.graphs.views import View, make_views, sieving
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import SpearError
-from spear_jax.graphs.features import Features
+from spear_jax.graphs.architecture import conv_weights
 from spear_jax.graphs.observation import GraphObservation
 from spear_jax.status import Status
 
 OnStage = Callable[[str], None]
 
 
+class _Ended(NamedTuple):
+    """How it ended, and what there is by then."""
+
+    status: Status
+    reason: str
+    stars: Stars | None = None
+    classes: tuple[GraphClass, ...] = ()
+    reproduction: Reproduction | None = None
+
+
 def reconstruct(
     observation: GraphObservation,
     config: ReconstructConfig = ReconstructConfig(),
     *,
+    rank: Ranking | None = None,
     on_stage: OnStage | None = None,
 ) -> GraphResult:
-    """Reconstruct the graphs behind the gradients of a graph network, with a certificate that needs no truth."""
+    """Reconstruct the graphs behind the gradients of a graph network, with a certificate that needs no truth.
+
+    Args:
+        observation: what the server sees.
+        config: of it nothing is used: the search needs neither chance nor the number of graphs.
+        rank: key by which graphs that share a gradient are sorted, the likeliest first; ring sizes by default. No
+            certificate rests on it.
+        on_stage: called with a sentence before each stage.
+
+    Returns:
+        for each graph all that have its gradient; a batch that cannot be inverted is a status, not an error.
+
+    Raises:
+        SpearError: the first convolution did not come back, or no node reached its gradient.
+    """
     del config
-    clock = _Clock(on_stage)
-    architecture = observation.architecture
-    params = {name: jnp.asarray(tensor, observation.dtype) for name, tensor in observation.params.items()}
+    clock, architecture = _Clock(on_stage), observation.architecture
     clock.enter("views", "Factorising the gradients")
     views = make_views(observation)
-    if not views or views[0].level:
-        raise SpearError("no first")
-    clock.enter("rows", "Testing rows of features")
-    rows = find_rows(observation, views[0])
-    sizes = tuple(view.size for view in views)
-    if rows is None or not len(rows):
-        return GraphResult(
-            rows=np.zeros((0, architecture.columns)),
-            rows_exact=np.zeros(0, bool),
-            status=Status.NO_NODES,
-            reason="",
-            views=sizes,
-            seconds=clock.seconds(),
+    name = conv_weights(architecture, 0)[-1]
+    if not views or views[0].name != name:
+        raise SpearError(
+            f"{name}.weight has no gradient, or it is zero everywhere: no node reached the loss; expected that of the "
+            "first convolution, from which rows of features are read."
         )
-    model = Model(architecture, params, rows)
-    kinds = _kinds(observation.features, architecture.kind, rows, observation.dtype)
-    clock.enter("neighbourhoods", f"Testing neighbourhoods of {len(rows)} rows")
-    stars = find_stars(model, kinds, sieving(model, views, 1), observation.features.max_degree)
-    clock.enter("colours", "c")
-    pooled = read_pooled(observation)
-    coloured = colour(model, stars.level, views, pooled)
-    clock.enter("assembly", "a")
-    found = []
-    if coloured.weighed is not None:
-        setting = Setting(observation.features, rows, architecture.pool == "mean", by_rings(observation.features))
-        one = find_members(setting, coloured.level, coloured.weighed)
-        found = [one] if one.members else []
-    clock.enter("certificate", "z")
-    classes, reproduction = certify(observation, params, found)
+    clock.enter("rows", "Testing possible rows of nodes")
+    rows = find_rows(observation, views[0])
+    found = np.zeros((0, architecture.columns)) if rows is None else rows
+    if rows is None or not len(rows):
+        ended = _Ended(Status.NO_NODES, reasons.no_rows(None if rows is None else 0))
+    else:
+        params = {name: jnp.asarray(tensor, observation.dtype) for name, tensor in observation.params.items()}
+        model = Model(architecture, params, rows)
+        ended = _beyond_rows(observation, model, views, rank or by_rings(observation.features), clock)
     return GraphResult(
-        classes=classes,
-        rows=rows,
-        rows_exact=np.zeros(len(rows), bool),
-        stars=tuple(
-            Star(int(kinds.rows[o]), tuple(int(kinds.rows[x]) for x in s if x >= 0))
-            for o, s in zip(stars.level.own, stars.level.slots)
-        ),
-        reproduction=reproduction,
-        status=Status.ONE_OF_SEVERAL if classes else Status.NEIGHBOURHOODS_ONLY,
-        reason=f"{coloured.number} colours, {None if coloured.level is None else len(coloured.level)} kept,
-        {coloured.weighed is not None} tested {stars.tested}", views=sizes, seconds=clock.seconds(),
+        classes=ended.classes,
+        rows=found,
+        rows_exact=certified_rows(ended.classes, found),
+        stars=() if ended.stars is None else _named(ended.stars),
+        stars_exact=bool(ended.classes) and all(one.is_certified and one.size == 1 for one in ended.classes),
+        reproduction=ended.reproduction,
+        status=ended.status,
+        reason=ended.reason,
+        views=tuple(view.size for view in views),
+        seconds=clock.seconds(),
     )
 
 
-def _kinds(features: Features, kind: str, rows: np.ndarray, dtype: np.dtype) -> Level:
-    """Level 0: rows, with the number of neighbours where they say it or a layer asks for it."""
+def _beyond_rows(
+    observation: GraphObservation, model: Model, views: Sequence[View], rank: Ranking, clock: _Clock
+) -> _Ended:
+    """Neighbourhoods, colours, graphs and their certificate, as far as they are told."""
+    architecture, features = observation.architecture, observation.features
+    telling = sieving(architecture, views, 1)
+    refusal = _refusal(observation, model, views, telling)
+    if refusal:
+        return _Ended(Status.NODES_ONLY, refusal)
+    clock.enter("neighbourhoods", f"Testing neighbourhoods of {len(model.features)} rows")
+    stars = find_stars(model, _kinds(observation, model.features), telling, features.max_degree)
+    if not len(stars.level):
+        return _Ended(Status.NODES_ONLY, reasons.no_neighbourhoods(telling[0], len(model.features)))
+    pooled = read_pooled(observation)
+    if pooled is None:
+        return _Ended(Status.NEIGHBOURHOODS_ONLY, reasons.no_bias(behind_pool(observation)), stars)
+    clock.enter("graphs", f"Putting together graphs of {len(stars.level)} neighbourhoods")
+    found = find_candidates(Setting(observation, model, views, rank), stars.level, pooled)
+    if not found.graphs:
+        return _Ended(Status.NEIGHBOURHOODS_ONLY, found.reason, stars)
+    clock.enter("certificate", f"Computing the gradient of {len(found.graphs)} graphs")
+    classes, reproduction = certify(observation, model.params, found.graphs)
+    if not reproduction.is_exact:
+        reason = found.reason or reasons.not_reproduced(reproduction.residual, reproduction.limit)
+        return _Ended(Status.PARTIAL, reason, stars, classes, reproduction)
+    status = Status.EXACT if all(one.exact for one in classes) else Status.ONE_OF_SEVERAL
+    return _Ended(status, reasons.of_classes(classes), stars, classes, reproduction)
+
+
+def _refusal(observation: GraphObservation, model: Model, views: Sequence[View], telling: Sequence[View]) -> str | None:
+    """Why neighbourhoods cannot be read, None where nothing is in the way."""
+    architecture, features, rows = observation.architecture, observation.features, model.features
+    if architecture.kind == "gat":
+        return reasons.attention(len(rows))
+    if not telling:
+        return reasons.one_layer(len(rows))
+    if telling[0].rank < views[0].rank:
+        return reasons.capacity(telling[0], views[0].rank, architecture.activation)
+    degrees = features.degrees(rows)
+    if degrees is not None and degrees.min() > features.max_degree:
+        return reasons.too_large(int(degrees.max()), features.max_degree)
+    return None
+
+
+def _kinds(observation: GraphObservation, rows: np.ndarray) -> Level:
+    """Level 0: rows, with the number of neighbours where they say it or the layer asks for it."""
+    features = observation.features
     degrees, places = features.degrees(rows), np.arange(len(rows))
-    if degrees is None:
+    if degrees is None and observation.architecture.kind == "gcn":
+        number = features.max_degree + 1
+        degrees, places = np.tile(np.arange(number), len(rows)), np.repeat(places, number)
+    elif degrees is None:
         degrees = np.full(len(rows), ANY)
-        if kind == "gcn":
-            degrees, places = (
-                np.tile(np.arange(features.max_degree + 1), len(rows)),
-                np.repeat(places, features.max_degree + 1),
-            )
-    return Level(np.arange(len(places)), np.zeros((len(places), 0), int), degrees, places, rows[places].astype(dtype))
+    states = rows[places].astype(observation.dtype)
+    return Level(np.arange(len(places)), np.zeros((len(places), 0), int), degrees, places, states)
+
+
+def _named(stars: Stars) -> tuple[Star, ...]:
+    """Neighbourhoods by the numbers of rows."""
+    rows = stars.kinds.rows
+    return tuple(
+        Star(int(rows[own]), tuple(sorted(int(rows[slot]) for slot in slots if slot >= 0)))
+        for own, slots in zip(stars.level.own.tolist(), stars.level.slots.tolist(), strict=True)
+    )
 
 
 class _Clock:

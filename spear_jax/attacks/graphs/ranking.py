@@ -17,28 +17,20 @@ from spear_jax.graphs.graph import Graph
 Ranking = Callable[[Graph], tuple[float, ...]]
 
 # Sizes of common rings (of bonds that lie in a ring, those of nine in ten drugs).
-COMMON_RINGS = (5, 6)
+COMMON_RINGS, COMMONEST = (5, 6), 6
 YES = ("yes", "true", "1", "aromatic")
 
 
 def by_rings(features: Features) -> Ranking:
-    """Connected graphs first, then those with rings of five and six, aromatic nodes within them; then small ones."""
+    """Connected graphs first, then those with rings of six, or five, aromatic nodes in aromatic ones; then small ones."""
     column = _aromatic_column(features)
 
     def rank(graph: Graph) -> tuple[float, ...]:
         rings = smallest_rings(graph)
         unusual = sum(size > 0 and size not in COMMON_RINGS for size in rings)
-        bent = 0
-        if column is not None:
-            in_common = {
-                node
-                for edge, size in zip(graph.edges.tolist(), rings, strict=True)
-                if size in COMMON_RINGS
-                for node in edge
-            }
-            bent = sum(node not in in_common for node in np.flatnonzero(graph.rows[:, column]).tolist())
-        # Cyclic bonds by the squares of their rings: of two graphs with as many of them, the one with smaller rings.
-        return (len(graph.components()), bent, unusual, float(sum(size**2 for size in rings)), graph.num_nodes)
+        outside = 0 if column is None else _outside_aromatic_rings(graph, column)
+        off = sum(abs(size - COMMONEST) for size in rings if size)
+        return (len(graph.components()), outside, unusual, off, graph.num_nodes)
 
     return rank
 
@@ -50,6 +42,20 @@ def _aromatic_column(features: Features) -> int | None:
             if "aromatic" in block.name.lower() and (label.lower() in YES or len(block.labels) == 1):
                 return features.columns_of(block.name).start + place
     return None
+
+
+def _outside_aromatic_rings(graph: Graph, column: int) -> int:
+    """Aromatic nodes that lie in no ring of a common size all nodes of which are aromatic."""
+    nodes = np.flatnonzero(graph.rows[:, column])
+    if not len(nodes):
+        return 0
+    places = np.full(graph.num_nodes, -1)
+    places[nodes] = np.arange(len(nodes))
+    inside = places[graph.edges]
+    part = Graph(graph.rows[nodes], inside[(inside >= 0).all(axis=1)])
+    rings = smallest_rings(part)
+    common = [edge for edge, size in zip(part.edges.tolist(), rings, strict=True) if size in COMMON_RINGS]
+    return len(nodes) - len({node for edge in common for node in edge})
 
 
 def smallest_rings(graph: Graph) -> list[int]:

@@ -41,12 +41,14 @@ class Stars(NamedTuple):
     """Neighbourhoods that fit.
 
     Attributes:
-        level: of them; empty states where none fit.
+        level: of them; empty where none fit.
+        kinds: level 0.
         is_whole: whether all combinations that the rows allow were tested.
         tested: number of combinations that were tested.
     """
 
     level: Level
+    kinds: Level
     is_whole: bool
     tested: int
 
@@ -123,7 +125,7 @@ def find_stars(model: Model, kinds: Level, views: list[View], max_degree: int) -
         if not is_explained:
             _with_unknown(search, open_degrees)
     found = consistent(list(search.found), kinds.degrees, ())
-    return Stars(search.level(found), not open_degrees, search.tested)
+    return Stars(search.level(found), kinds, not open_degrees, search.tested)
 
 
 def _with_known(search: Search, degrees: list[int]) -> None:

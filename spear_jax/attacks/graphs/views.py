@@ -8,14 +8,18 @@ is one more column, and what the layer read ends with a 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from spear_jax.attacks.graphs.result import ViewSize
-from spear_jax.graphs.architecture import conv_weights
+from spear_jax.graphs.architecture import Architecture, conv_weights
 from spear_jax.graphs.observation import GraphObservation
 from spear_jax.row_space import RowSpace, row_space
+
+# A view whose directions fill more than this share of its width tells nothing apart.
+MOST_FILLED = 0.97
 
 
 class View(NamedTuple):
@@ -83,3 +87,11 @@ def _of(observation: GraphObservation, name: str, gradient: np.ndarray | None, v
         return None
     rounding = observation.rounding.get(f"{name}.weight", 0.0)
     return view._replace(found=row_space(gradient, observation.dtype, rounding=rounding))
+
+
+def sieving(architecture: Architecture, views: Sequence[View], level: int) -> list[View]:
+    """Views that tell colours of a level apart: those that read them as they are, where there are such."""
+    found = [view for view in views if view.level == level and view.rank < MOST_FILLED * len(view.found.space.scale)]
+    if architecture.kind != "gin":
+        return found
+    return [view for view in found if view.reads != "states"] or found

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.attacks.graphs.result import ViewSize
@@ -86,7 +87,23 @@ def _of(observation: GraphObservation, name: str, gradient: np.ndarray | None, v
     if gradient is None or not np.any(gradient):
         return None
     rounding = observation.rounding.get(f"{name}.weight", 0.0)
-    return view._replace(found=row_space(gradient, observation.dtype, rounding=rounding))
+    return view._replace(found=_spanned(gradient, observation.dtype, rounding))
+
+
+def _spanned(gradient: np.ndarray, dtype: np.dtype, rounding: float) -> RowSpace:
+    """The row space of a gradient whose equal columns are taken as one.
+
+    Labels that go together at all nodes have columns that are equal to the last bit: they add singular values of zero,
+    which would pass for the noise of the gradient.
+    """
+    columns, places, counts = np.unique(gradient, axis=1, return_inverse=True, return_counts=True)
+    weights = np.sqrt(counts)
+    found = row_space(columns * weights.astype(gradient.dtype), dtype, rounding=rounding)
+    spread = lambda rows: (np.asarray(rows, np.float64) / weights)[:, places.reshape(-1)]
+    space = found.space._replace(
+        scale=jnp.ones(gradient.shape[1], dtype), basis=jnp.asarray(spread(found.space.basis), dtype)
+    )
+    return found._replace(space=space, directions=spread(found.directions))
 
 
 def sieving(architecture: Architecture, views: Sequence[View], level: int) -> list[View]:

@@ -2,7 +2,8 @@
 
 SPEAR (Dimitrov, Baader, Mueller and Vechev, NeurIPS 2024) in JAX: the weight gradient of a fully connected layer
 followed by ReLU has rank b and hides b sparse directions, which give back the batch of b inputs exactly. Behind the
-gradients of a language model, full or of adapters, the same is done for text.
+gradients of a language model, full or of adapters, the same is done for text, and behind those of a graph network for
+graphs.
 
 Public are the names below, `spear_jax.config`, `spear_jax.testing`, `spear_jax.defences` and `spear_jax.integrations`;
 everything else may change.
@@ -12,14 +13,19 @@ from importlib.metadata import PackageNotFoundError, version
 
 from spear_jax.attacks import reconstruct
 from spear_jax.attacks.dense.copies import Copies, count_copies
+from spear_jax.attacks.graphs.result import GraphResult
 from spear_jax.attacks.text.result import TextResult
 from spear_jax.audit.exposure import exposure
+from spear_jax.audit.graph_one import audit_graph_update
 from spear_jax.audit.path import audit_update, is_whole
 from spear_jax.audit.text_one import audit_text_update
 from spear_jax.client.batch import Batch
 from spear_jax.client.dp_sgd import dp_sgd_update
 from spear_jax.client.evaluate import Evaluation, evaluate
 from spear_jax.client.gradient import simulate_update
+from spear_jax.client.graph_batch import read_graphs
+from spear_jax.client.graph_scores import score_graphs
+from spear_jax.client.graph_simulate import simulate_graph_update
 from spear_jax.client.load import demo_batch, load_batch
 from spear_jax.client.local_training import LocalTraining, simulate_round
 from spear_jax.client.models import MLP, init_params, train
@@ -31,6 +37,10 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.devices import initialize_distributed
 from spear_jax.errors import DataError, SpearError, UpdateError
 from spear_jax.factorization import factorize
+from spear_jax.graphs.architecture import Architecture as GraphArchitecture
+from spear_jax.graphs.features import Features as GraphFeatures
+from spear_jax.graphs.graph import Graph
+from spear_jax.graphs.observation import GraphObservation
 from spear_jax.language.observation import TextObservation
 from spear_jax.normalization import Normalization
 from spear_jax.observation import LayerObservation
@@ -39,6 +49,8 @@ from spear_jax.types import CandidatePool, Certificate, Factorization, Result, S
 from spear_jax.update.adapters import read_adapter
 from spear_jax.update.bundle import Update
 from spear_jax.update.bundle_file import load_update, save_update
+from spear_jax.update.graph_features import read_features
+from spear_jax.update.graph_update import GraphUpdate, read_graph_update
 from spear_jax.update.language_model import LanguageModel, read_language_model
 from spear_jax.update.make import ModelFile, make_update
 from spear_jax.update.readers.model_files import read_model
@@ -58,6 +70,12 @@ __all__ = [
     "DataError",
     "Evaluation",
     "Factorization",
+    "Graph",
+    "GraphArchitecture",
+    "GraphFeatures",
+    "GraphObservation",
+    "GraphResult",
+    "GraphUpdate",
     "LanguageModel",
     "LayerObservation",
     "LocalTraining",
@@ -77,6 +95,7 @@ __all__ = [
     "Update",
     "UpdateError",
     "__version__",
+    "audit_graph_update",
     "audit_text_update",
     "audit_update",
     "count_copies",
@@ -92,13 +111,18 @@ __all__ = [
     "load_update",
     "make_update",
     "read_adapter",
+    "read_features",
+    "read_graph_update",
+    "read_graphs",
     "read_language_model",
     "read_model",
     "read_text_update",
     "read_texts",
     "reconstruct",
     "save_update",
+    "score_graphs",
     "score_texts",
+    "simulate_graph_update",
     "simulate_round",
     "simulate_text_update",
     "simulate_update",

@@ -9,13 +9,15 @@ import typer
 import spear_jax as sj
 
 NAMES = {
-    "Batch", "CandidatePool", "Certificate", "Copies", "DataError", "Evaluation", "Factorization", "LanguageModel",
+    "Batch", "CandidatePool", "Certificate", "Copies", "DataError", "Evaluation", "Factorization", "Graph",
+    "GraphArchitecture", "GraphFeatures", "GraphObservation", "GraphResult", "GraphUpdate", "LanguageModel",
     "LayerObservation", "LocalTraining", "MLP", "ModelFile", "Normalization", "ReconstructConfig", "Result",
     "SearchStats", "SpearError", "Status", "TextBatch", "TextObservation", "TextResult", "TextUpdate", "Truth",
-    "Update", "UpdateError", "audit_text_update", "audit_update", "count_copies", "demo_batch", "dp_sgd_update",
-    "evaluate", "exposure", "factorize", "init_params", "initialize_distributed", "is_whole", "load_batch",
-    "load_update", "make_update", "read_adapter", "read_language_model", "read_model", "read_text_update",
-    "read_texts", "reconstruct", "save_update", "score_texts", "simulate_round", "simulate_text_update",
+    "Update", "UpdateError", "audit_graph_update", "audit_text_update", "audit_update", "count_copies",
+    "demo_batch", "dp_sgd_update", "evaluate", "exposure", "factorize", "init_params", "initialize_distributed",
+    "is_whole", "load_batch", "load_update", "make_update", "read_adapter", "read_features", "read_graph_update",
+    "read_graphs", "read_language_model", "read_model", "read_text_update", "read_texts", "reconstruct",
+    "save_update", "score_graphs", "score_texts", "simulate_graph_update", "simulate_round", "simulate_text_update",
     "simulate_update", "train",
 }  # fmt: skip
 PATHS = {

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from spear_jax.attacks.graphs.views import View, make_views
 from spear_jax.audit.graph_record import described, observed
 from spear_jax.errors import SpearError
 from spear_jax.update.graph_update import GraphUpdate
-
-if TYPE_CHECKING:
-    from spear_jax.attacks.graphs.views import View
 
 GRAPHS, NEIGHBOURHOODS, NODES, NOTHING = "graphs", "neighbourhoods only", "node rows only", "nothing"
 
@@ -44,8 +42,6 @@ def graph_exposure(update: GraphUpdate) -> GraphExposure:
     except SpearError as error:
         reasons = (update.refusals if update.gradients else ()) or (str(error),)
         return GraphExposure(seen, model, (), reasons, (), NOTHING, f"{NOTHING}: {reasons[0]}")
-    from spear_jax.attacks.graphs.views import make_views
-
     views = make_views(observation)
     expected, why = _expected(update, views)
     sizes = tuple(view.size._asdict() for view in views)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spear_jax.attacks.graphs.pipeline import reconstruct
 from spear_jax.audit import record
 from spear_jax.audit.folder import OnStart, OnUpdate, audit_each, refused
 from spear_jax.audit.graph_record import (
@@ -95,8 +96,6 @@ def audit_graphs(
     Raises:
         SpearError: an update from which no graph follows, or a folder that holds a reconstruction of another kind.
     """
-    from spear_jax.attacks.graphs.pipeline import reconstruct
-
     update = read_graph_update(path, known, kind=returned.kind, lr=returned.lr)
     if (out / record.INPUTS).exists() or is_text(out):
         raise SpearError(f"{out} holds the reconstruction of another kind of model; give another --out for graphs.")

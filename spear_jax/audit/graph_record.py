@@ -134,7 +134,7 @@ def verdict(one: Mapping[str, Any]) -> str:
         return "not certified"
     size = len(one["members"])
     if one["cut"]:
-        return f"one of at least {size}, cut there"
+        return f"one of at least {size}, cut at {size}"
     if size == 1:
         return "the only one of its size"
     return f"one of {size}" + (" or of larger ones" if one["may_be_larger"] else "")

@@ -66,7 +66,7 @@ def test_a_class_that_was_cut_says_so(planted):
     folder, (_, cholesterol, _) = planted
     write_planted(folder, planted_result([graph_class(cholesterol, rewired(cholesterol, 1), is_cut=True)]))
     shown = section(page(folder), "The graphs")
-    assert "one of at least 2, cut there" in shown
+    assert "one of at least 2, cut at 2" in shown
     assert "there may be more" in shown
     assert "all are listed" not in shown
 

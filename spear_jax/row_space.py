@@ -81,6 +81,27 @@ def row_space(
     return RowSpace(space, spectrum[:, None] * basis, factors.noise_std)
 
 
+def with_direction(found: RowSpace, direction: np.ndarray) -> RowSpace:
+    """The row space with one more direction that is known by other means, as noisy as its weakest one.
+
+    Args:
+        found: a row space.
+        direction: (d,) orthogonal to it.
+    """
+    unit = direction / np.linalg.norm(direction)
+    rank, dtype = found.rank, found.space.basis.dtype
+    filling = filled(rank + 1) - rank - 1
+    basis = np.concatenate([np.asarray(found.space.basis)[:rank], unit[None], np.zeros((filling, len(unit)))])
+    noise = np.asarray(found.space.noise)[:rank]
+    noise = np.concatenate([noise, noise.max(keepdims=True), np.zeros(filling)])
+    weakest = np.linalg.norm(found.directions, axis=1).min()
+    return RowSpace(
+        Space(found.space.scale, jnp.asarray(basis, dtype), jnp.asarray(noise, dtype)),
+        np.concatenate([found.directions, weakest * unit[None]]),
+        found.noise,
+    )
+
+
 def misfit(space: Space, inputs: jax.Array) -> jax.Array:
     """How far inputs are from a row space, in units of what its noise explains: about 1 for what was there.
 

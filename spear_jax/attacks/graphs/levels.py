@@ -188,6 +188,16 @@ def passing(model: Model, layer: int, screen: Screen, own: np.ndarray, slots: np
     return found
 
 
+def outside(model: Model, layer: int, screen: Screen, own: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """(c, entries) what candidates have outside of a screen; the other arguments as `misfits` has them."""
+    is_activated = model.architecture.kind == "gin" or model.architecture.is_activated[layer]
+    found = np.zeros((len(own), screen.tables.own.shape[1]))
+    for chunk, arrays in _chunks(own, slots, SCREENED):
+        left = _outside(model.architecture, is_activated, screen, *arrays)
+        found[chunk] = np.asarray(left)[: chunk.stop - chunk.start]
+    return found
+
+
 def states_of(model: Model, layer: int, tables: Tables, own: np.ndarray, slots: np.ndarray) -> np.ndarray:
     """(c, width) states of colours behind a convolution; arguments as `misfits` has them."""
     width, dtype = model.architecture.widths[layer], tables.own.dtype
@@ -279,6 +289,15 @@ def _screened(
 ) -> jax.Array:
     entered = _entered(architecture, screen.tables, own, slots)
     return misfit(screen.space, activated(architecture, entered, is_activated))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _outside(
+    architecture: Architecture, is_activated: bool, screen: Screen, own: jax.Array, slots: jax.Array
+) -> jax.Array:
+    read = activated(architecture, _entered(architecture, screen.tables, own, slots), is_activated)
+    basis = screen.space.basis
+    return read - search_matmul(search_matmul(read, basis.T), basis)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -22,7 +22,7 @@ YES = ("yes", "true", "1", "aromatic")
 
 
 def by_rings(features: Features) -> Ranking:
-    """Connected graphs first, then those with rings of six, or five, aromatic nodes in aromatic ones; then small ones."""
+    """Connected graphs first, those with rings of six or five, aromatic nodes in aromatic ones, then small ones."""
     column = _aromatic_column(features)
 
     def rank(graph: Graph) -> tuple[float, ...]:

@@ -34,6 +34,8 @@ class Pool:
 
     Attributes:
         views: of inputs of one length d.
+        directions: (views,) how many above the noise what was taken does not explain.
+        num_taken: candidates that were taken.
     """
 
     def __init__(self, views: Sequence[View], samples: np.ndarray) -> None:
@@ -56,11 +58,16 @@ class Pool:
         self._rows = jnp.zeros((len(views), ROOM, views[0].width), dtype)
         self._is_open = np.zeros(0, bool)
         self.num_taken = 0
+        self._look()
 
-    @property
-    def directions(self) -> np.ndarray:
-        """(views,) directions above the noise that what was taken does not explain."""
-        return np.sum(np.linalg.svd(self._raw, compute_uv=False) > self._floors[:, None], axis=1)
+    def _look(self) -> None:
+        """What is left of the gradients: how many directions, which, and the views that have any."""
+        self.directions = np.sum(_sizes(self._raw) > self._floors[:, None], axis=1)
+        strongest = np.zeros(self._left.shape)
+        for view, (rows, count) in enumerate(zip(_rotated(self._left), self.directions, strict=True)):
+            strongest[view, :count] = rows[:count] / np.linalg.norm(rows[:count], axis=1, keepdims=True)
+        weights = (self.directions > 0) / max(np.sum(self.directions > 0), 1)
+        self._strongest = jnp.asarray(strongest, self._rows.dtype), jnp.asarray(weights, self._rows.dtype)
 
     def put(self, inputs: jax.Array, count: int, most: int) -> np.ndarray:
         """Add the best of some candidates.
@@ -99,12 +106,7 @@ class Pool:
 
     def _shares(self, rows: jax.Array) -> np.ndarray:
         """The shares of rows (views, n, d)."""
-        count, directions = self.directions, np.zeros(self._left.shape)
-        _, _, strongest = np.linalg.svd(self._left, full_matrices=False)
-        for view, number in enumerate(count):
-            directions[view, :number] = strongest[view, :number]
-        weights = (count > 0) / max(np.sum(count > 0), 1)
-        return np.asarray(_shares(rows, jnp.asarray(directions, rows.dtype), jnp.asarray(weights, rows.dtype)))
+        return np.asarray(_shares(rows, *self._strongest))
 
     def take(self, place: int, inputs: np.ndarray) -> None:
         """Take a candidate out of the gradients and of all others.
@@ -124,6 +126,7 @@ class Pool:
         self._raw_basis = np.concatenate([self._raw_basis, fresh], axis=1)
         self._raw = _off(self._raw, fresh)
         self.num_taken += 1
+        self._look()
 
     def needs(self, inputs: np.ndarray) -> np.ndarray:
         """(u,) how much of the gradients only each of some inputs (u, views, d) explains, in units of the noise.
@@ -153,6 +156,17 @@ def _whitening(samples: np.ndarray) -> np.ndarray:
         variance += SMOOTHED * np.trace(variance) / len(variance) * np.eye(len(variance))
         found.append(np.linalg.inv(np.linalg.cholesky(variance)).T)
     return np.stack(found)
+
+
+def _rotated(rows: np.ndarray) -> np.ndarray:
+    """Rows (views, k, d) turned until they are orthogonal, the largest first."""
+    turns = np.linalg.eigh(rows @ np.swapaxes(rows, 1, 2))[1]
+    return np.swapaxes(turns, 1, 2)[:, ::-1] @ rows
+
+
+def _sizes(rows: np.ndarray) -> np.ndarray:
+    """(views, k) singular values, those above 1e-8 of the largest."""
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(rows @ np.swapaxes(rows, 1, 2)), 0))
 
 
 def _off(rows: np.ndarray, basis: np.ndarray) -> np.ndarray:

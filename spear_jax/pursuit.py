@@ -159,6 +159,7 @@ def _none_else(dictionary: jax.Array, rows: np.ndarray, gradient: np.ndarray, no
         for part in _beside(dictionary, jnp.asarray(basis, dictionary.dtype), jnp.asarray(own, dictionary.dtype))
     )
     outside[rows] = np.inf
+    outside[np.asarray(jnp.all(dictionary == 0, axis=1))] = np.inf  # nothing stands for a row that is zero
     uncertain = noises.floor(gradient) / parts
     return bool(np.all(outside[:, None] > FITS * uncertain * np.abs(along)))
 

@@ -113,7 +113,7 @@ def misfit(space: Space, inputs: jax.Array) -> jax.Array:
         inputs: (..., d).
 
     Returns:
-        (...), the ratio.
+        (...), the ratio; infinity of inputs that are zero, which lie in every space.
     """
     inputs = inputs * jnp.broadcast_to(space.scale, inputs.shape)
     inside = search_matmul(inputs, space.basis.T)
@@ -121,7 +121,8 @@ def misfit(space: Space, inputs: jax.Array) -> jax.Array:
     length = lambda vectors: jnp.sqrt(jnp.sum(vectors**2, axis=-1))
     explained = length(inside * jnp.broadcast_to(space.noise, inside.shape))
     rounding = FORWARD_ROUNDING * float(jnp.finfo(inputs.dtype).eps) * length(inputs)
-    return length(outside) / jnp.sqrt(explained**2 + rounding**2)
+    allowed = jnp.sqrt(explained**2 + rounding**2)
+    return jnp.where(allowed > 0, length(outside) / jnp.where(allowed > 0, allowed, 1), jnp.inf)
 
 
 def filled(count: int, least: int = 8) -> int:

@@ -53,5 +53,11 @@ class TextObservation:
                     f"{name} came back with shape {gradient.shape}, but the model's has {self.params[name].shape}; "
                     "give the model that was sent."
                 )
+            for tensor in (gradient, self.params[name]):
+                if np.asarray(tensor).dtype not in (np.float32, np.float64):
+                    raise SpearError(
+                        f"{name} is {tensor.dtype}; expected float32 or float64: widen it, and say of gradients that "
+                        "were rounded to half precision is_half='bfloat16' or 'float16'."
+                    )
             if not np.isfinite(gradient).all():
                 raise SpearError(f"{name} holds NaN or infinite values: the update is corrupt or training diverged.")

@@ -79,7 +79,9 @@ def test_the_folded_network_has_the_gradient_that_it_has_by_itself(tmp_path, has
     assert update.model.architecture.columns == 45 + has_bias
     observation = update.observation()
     assert observation.features.columns == 45 + has_bias
-    constant = lambda graph: Graph(np.concatenate([graph.rows, np.ones((graph.num_nodes, int(has_bias)))], 1), graph.edges)
+    constant = lambda graph: Graph(
+        np.concatenate([graph.rows, np.ones((graph.num_nodes, int(has_bias)))], 1), graph.edges
+    )
     folded = private._replace(graphs=tuple(map(constant, private.graphs)))
     wanted = graph_gradient(update.model.architecture, update.model.params, folded)
     assert set(observation.gradients) == set(wanted)

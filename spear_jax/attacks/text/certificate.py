@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from spear_jax.attacks.text.sequences import Sequence, alike
+from spear_jax.attacks.text.sequences import Sequence, alike, counted
 from spear_jax.attacks.text.untold import could_be_another
 from spear_jax.attacks.text.views import HALF
 from spear_jax.language.backward import Batch, gradients
@@ -24,6 +24,9 @@ from spear_jax.stages import stage
 # leaves, and beyond it, by dtype: two programs add in another order.
 MOST_LEFT = 4.0
 ARITHMETIC = {"float32": 1e-5, "float64": 1e-10}
+# A sequence of less than this part of the largest share of all weights may be noise, and is tried without; one that is
+# certified has a share of so many limits.
+LIGHT, NEEDED = 0.02, 10.0
 # Entries of a tensor of which the median ratio is taken.
 MOST_RATIOS = 200_000
 # Rows and places of the smallest batch that a program is compiled for.
@@ -78,23 +81,34 @@ def certify(observation: TextObservation, params: Params, sequences: list[Sequen
     """The one place that calls a sequence exact: where the gradient of the whole batch is what came back.
 
     Noise may leave the weights open; the losses in use weigh all predictions alike, or all sequences, so these are
-    tried too where the weights that were read do not do.
+    tried too where the weights that were read do not do. A sequence that weighs so little that the batch could do
+    without it is not certified, and left out where the batch does without it.
 
     Args:
         observation: what came back.
         params: the model's tensors on the device.
-        sequences: the batch.
+        sequences: the batch, with the weights that were read.
     """
     if not sequences:
         return Vouched([], np.zeros(0, bool), None)
+    shares = _shares(sequences)
+    heavy = [one for one, share in zip(sequences, shares, strict=True) if share >= LIGHT * shares.max()]
+    ways = [counted(heavy), heavy, alike(heavy, False), alike(heavy, True)]
     tried = []
-    for weighed in (sequences, alike(sequences, False), alike(sequences, True)):
+    for weighed in ways if len(heavy) == len(sequences) else [*ways, sequences]:
         tried.append((weighed, reproduce(observation, params, weighed)))
         if tried[-1][1].is_exact:
             break
     best, reproduction = min(tried, key=lambda one: one[1].residual / one[1].limit)
-    exact = reproduction.is_exact & ~could_be_another(observation.architecture, params, best)
+    is_seen = _shares(best) >= NEEDED * reproduction.limit
+    exact = reproduction.is_exact & is_seen & ~could_be_another(observation, params, best, reproduction.limit)
     return Vouched(best, exact=exact, reproduction=reproduction)
+
+
+def _shares(sequences: list[Sequence]) -> np.ndarray:
+    """(s,) share of each sequence in the weights of all predictions."""
+    weights = np.array([one.weight * one.predictions for one in sequences])
+    return weights / max(weights.sum(), TINY)
 
 
 def reproduce(observation: TextObservation, params: Params, sequences: list[Sequence]) -> Reproduction:
@@ -116,11 +130,9 @@ def reproduce(observation: TextObservation, params: Params, sequences: list[Sequ
     sharpest = SHARPEST / int(np.sum(np.asarray(batch.weights) > 0))
     plain, rounded = np.moveaxis(compared, 1, 0)
     square = float(np.sum(plain[:, -1]))
-    found = [
-        _together(one, min(most, sharpest))
-        for one, most in ((plain, limit(observation, square)), (rounded, limit_of_rounded(observation, square)))
-    ]
-    return min(found, key=lambda one: one.residual / one.limit)
+    if observation.is_half is None:
+        return _together(plain, min(limit(observation, square), sharpest))
+    return _together(rounded, min(limit_of_rounded(observation, square), sharpest))
 
 
 def _together(compared: np.ndarray, most: float) -> Reproduction:

@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 
 from spear_jax.attacks.text.certificate import TINY, as_batch
 from spear_jax.attacks.text.outputs import Top
-from spear_jax.attacks.text.sequences import Sequence, counted
+from spear_jax.attacks.text.sequences import Sequence
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.backward import outside_blocks, states, through_top
 from spear_jax.language.linear import Params
@@ -71,12 +71,11 @@ def read_last_labels(observation: TextObservation, params: Params, paths: list[n
     labels, weights = _chosen(
         Top(architecture, params), ends, wanted, np.array([len(path) for path in paths], np.float64)
     )
-    found = [
+    return [
         Sequence(np.append(path, label), None, float(weight), 0, 0)
         for path, label, weight in zip(paths, labels, weights, strict=True)
         if weight > 0
     ]
-    return counted(found)
 
 
 def _combined(

@@ -59,7 +59,9 @@ def read_outputs(
     solved, noise = _by_duals(hidden, outward, observation.rounding.get(f"{module}.weight", 0.0))
     top = Top(architecture, params)
     expected = top.expected(final)
-    return [top.labels(*of_one) for of_one in zip(final, expected, solved, noise, likely, strict=True)]
+    read = [top.labels(*of_one) for of_one in zip(final, expected, solved, noise, likely, strict=True)]
+    least = LEAST_WEIGHT * max((weight for labels in read for weight in labels.values()), default=0.0)
+    return [{label: weight for label, weight in labels.items() if weight > least} for labels in read]
 
 
 def _by_duals(hidden: np.ndarray, gradient: np.ndarray, rounding: float) -> tuple[np.ndarray, np.ndarray]:
@@ -117,8 +119,7 @@ class Top:
             scores = everything @ rest.astype(everything.dtype) / np.maximum(lengths, lengths.max() * 1e-6)
             scores[chosen] = -np.inf
             chosen.append(int(np.argmax(scores)))
-        least = LEAST_WEIGHT * max(weights, default=0.0)
-        return {label: float(weight) for label, weight in zip(chosen, weights, strict=True) if weight > least}
+        return {label: float(weight) for label, weight in zip(chosen, weights, strict=True) if weight > 0}
 
     def _fit(
         self, final: np.ndarray, solved: np.ndarray, expected: np.ndarray, chosen: list[int]

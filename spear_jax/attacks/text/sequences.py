@@ -92,7 +92,7 @@ def predicted_sequences(grown: Grown, weights: list[dict[int, float]]) -> list[S
             if rest > LEFT_OVER * weight:
                 tokens = np.append(grown.tokens(place), label)
                 found.append(Sequence(tokens, None, rest, _start(grown, weights, place), 0))
-    return counted(found)
+    return found
 
 
 def classified_sequences(grown: Grown, weights: list[dict[int, float]]) -> list[Sequence]:
@@ -102,19 +102,18 @@ def classified_sequences(grown: Grown, weights: list[dict[int, float]]) -> list[
         grown: the prefixes.
         weights: of each prefix, ``{class: weight}``, empty where nothing ended.
     """
-    found = [
+    return [
         Sequence(grown.tokens(place), label, weight, grown.nodes[place].depth, 0)
         for place, labels in enumerate(weights)
         for label, weight in labels.items()
     ]
-    return counted(found)
 
 
 def alike(sequences: list[Sequence], per_sequence: bool) -> list[Sequence]:
     """The heavy ones among the sequences, each once: all predictions of one weight, or all sequences of one in all."""
     heaviest = max(one.weight for one in sequences)
     sequences = [one for one in sequences if one.weight > HEAVY * heaviest]
-    return [one._replace(weight=1.0 / one.predictions if per_sequence else 1.0, copies=1) for one in sequences]
+    return counted([one._replace(weight=1.0 / one.predictions if per_sequence else 1.0) for one in sequences])
 
 
 def _start(grown: Grown, weights: list[dict[int, float]], place: int) -> int:
@@ -131,17 +130,20 @@ def counted(sequences: list[Sequence]) -> list[Sequence]:
     """The sequences with how often each was there, and weights that are whole multiples of one.
 
     The loss is a mean or sum over all predictions, so that all weights are multiples of one; or it is a mean over each
-    sequence first, so that weights times lengths are.
+    sequence first, so that weights times lengths are. Where both could be and tell other numbers, none is told.
     """
     weights = np.array([sequence.weight for sequence in sequences])
-    for size in (np.ones(len(weights)), np.array([sequence.predictions for sequence in sequences], np.float64)):
-        unit, copies = _multiples(weights * size)
-        if copies is not None:
-            return [
-                sequence._replace(weight=float(unit * count / part), copies=int(count))
-                for sequence, count, part in zip(sequences, copies, size, strict=True)
-            ]
-    return sequences
+    predictions = np.array([sequence.predictions for sequence in sequences], np.float64)
+    read = [(size, *_multiples(weights * size)) for size in (np.ones(len(weights)), predictions)]
+    found = [(size, unit, copies) for size, unit, copies in read if copies is not None]
+    if not found:
+        return sequences
+    size, unit, copies = found[0]
+    told = copies if all(np.array_equal(copies, other) for _, _, other in found) else np.zeros(len(copies))
+    return [
+        one._replace(weight=float(unit * count / part), copies=int(number))
+        for one, count, part, number in zip(sequences, copies, size, told, strict=True)
+    ]
 
 
 def _multiples(values: np.ndarray) -> tuple[float, np.ndarray | None]:

@@ -27,7 +27,8 @@ class Tokens(NamedTuple):
 
     Attributes:
         ids: (u,) in rising order.
-        is_exact: whether they explain every direction of the view, and none of them can be left out.
+        is_exact: whether they explain every direction of the view, none of them can be left out, and no token of the
+            batch shows in no direction, but for those of a gradient below rounding and those whose embedding is zero.
     """
 
     ids: np.ndarray
@@ -53,8 +54,13 @@ def find_tokens(
         is_stacked: whether the view is of several rounds, of which one may show fewer directions than it has tokens
             while all together have rows to spare.
     """
-    if (view.is_capped or is_stacked) and architecture.family != "gpt2":
-        return _pursued(architecture, params, view)
+    if architecture.family != "gpt2":
+        if view.is_capped or is_stacked:
+            return _pursued(architecture, params, view)
+        if not view.is_noise_known and 2 * view.rows <= view.width:
+            weak = _pursued(architecture, params, _with_all_rows(view))
+            if weak.is_exact:
+                return weak
     places = positions if architecture.family == "gpt2" else 1
     best = np.full(architecture.vocabulary, np.inf)
     for place in range(places):
@@ -64,7 +70,14 @@ def find_tokens(
         best = np.minimum(best, found)
     ids = np.flatnonzero(best <= FITS)
     is_one = twins(architecture, params, ids) == 1 if len(ids) else np.zeros(0, bool)
-    return Tokens(ids, len(ids) == view.rank and places == 1 and bool(is_one.all()))
+    is_whole = len(ids) == view.rank and places == 1 and view.is_complete and view.is_noise_known
+    return Tokens(ids, is_whole and bool(is_one.all()))
+
+
+def _with_all_rows(view: View) -> View:
+    """The view with a direction for each row of its gradients: few rows may be weak tokens as well as noise."""
+    _, sizes, directions = np.linalg.svd(view.stack.astype(np.float64), full_matrices=False)
+    return view._replace(gradient=sizes[:, None] * directions, noise=view.least)
 
 
 def _pursued(architecture: Architecture, params: Params, view: View) -> Tokens:
@@ -72,7 +85,7 @@ def _pursued(architecture: Architecture, params: Params, view: View) -> Tokens:
     dictionary = _first_inputs(architecture, first_params(architecture, params))
     dictionary = dictionary * jnp.broadcast_to(view.space.scale, dictionary.shape)
     found = pursue(dictionary, view.gradient, view.noise)
-    return Tokens(np.sort(found.rows), found.is_exact)
+    return Tokens(np.sort(found.rows), found.is_exact and view.is_complete and view.is_noise_known)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -26,6 +26,8 @@ MOST_FILLED = 0.97
 HALF = {"bfloat16": 2.0**-8 / np.sqrt(12), "float16": 2.0**-11 / np.sqrt(12)}
 # Of the smallest numbers of that precision, which are even apart: what rounding is off by at least.
 SMALLEST = {"float16": 2.0**-24 / np.sqrt(12)}
+# Noise up to this many times that of rounding to the gradient's dtype is the client's arithmetic.
+MOST_ROUNDING = 30.0
 # Times that rows and columns are scaled in turn.
 EVENING = 6
 
@@ -59,6 +61,10 @@ class View(NamedTuple):
             scaled as the space has them.
         noise: root mean square of the noise of an entry of ``gradient``.
         rows: rows of the gradients that were stacked.
+        least: root mean square of what rounding alone makes of an entry of the stack.
+        stack: (rows, d) the gradients themselves, columns scaled.
+        is_complete: whether the gradients of all rounds weigh every place (of the first input those of the values do,
+            of queries and keys not), and were not rounded to half precision, which hides weak ones.
     """
 
     layer: int
@@ -67,6 +73,9 @@ class View(NamedTuple):
     gradient: np.ndarray
     noise: float
     rows: int
+    least: float
+    stack: np.ndarray
+    is_complete: bool
 
     @property
     def rank(self) -> int:
@@ -92,6 +101,11 @@ class View(NamedTuple):
     def is_full(self) -> bool:
         """Whether the directions fill the space, so that nothing is told apart."""
         return self.rank > MOST_FILLED * self.width
+
+    @property
+    def is_noise_known(self) -> bool:
+        """Whether what lies below the directions is rounding: weak directions pass for noise where it is more."""
+        return self.noise <= MOST_ROUNDING * self.least
 
     @property
     def is_capped(self) -> bool:
@@ -158,7 +172,18 @@ def make_view(observation: TextObservation, layer: int, role: str, also: Sequenc
         gradient, scale = _even(gradient, np.concatenate(noise))
         rounding = 1.0
     found = row_space(gradient, observation.dtype, rounding=rounding, scale=scale)
-    return View(layer, role, found.space, found.directions, found.noise, gradient.shape[0])
+    own = float(np.finfo(gradient.dtype).eps * np.sqrt(np.mean(np.square(gradient, dtype=np.float64))))
+    rounds = (observation, *also)
+    return View(
+        layer, role, found.space, found.directions, found.noise,
+        rows=len(gradient), least=max(own, rounding), stack=gradient,
+        is_complete=not any(one.half for one in blocks) and all(_weighs_all(one, layer, role) for one in rounds),
+    )  # fmt: skip
+
+
+def _weighs_all(observation: TextObservation, layer: int, role: str) -> bool:
+    """Whether the last module that reads an input came back: the values, where queries and keys read it too."""
+    return bool(_rows(observation, module_names(observation.architecture, layer, role)[-1]))
 
 
 @stage("text: views")

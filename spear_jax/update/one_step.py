@@ -53,7 +53,7 @@ def drowned(back: Returned, names: Sequence[str], *, is_sparse: bool = False) ->
     for name in names:
         after, sent = weights_after(back, name), back.sent[name]
         dtype = half_precision.unit_dtype(after)
-        after, sent = _some(after), _some(sent)
+        after, sent = _some(after), _some(sent).astype(dtype).astype(after.dtype)  # as the client began, in its dtype
         steps.append(np.abs(after - sent) / half_precision.units(after, dtype))
         dtypes.add(dtype.name)
     steps = np.concatenate(steps)

@@ -285,6 +285,14 @@ def test_a_step_that_drowns_in_rounding_is_refused(tmp_path, dtype, lr, remedy, 
     assert remedy in sentence
 
 
+@pytest.mark.parametrize(("lr", "is_refused"), [(0.01, True), (3.0, False)])
+def test_a_step_drowns_too_where_the_client_rounded_the_model_that_was_sent(tmp_path, lr, is_refused):
+    model, gradients = model_of(), gradients_of()
+    after = {name: tensor.astype(bfloat16) for name, tensor in stepped(model, gradients, lr).items()}
+    path = write(tmp_path / "u.npz", {k: t.astype(np.float32) for k, t in after.items()}, kind="weights", lr=str(lr))
+    assert any("drowned" in sentence for sentence in read(path, model).refusals) == is_refused
+
+
 def test_several_local_steps_are_refused(tmp_path):
     after = stepped(model_of(), gradients_of())
     path = write(tmp_path / "u.npz", after, kind="weights", lr=str(LR), local_steps="3")

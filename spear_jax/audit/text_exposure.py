@@ -125,9 +125,19 @@ def _expected(
         )
     if why is None:
         return WHOLE, f"all {beginnings} beginnings of sequences show, and each can be told apart."
+    alone = _why_no_tokens(views[0], is_gpt2)
+    return (TOKENS, why) if alone is None else (TRACES, f"{why} {alone}")
+
+
+def _why_no_tokens(first: View, is_gpt2: bool) -> str | None:
+    """Why tokens are not certified by themselves, a sentence; None where they are."""
     if is_gpt2:
-        return TRACES, f"{why} Behind learned positions tokens alone are not certified."
-    return TOKENS, why
+        return "Behind learned positions tokens alone are not certified."
+    if not first.is_complete:
+        return "Tokens alone are certified where gradients of the values came back, in full precision."
+    if not first.is_noise_known:
+        return "Behind noise tokens alone are not certified: a weak one passes for it."
+    return None
 
 
 def _why_no_order(later: list[View], is_gpt2: bool) -> str | None:

@@ -125,13 +125,16 @@ def run_everything():
 
 
 def run_every_text():
-    """Full gradients, and adapters with more and with fewer directions than beginnings."""
+    """Full gradients, adapters with more and with fewer directions than beginnings, and classes behind these."""
     architecture, params = small.model("llama")
     private = small.batch([5, 4])
     text.reconstruct(small.observed(architecture, params, private))
     for rank in (2, 8):
         adapter = init_adapter(architecture, params, jax.random.key(rank), rank, alpha=float(rank))
         text.reconstruct(small.observed(architecture, params | adapter, private))
+    architecture, params = small.model("llama", layers=3, classes=2)
+    adapter = init_adapter(architecture, params, jax.random.key(8), 8, alpha=8.0)
+    text.reconstruct(small.observed(architecture, params | adapter, small.batch([5, 4], classes=2)))
 
 
 def test_no_program_of_the_attack_leaves_the_device(programs):

@@ -167,11 +167,6 @@ def _why_no_labels(observation: TextObservation) -> str | None:
             "no gradient of the last block came back, from which labels are read; beginnings of sequences are found, "
             "but no sequence is certified."
         )
-    if architecture.classes:
-        return (
-            f"classes are read off the whole gradient of {outward}, which did not come back; the sequences are found, "
-            "but none is certified."
-        )
     return None
 
 

@@ -4,15 +4,18 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
+from spear_jax.attacks.text.certificate import certify
 from spear_jax.attacks.text.pipeline import reconstruct
 from spear_jax.client.random_model import init_adapter
+from spear_jax.client.text_batch import TextBatch
 from spear_jax.status import Status
 from tests.text.small import batch, counted, model, observed, recovered
 
 
-def adapted(rank, seed, modules=("q", "v")):
-    architecture, params = model("llama", seed=seed)
+def adapted(rank, seed, modules=("q", "v"), **changes):
+    architecture, params = model("llama", seed=seed, **changes)
     adapter = init_adapter(architecture, params, jax.random.key(seed), rank, modules=modules, alpha=float(rank))
     return architecture, params | adapter
 
@@ -37,3 +40,25 @@ def test_tokens_beyond_the_rank_are_certified_and_nothing_else_is():
     assert result.tokens_exact
     assert result.status is Status.TOKENS_ONLY
     assert not np.any(result.exact)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_classes_are_read_behind_adapters_too(classes):
+    architecture, params = adapted(16, 25, layers=3, classes=classes)
+    private = batch([9, 8, 7, 6], seed=26, classes=classes)
+    observation = observed(architecture, params, private)
+    result = reconstruct(observation)
+    assert result.status is Status.EXACT
+    assert recovered(result) == counted(private)
+    # The control: with one class wrong nothing is certified.
+    first, *others = result.sequences
+    wrong = [first._replace(label=(first.label + 1) % classes), *others]
+    assert not np.any(certify(observation, params, wrong).exact)
+
+
+def test_one_text_with_two_classes_comes_back_with_both():
+    architecture, params = adapted(16, 27, layers=3, classes=3)
+    (one, other) = batch([9, 6], seed=28).sequences
+    private = TextBatch((one, one, other), np.array([0, 2, 1]))
+    result = reconstruct(observed(architecture, params, private))
+    assert recovered(result) == counted(private)

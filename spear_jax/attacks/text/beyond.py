@@ -19,7 +19,7 @@ import numpy as np
 
 from spear_jax.attacks.text.pool import Pool
 from spear_jax.attacks.text.prefixes import Grown, Node
-from spear_jax.attacks.text.views import View, make_view
+from spear_jax.attacks.text.views import View, make_view, telling_roles
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params
 from spear_jax.language.observation import TextObservation
@@ -91,8 +91,7 @@ def _views(observation: TextObservation) -> list[View]:
     architecture = observation.architecture
     found: list[View] = []
     for layer in range(min(BLOCKS + 1, architecture.layers)):
-        # Behind the attention of the last block only places that the loss weighs have a gradient.
-        for role in ROLES[:1] if layer == architecture.layers - 1 else ROLES:
+        for role in telling_roles(architecture, layer):
             view = make_view(observation, layer, role) if (layer, role) != (0, "qkv") else None
             if view is not None and view.width == architecture.width and not view.is_full:
                 found.append(view)

@@ -4,7 +4,8 @@ Adapters of the attention alone do not show the output gradients one by one (`ou
 sequence are known, being the tokens that follow, and the one at its end is one of V: gradients are linear in what flows
 back into the block, and that is linear in the label's row of the output layer. A few hundred random combinations of
 the gradient's entries tell the labels apart; the derivative of the block along a random direction of its parameters
-gives the same combination of any candidate's gradient.
+gives the same combination of any candidate's gradient. Where sequences were classified nothing inside one is weighed,
+and the weights of all classes of all sequences together are one non-negative least-squares problem.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from spear_jax.attacks.text.certificate import TINY, as_batch
-from spear_jax.attacks.text.outputs import Top
+from spear_jax.attacks.text.outputs import LEAST_WEIGHT, Top
 from spear_jax.attacks.text.sequences import Sequence
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.backward import outside_blocks, states, through_top
@@ -65,9 +66,11 @@ def read_last_labels(observation: TextObservation, params: Params, paths: list[n
     """
     architecture = observation.architecture
     seen = block_params(architecture, observation.gradients, architecture.layers - 1)
-    if not seen or architecture.classes:
+    if not seen:
         return []
     wanted, ends = _combined(observation, params, seen, paths)
+    if architecture.classes:
+        return _classified(Top(architecture, params), ends, wanted, paths)
     labels, weights = _chosen(
         Top(architecture, params), ends, wanted, np.array([len(path) for path in paths], np.float64)
     )
@@ -83,10 +86,14 @@ def _combined(
 ) -> tuple[np.ndarray, Ends]:
     """Random combinations (c,) of what came back, and the same of each sequence's gradient."""
     architecture = observation.architecture
-    batch = as_batch([Sequence(path, None, 1.0, 0, 1) for path in paths], observation.dtype)
+    is_classified = architecture.classes > 0
+    batch = as_batch([Sequence(path, 0 if is_classified else None, 1.0, 0, 1) for path in paths], observation.dtype)
     entered = states(architecture, params, batch.tokens, batch.is_token)
     count = max(sum(len(path) - 1 for path in paths), 1)
-    flowing = through_top(architecture, outside_blocks(architecture, params), entered[-1], batch)[1] * count
+    if is_classified:
+        flowing = jnp.zeros_like(entered[-1])
+    else:
+        flowing = through_top(architecture, outside_blocks(architecture, params), entered[-1], batch)[1] * count
     last = jnp.asarray(np.maximum(np.sum(np.asarray(batch.is_token), axis=1) - 1, 0))
     block = block_params(architecture, params, architecture.layers - 1)
     keys = jax.random.split(jax.random.key(0), COMBINATIONS)  # part of the algorithm: any combinations will do
@@ -122,6 +129,27 @@ def _combinations(
         return combined, jnp.sum(moved * flowing, axis=(1, 2)), at_end
 
     return jax.lax.map(along, keys)
+
+
+def _classified(top: Top, ends: Ends, wanted: np.ndarray, paths: list[np.ndarray]) -> list[Sequence]:
+    """Sequences with the classes under which the combinations come closest, a sequence for each class it has.
+
+    What flows back for each class, weighed by the model's own prediction p, adds up to nothing; so weights of classes
+    are known up to multiples of p, of which as much is taken off as leaves none negative.
+    """
+    expected = top.expected(ends.final)
+    columns = [_at_end(top, ends, expected, place) for place in range(len(paths))]
+    weights = nnls(np.concatenate(columns, axis=1).astype(np.float64), wanted)[0].reshape(len(paths), top.size)
+    shares = top.shares(ends.final).astype(np.float64)
+    weights = weights - np.min(weights / shares, axis=1, keepdims=True) * shares
+    least = LEAST_WEIGHT * float(weights.max(initial=0.0))
+    found = [
+        Sequence(path, label, float(weight), len(path) - 1, 0)
+        for path, of_path in zip(paths, weights, strict=True)
+        for label, weight in enumerate(of_path)
+        if weight > least
+    ]
+    return found
 
 
 def _chosen(top: Top, ends: Ends, wanted: np.ndarray, lengths: np.ndarray) -> tuple[list[int], np.ndarray]:

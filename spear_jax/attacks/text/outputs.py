@@ -103,6 +103,10 @@ class Top:
             found.append(np.asarray(_expected(self._architecture, self._params, rows))[: len(part)])
         return np.concatenate(found)
 
+    def shares(self, final: np.ndarray) -> np.ndarray:
+        """(N, V) the model's own prediction at each state."""
+        return np.asarray(_shares(self._architecture, self._params, jnp.asarray(final)))
+
     def labels(
         self, final: np.ndarray, expected: np.ndarray, solved: np.ndarray, noise: float, likely: list[int]
     ) -> dict[int, float]:
@@ -142,6 +146,11 @@ class Top:
             for part in parts
         ]
         return np.concatenate(found)
+
+
+@partial(jax.jit, static_argnums=0)
+def _shares(architecture: Architecture, params: Params, final: jax.Array) -> jax.Array:
+    return jax.nn.softmax(logits(architecture, params, family(architecture).final_norm(architecture, params, final)))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import LORA_A
 from spear_jax.language.observation import TextObservation
 from spear_jax.language.transformer import ROLES, family, module_names
@@ -190,21 +191,31 @@ def _weighs_all(observation: TextObservation, layer: int, role: str) -> bool:
 def make_views(observation: TextObservation, layers: Sequence[int], also: Sequence[TextObservation] = ()) -> list[View]:
     """Views that show every prefix, of some blocks, in the order in which their inputs are computed.
 
-    Of the last block these are only queries, keys and values: behind its attention, only places that the loss weighs
-    have a gradient. The first view alone is of tokens, not of prefixes, and further rounds add to it.
+    The first view alone is of tokens, not of prefixes, and further rounds add to it.
 
     Args:
         observation: what came back.
         layers: numbers of the blocks.
         also: further rounds, see `rounds.require_same_inputs`.
     """
-    last = observation.architecture.layers - 1
     views = [
         make_view(observation, layer, role, also if (layer, role) == FIRST else ())
         for layer in layers
-        for role in (ROLES[:1] if layer == last else ROLES)
+        for role in telling_roles(observation.architecture, layer)
     ]
     return [view for view in views if view is not None]
+
+
+def telling_roles(architecture: Architecture, layer: int) -> tuple[str, ...]:
+    """The inputs of a block whose gradients weigh every prefix.
+
+    Of the last block these are only queries, keys and values: behind its attention, only places that the loss weighs
+    have a gradient. Where sequences were classified there is none: all that flows back there comes from one place of
+    each sequence, in as many directions as there are heads, whatever its length.
+    """
+    if layer < architecture.layers - 1:
+        return ROLES
+    return () if architecture.classes and layer > 0 else ROLES[:1]
 
 
 def _even(gradient: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

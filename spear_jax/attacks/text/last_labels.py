@@ -143,13 +143,12 @@ def _classified(top: Top, ends: Ends, wanted: np.ndarray, paths: list[np.ndarray
     shares = top.shares(ends.final).astype(np.float64)
     weights = weights - np.min(weights / shares, axis=1, keepdims=True) * shares
     least = LEAST_WEIGHT * float(weights.max(initial=0.0))
-    found = [
+    return [
         Sequence(path, label, float(weight), len(path) - 1, 0)
         for path, of_path in zip(paths, weights, strict=True)
         for label, weight in enumerate(of_path)
         if weight > least
     ]
-    return found
 
 
 def _chosen(top: Top, ends: Ends, wanted: np.ndarray, lengths: np.ndarray) -> tuple[list[int], np.ndarray]:

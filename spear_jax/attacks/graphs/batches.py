@@ -82,8 +82,9 @@ def _by_rays(coefficients: np.ndarray, errors: np.ndarray, pooled: Pooled, is_me
     if len(rays) <= pooled.found.rank:
         for place in there:
             shares[:, place], _ = nnls(rays.T, coefficients[place])
-        if is_mean:
-            shares /= np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+        # Behind a sum a ray's length is that of its graph's gradient by the logits, and the bias sums these.
+        totals = shares.sum(axis=1) if is_mean else nnls(rays.T, pooled.bias)[0]
+        shares /= np.maximum(totals, np.finfo(float).tiny)[:, None]
     return Told(shares, float(np.max(errors[there] / lengths.max())), len(rays), pooled.found.rank)
 
 

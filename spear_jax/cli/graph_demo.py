@@ -11,7 +11,7 @@ from spear_jax import tensor_files
 from spear_jax.audit import record
 from spear_jax.audit.graph_one import audit_graph_update
 from spear_jax.cli.graph_simulate import GraphClient, simulate
-from spear_jax.client.graph_batch import demo_molecules, draw_graphs
+from spear_jax.client.graph_batch import demo_molecules, draw_graphs, with_rows
 from spear_jax.client.graph_simulate import known_to_the_server
 from spear_jax.client.graph_truth import GraphTruth
 from spear_jax.report.graph_folder import make_graph_report
@@ -36,7 +36,8 @@ def run(out: Path, batch_size: int, seed: int, say: Callable[[str], Any]) -> dic
         The record with the scores, the page's path and the seconds it took.
     """
     started = time.monotonic()
-    private = draw_graphs(demo_molecules(), batch_size, seed)
+    every = demo_molecules()
+    private = with_rows(draw_graphs(every, batch_size, seed), every)
     client = GraphClient(network="gin", pool="sum", tasks=max(TASKS, batch_size), seed=seed)
     architecture, tensors, metadata, private = simulate(private, client)
     update_file, truth_file, features_file = (
@@ -50,7 +51,11 @@ def run(out: Path, batch_size: int, seed: int, say: Callable[[str], Any]) -> dic
     tensor_files.write_tensors(update_file, tensors, metadata)
     GraphTruth(private).save(truth_file)
     record.write_json(features_file, known_to_the_server(architecture, private.features))
-    say(f"server: sees {update_file}, and knows {features_file}")
+    kinds = 0 if private.features.possible is None else len(private.features.possible)
+    say(
+        f"server: sees {update_file}, and knows {features_file}: the {kinds} kinds of atoms that "
+        f"{every.size} well-known molecules have"
+    )
     content = audit_graph_update(update_file, features_file, out, on_stage=lambda stage: say(f"server: {stage} ..."))
     evaluation = score_record(content, truth_file)
     record.write_json(out / EVALUATION, evaluation.to_json())

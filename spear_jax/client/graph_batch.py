@@ -6,6 +6,7 @@ A file of graphs is JSON, ``{"features": {...}, "graphs": [{"nodes": [[label per
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.resources
 import os
@@ -79,6 +80,12 @@ def demo_molecules() -> PrivateGraphs:
     file = importlib.resources.files("spear_jax.client") / "molecules.json"
     with importlib.resources.as_file(file) as path:
         return read_graphs(path)
+
+
+def with_rows(private: PrivateGraphs, every: PrivateGraphs) -> PrivateGraphs:
+    """Graphs whose features list the possible rows: those of a larger set, as public data would tell."""
+    possible = np.unique(np.concatenate([graph.rows for graph in every.graphs]), axis=0)
+    return private._replace(features=dataclasses.replace(private.features, possible=possible))
 
 
 def read_graphs(path: str | os.PathLike[str]) -> PrivateGraphs:

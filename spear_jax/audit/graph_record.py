@@ -59,7 +59,7 @@ def make_record(result: GraphResult, audited: GraphAudited) -> dict[str, Any]:
     return {
         "family": FAMILY,
         "status": result.status.name,
-        "message": result.reason or result.status.value,
+        "message": _capitalised(result.reason or result.status.value),
         "num_graphs": result.num_graphs,
         "num_examples": None if number is None else int(number),
         "certified": result.num_certified,
@@ -184,6 +184,11 @@ def read_graph_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise RecordError(f"{folder} holds a damaged reconstruction ({error}); run spear-jax reconstruct.") from error
     return content
+
+
+def _capitalised(sentence: str) -> str:
+    """A sentence with a capital letter, unless it begins with the name of a tensor."""
+    return sentence[:1].upper() + sentence[1:] if sentence.partition(" ")[0].isalpha() else sentence
 
 
 def _class_to_json(features: Features, one: GraphClass) -> dict[str, Any]:

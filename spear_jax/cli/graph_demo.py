@@ -11,7 +11,7 @@ from spear_jax import tensor_files
 from spear_jax.audit import record
 from spear_jax.audit.graph_one import audit_graph_update
 from spear_jax.cli.graph_simulate import GraphClient, simulate
-from spear_jax.client.graph_batch import demo_molecules, draw_graphs, with_rows
+from spear_jax.client.graph_batch import among, demo_molecules, draw_graphs
 from spear_jax.client.graph_simulate import known_to_the_server
 from spear_jax.client.graph_truth import GraphTruth
 from spear_jax.report.graph_folder import make_graph_report
@@ -37,7 +37,7 @@ def run(out: Path, batch_size: int, seed: int, say: Callable[[str], Any]) -> dic
     """
     started = time.monotonic()
     every = demo_molecules()
-    private = with_rows(draw_graphs(every, batch_size, seed), every)
+    private = among(draw_graphs(every, batch_size, seed), every)
     client = GraphClient(network="gin", pool="sum", tasks=max(TASKS, batch_size), seed=seed)
     architecture, tensors, metadata, private = simulate(private, client)
     update_file, truth_file, features_file = (

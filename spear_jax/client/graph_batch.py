@@ -82,10 +82,12 @@ def demo_molecules() -> PrivateGraphs:
         return read_graphs(path)
 
 
-def with_rows(private: PrivateGraphs, every: PrivateGraphs) -> PrivateGraphs:
-    """Graphs whose features list the possible rows: those of a larger set, as public data would tell."""
+def among(private: PrivateGraphs, every: PrivateGraphs) -> PrivateGraphs:
+    """Graphs whose features say what a larger set tells, as public data would: possible rows, and whether connected."""
     possible = np.unique(np.concatenate([graph.rows for graph in every.graphs]), axis=0)
-    return private._replace(features=dataclasses.replace(private.features, possible=possible))
+    is_connected = all(graph.is_connected for graph in every.graphs)
+    features = dataclasses.replace(private.features, possible=possible, is_connected=is_connected)
+    return private._replace(features=features)
 
 
 def read_graphs(path: str | os.PathLike[str]) -> PrivateGraphs:

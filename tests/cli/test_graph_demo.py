@@ -35,8 +35,8 @@ def test_reconstruct_says_how_many_graphs_have_the_gradient(demo, tmp_path):
     record = json.loads((tmp_path / "result.json").read_text())
     assert said.code == (0 if record["exact"] == 2 else 3)
     sizes = sorted(len(one["members"]) for one in record["graphs"])
-    assert sizes == [1, 2]
-    assert [one["exact"] for one in sorted(record["graphs"], key=lambda one: len(one["members"]))][1] is False
+    assert all(one["certified"] for one in record["graphs"])
+    assert all(one["exact"] <= (len(one["members"]) == 1 and not one["cut"]) for one in record["graphs"])
     assert "Certificate: " in said.out
     assert "graph 1: " in said.out
     assert said.err.splitlines()[0] == "Factorising the gradients ..."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from spear_jax.attacks.graphs.views import View, make_views
+from spear_jax.attacks.graphs import reasons
+from spear_jax.attacks.graphs.views import View, make_views, sieving
 from spear_jax.audit.graph_record import described, observed
 from spear_jax.errors import SpearError
 from spear_jax.update.graph_update import GraphUpdate
@@ -40,8 +41,8 @@ def graph_exposure(update: GraphUpdate) -> GraphExposure:
     try:
         observation = update.observation()
     except SpearError as error:
-        reasons = (update.refusals if update.gradients else ()) or (str(error),)
-        return GraphExposure(seen, model, (), reasons, (), NOTHING, f"{NOTHING}: {reasons[0]}")
+        refusals = (update.refusals if update.gradients else ()) or (str(error),)
+        return GraphExposure(seen, model, (), refusals, (), NOTHING, f"{NOTHING}: {refusals[0]}")
     views = make_views(observation)
     expected, why = _expected(update, views)
     sizes = tuple(view.size._asdict() for view in views)
@@ -58,15 +59,17 @@ def _expected(update: GraphUpdate, views: list[View]) -> tuple[str, str]:
             f"the first layer shows {rows[0].rank} directions of {rows[0].size.width}: they fill its space, and no row "
             "is told from another."
         )
-    later = [view for view in views if view.level > 0 and view.rank < view.size.width]
     if update.model.architecture.kind == "gat":
         return NODES, "attention mixes nodes behind the weights, which read their rows alone."
-    if not later:
+    telling = sieving(update.model.architecture, views, 1)
+    if not telling:
         return NODES, (update.limits or ("no layer behind the first tells neighbourhoods apart.",))[0]
+    if telling[0].rank < rows[0].rank:
+        activation = update.model.architecture.activation
+        return NODES, (update.limits or (reasons.capacity(telling[0], rows[0].rank, activation),))[0]
     if update.limits:
         return NEIGHBOURHOODS, update.limits[0]
-    most = max(view.rank for view in later)
     return GRAPHS, (
-        f"neighbourhoods show {most} directions; graphs that share their counts of neighbourhoods have the same "
-        "gradient and are listed together."
+        f"neighbourhoods show {telling[0].rank} directions; graphs that share their counts of neighbourhoods have the "
+        "same gradient and are listed together."
     )

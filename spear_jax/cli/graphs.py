@@ -50,8 +50,9 @@ def tell_exposure(content: dict[str, Any]) -> None:
         names = ("name", "rank", "width")
         rows = [(*(str(view[name]) for name in names), _level(view["level"])) for view in content["views"]]
         table(rows, header=("layer", "directions", "width", "it reads"))
-    for sentence in (*content["refusals"][1:], *content["limits"]):  # the first refusal is in the verdict
-        typer.echo(sentence)
+    for sentence in (*content["refusals"], *content["limits"]):
+        if sentence not in content["verdict"]:
+            typer.echo(sentence)
     typer.echo(f"Expected: {content['verdict']}")
 
 

@@ -45,7 +45,7 @@ def refusals(update: Evidence) -> tuple[str, ...]:
 
 def limits(update: Evidence) -> tuple[str, ...]:
     """What keeps whole graphs from following although something does, a sentence each."""
-    found = [_second_layer(update), _pooled(update), _tasks(update)]
+    found = [_second_layer(update), _alike(update), _pooled(update), _tasks(update)]
     return tuple(sentence for sentence in found if sentence)
 
 
@@ -82,6 +82,18 @@ def _second_layer(update: Evidence) -> str | None:
             f"no gradient of {spelled(update.model.naming, second[0])} came back; neighbourhoods need a second layer."
         )
     return "the update has one layer with node inputs; neighbourhoods need a second."
+
+
+def _alike(update: Evidence) -> str | None:
+    """Without an activation before the pool every node of a graph sends back the same."""
+    architecture = update.model.architecture
+    if architecture.readout == "node" or architecture.is_activated[-1] or architecture.kind == "gin":
+        return None
+    last = spelled(update.model.naming, f"{conv_weights(architecture, architecture.layers - 1)[0]}.weight")
+    return (
+        f"no activation stands between {last} and the pool, so that its gradient has one direction for each graph; "
+        "node rows only."
+    )
 
 
 def _pooled(update: Evidence) -> str | None:

@@ -242,3 +242,20 @@ def test_what_keeps_whole_graphs_from_following_is_said_before_the_search(gradie
     assert update.refusals == ()
     assert any(words in limit for limit in update.limits), update.limits
     assert read_planted(folder).limits == ()
+
+
+def test_a_pool_right_behind_the_weights_is_said_to_hide_neighbourhoods():
+    from types import MappingProxyType
+
+    from spear_jax.graphs.features import Block, Features
+    from spear_jax.update.graph_model import build_model
+    from spear_jax.update.graph_update import GraphUpdate
+
+    features = Features(blocks=(Block("type", tuple("abcde")),))
+    generator = np.random.default_rng(0)
+    tensors = {name: generator.normal(size=shape) for name, shape in SCOPE.items()}
+    for said, is_hidden in (({}, True), ({"is_activated": True}, False)):
+        model = build_model(tensors, features, said)
+        metadata = MappingProxyType({"kind": "gradient"})
+        update = GraphUpdate(model=model, features=features, came_back=model.params, metadata=metadata)
+        assert any("no activation stands between gnn.convs.1.lin.weight" in one for one in update.limits) == is_hidden

@@ -18,9 +18,11 @@ from spear_jax import devices
 from spear_jax.attacks.dense.dictionary import subspace_round
 from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.attacks.dense.sampling import samplers
+from spear_jax.attacks.graphs import pipeline as graphs
 from spear_jax.attacks.text import pipeline as text
 from spear_jax.client.random_model import init_adapter
 from spear_jax.config import DictionaryConfig, ReconstructConfig
+from tests.graphs import molecules
 from tests.text import small
 
 pytestmark = pytest.mark.slow
@@ -122,6 +124,14 @@ def run_everything():
     patient = dataclasses.replace(config, max_seconds=None)  # what certifies is asked only once roots are there
     reconstruct(shallow.layers[0], KEY, patient, layers_above=shallow.layers[1:])
     run_every_text()
+    run_every_graph()
+
+
+def run_every_graph():
+    """In each precision a molecule whose view lacks a direction, so that all of the search is gone through."""
+    private = molecules.chosen("nicotine")
+    for dtype in ("float32", "float64"):
+        graphs.reconstruct(molecules.observed(*molecules.network("gcn", width=200, dtype=dtype), private))
 
 
 def run_every_text():

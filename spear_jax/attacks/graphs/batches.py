@@ -1,48 +1,30 @@
-"""Graphs of a batch told apart: colours that occur in one graph only have coefficients parallel to its gradient.
+"""Graphs of a batch told apart: the corners of all mixtures of colours that lie in the last layer's row space.
 
-The last layer's gradient is ``sum_g d_g p_g^T``, so that a colour's coefficients, one for each output, are
-``sum_g (n_gc / n_g) d_g``: a point of the cone of the graphs' gradients by their logits. A colour of one graph alone
-lies on a ray of it, so that the outermost rays are the graphs, as long as there are at least as many outputs.
+The layer behind the pool has the gradient ``sum_g d_g p_g^T``: with as many outputs as graphs its row space holds the
+pooled vector of each graph and their mixtures. Non-negative shares of colours whose states mix to a vector of this
+space, edges balanced, are then mixtures of the graphs' own shares, a simplex with the graphs at its corners. A linear
+programme ends at a corner, and one that asks for colours that no corner has yet shown ends at the next.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import linprog
 
 from spear_jax.attacks.graphs.counts import balance_rows
 from spear_jax.attacks.graphs.levels import Level
 from spear_jax.attacks.graphs.pooled import Pooled
-from spear_jax.row_space import FITS
 from spear_jax.stages import stage
 
-# Directions are one where they differ by less than this; coefficients are none that are a smaller part of the largest.
-PARALLEL, LEAST_PART = 1e-5, 1e-7
-# Beyond this the coefficients of colours are not told apart by the last layer and the balance of edges.
-MOST_DEPENDENT = 1e9
-
-
-class Told(NamedTuple):
-    """Graphs of a batch, told apart.
-
-    Attributes:
-        shares: (graphs, m) shares of each graph's nodes, or their numbers, by colour.
-        noise: error of a share, about.
-        rays: number of outermost rays, which is that of the graphs if it is no more than ``rank``.
-        rank: of the layer's gradient, at most the number of graphs and of outputs.
-    """
-
-    shares: np.ndarray
-    noise: float
-    rays: int
-    rank: int
+# Shares below this are none, and singular values below this part of the largest constrain nothing.
+NO_SHARE, NO_CONSTRAINT = 1e-6, 1e-11
+# Corners that are looked for beyond the directions of the space: more of them are more graphs than outputs.
+MOST_BEYOND = 2
 
 
 @stage("graphs: batch")
-def tell_apart(level: Level, states: np.ndarray, pooled: Pooled, is_mean: bool) -> Told | None:
-    """Shares of colours by graph; None where colours do not explain the layer's gradient, or not in one way.
+def tell_apart(level: Level, states: np.ndarray, pooled: Pooled, is_mean: bool) -> list[Pooled]:
+    """The pooled vector of each graph; fewer than there are graphs where no further corner was found.
 
     Args:
         level: colours of the highest level.
@@ -50,58 +32,63 @@ def tell_apart(level: Level, states: np.ndarray, pooled: Pooled, is_mean: bool) 
         pooled: the layer behind the pool.
         is_mean: whether the pool is a mean.
     """
-    balance = balance_rows(level)
-    columns = states.T.astype(np.float64)
+    constraints = _constraints(level, states, pooled)
+    is_new, found = np.ones(len(level), bool), []
+    weights = np.random.default_rng(0).uniform(0.5, 1, len(level))
+    while len(found) < pooled.found.rank + MOST_BEYOND:
+        ended = linprog(
+            -weights * is_new,
+            A_eq=np.concatenate([constraints, np.ones((1, len(level)))]),
+            b_eq=np.append(np.zeros(len(constraints)), 1),
+            bounds=(0, None),
+            method="highs",
+        )
+        if ended.status != 0 or -ended.fun <= NO_SHARE:
+            break
+        there = np.flatnonzero(ended.x > NO_SHARE)
+        is_new[there] = False
+        found.append(_exact_mean(level.at(there), states[there], pooled))
+    return found if is_mean else _scaled(found, pooled)
+
+
+def _basis(pooled: Pooled) -> np.ndarray:
+    """(rank, width) float64 orthonormal rows of the layer's row space."""
+    return np.asarray(pooled.found.space.basis, np.float64)[: pooled.found.rank]
+
+
+def _constraints(level: Level, states: np.ndarray, pooled: Pooled) -> np.ndarray:
+    """(k, m) orthonormal rows that shares of mixtures are orthogonal to: out of the space, or out of balance."""
+    columns, basis = states.T.astype(np.float64), _basis(pooled)
+    outside = columns - basis.T @ (basis @ columns)
     scale = float(np.linalg.norm(columns, axis=0).mean())
-    system = np.concatenate([columns, scale * balance] + ([np.full((1, len(level)), scale)] if is_mean else []))
-    target = np.concatenate(
-        [pooled.weight.T, np.zeros((len(balance), len(pooled.bias)))] + ([scale * pooled.bias[None]] if is_mean else [])
-    )
-    if len(system) < len(level):
-        return None
-    left, sizes, right = np.linalg.svd(system, full_matrices=False)
-    if sizes[-1] * MOST_DEPENDENT < sizes[0]:
-        return None
-    inverse = (right.T / sizes) @ left.T
-    coefficients = inverse @ target
-    error = pooled.noise * float(np.linalg.norm(pooled.bias)) + pooled.relative * float(np.linalg.norm(target))
-    if np.linalg.norm(system @ coefficients - target) > FITS * np.sqrt(target.shape[1]) * error:
-        return None
-    errors = error * np.linalg.norm(inverse, axis=1)
-    return _by_rays(coefficients, errors, pooled, is_mean)
+    rows = np.concatenate([outside / scale, balance_rows(level)])
+    _, sizes, directions = np.linalg.svd(rows, full_matrices=False)
+    least = max(NO_CONSTRAINT, 100 * pooled.relative) * sizes[0]
+    return directions[sizes > least]
 
 
-def _by_rays(coefficients: np.ndarray, errors: np.ndarray, pooled: Pooled, is_mean: bool) -> Told:
-    """Shares of points of a cone by its outermost rays."""
-    lengths = np.linalg.norm(coefficients, axis=1)
-    there = np.flatnonzero(lengths > np.maximum(FITS * errors, LEAST_PART * lengths.max()))
-    directions = coefficients[there] / lengths[there, None]
-    doubt = np.maximum(PARALLEL, FITS * errors[there] / lengths[there])
-    rays = _outermost(_different(directions, doubt), float(np.median(doubt)))
-    shares = np.zeros((len(rays), len(coefficients)))
-    if len(rays) <= pooled.found.rank:
-        for place in there:
-            shares[:, place], _ = nnls(rays.T, coefficients[place])
-        # Behind a sum a ray's length is that of its graph's gradient by the logits, and the bias sums these.
-        totals = shares.sum(axis=1) if is_mean else nnls(rays.T, pooled.bias)[0]
-        shares /= np.maximum(totals, np.finfo(float).tiny)[:, None]
-    return Told(shares, float(np.max(errors[there] / lengths.max())), len(rays), pooled.found.rank)
+def _exact_mean(level: Level, states: np.ndarray, pooled: Pooled) -> Pooled:
+    """Mean of states of the colours at a corner, as exactly as the gradient has it: their one relation to the space."""
+    columns, basis = states.T.astype(np.float64), _basis(pooled)
+    scale = float(np.linalg.norm(columns, axis=0).mean())
+    balance = np.pad(scale * balance_rows(level), ((0, 0), (0, len(basis))))
+    system = np.concatenate([np.concatenate([columns, -basis.T], axis=1), balance])
+    relation = np.linalg.svd(system)[2][-1]
+    relation = relation / relation[: len(level)].sum()
+    inside = relation[len(level) :]
+    noise = np.asarray(pooled.found.space.noise, np.float64)[: len(basis)]
+    return pooled._replace(vector=basis.T @ inside, noise=float(np.linalg.norm(inside * noise)) / np.sqrt(len(columns)))
 
 
-def _different(directions: np.ndarray, doubt: np.ndarray) -> np.ndarray:
-    """(k, outputs) one of each set of parallel directions, the best known one."""
-    kept: list[np.ndarray] = []
-    for place in np.argsort(doubt):
-        if all(np.linalg.norm(directions[place] - other) > 10 * doubt[place] for other in kept):
-            kept.append(directions[place])
-    return np.array(kept)
-
-
-def _outermost(directions: np.ndarray, doubt: float) -> np.ndarray:
-    """The directions that are no mixture of the others."""
-    kept = list(range(len(directions)))
-    for place in range(len(directions)):
-        others = [other for other in kept if other != place]
-        if others and nnls(directions[others].T, directions[place])[1] <= 10 * doubt:
-            kept = others
-    return directions[kept]
+def _scaled(means: list[Pooled], pooled: Pooled) -> list[Pooled]:
+    """Sums instead of means: the gradients by the logits add up to that of the bias, which fixes numbers of nodes."""
+    if not means:
+        return []
+    vectors = np.stack([one.vector for one in means])
+    by_graph = np.linalg.lstsq(vectors.T, pooled.weight.T, rcond=None)[0]  # numbers of nodes times the gradients
+    inverse = np.linalg.lstsq(by_graph.T, pooled.bias, rcond=None)[0]
+    return [
+        one._replace(vector=one.vector / number, noise=one.noise / abs(number))
+        for one, number in zip(means, inverse, strict=True)
+        if number > 0
+    ]

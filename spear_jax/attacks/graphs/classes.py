@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from spear_jax.attacks.graphs import reasons
 from spear_jax.attacks.graphs.assembly import MOST_MEMBERS, assemble
 from spear_jax.attacks.graphs.batches import tell_apart
@@ -25,8 +23,6 @@ from spear_jax.stages import stage
 MOST_LISTED, MOST_OF_MULTIPLE = 30, 24
 # Counts of colours that are assembled, of one number of nodes.
 MOST_VECTORS = 200
-# Shares below this part of the largest are none.
-LEAST_SHARE = 1e-5
 
 
 class Setting(NamedTuple):
@@ -78,7 +74,7 @@ def find_candidates(setting: Setting, stars: Level, pooled: Pooled) -> Found:
         level, number, is_same = _highest(setting, stars, is_sieved)
         if level is None:
             return found if found.reason else Found([], reasons.too_many_colours(number))
-        found = _counted(setting, level, pooled, len(stars)) if len(level) else found
+        found = _counted(setting, level, pooled) if len(level) else found
         if found.graphs or is_same:
             break
     return found if found.graphs or found.reason else Found([], reasons.no_counts(len(stars), len(pooled.bias)))
@@ -97,27 +93,21 @@ def _highest(setting: Setting, stars: Level, is_sieved: bool) -> tuple[Level | N
     return (level if len(level) <= MOST_WEIGHED else None), len(level), is_same
 
 
-def _counted(setting: Setting, level: Level, pooled: Pooled, stars: int) -> Found:
+def _counted(setting: Setting, level: Level, pooled: Pooled) -> Found:
     """Graphs of colours of the highest level: one, or several that the outputs tell apart."""
     states = pooled_states(setting.model, level)
     if pooled.found.rank == 1:
         weighed = weigh(level, states, pooled, setting.is_mean)
         if weighed is None:
-            return Found([], reasons.no_counts(stars, len(pooled.bias)))
+            return Found([], "")
         return _together([find_members(setting, level, weighed)])
     told = tell_apart(level, states, pooled, setting.is_mean)
-    if told is None:
-        return Found([], reasons.no_counts(stars, len(pooled.bias)))
-    if told.rays != told.rank:
-        return Found([], reasons.not_apart(max(told.rays, told.rank), told.rank))
+    if len(told) > pooled.found.rank:
+        return Found([], reasons.not_apart(len(told), pooled.found.rank))
     graphs = []
-    for shares in told.shares:
-        there = np.flatnonzero(shares > LEAST_SHARE * shares.max())
-        vector = shares[there] @ states[there].astype(np.float64)
-        noise = max(told.noise * float(np.linalg.norm(states)), pooled.noise) / np.sqrt(len(vector))
-        part = level.at(there)
-        weighed = weigh(part, states[there], pooled._replace(vector=vector, noise=noise), setting.is_mean)
-        graphs.append(Candidates([], False) if weighed is None else find_members(setting, part, weighed))
+    for one in told:
+        weighed = weigh(level, states, one, setting.is_mean)
+        graphs.append(Candidates([], False) if weighed is None else find_members(setting, level, weighed))
     return _together(graphs)
 
 
@@ -125,6 +115,8 @@ def _together(graphs: list[Candidates]) -> Found:
     """Those that were put together, and a sentence on the others."""
     there = [graph for graph in graphs if graph.members]
     missing = len(graphs) - len(there)
+    if not there:
+        return Found([], "")
     return Found(there, reasons.not_assembled(missing, len(graphs)) if missing else "")
 
 

@@ -138,7 +138,7 @@ def _squared(system: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.nda
     """The same least squares with no more rows than columns and one."""
     if len(system) <= system.shape[1] + 1:
         return system, target
-    upper = np.linalg.qr(np.concatenate([system, target[:, None]], axis=1), mode="r")
+    upper = np.asarray(np.linalg.qr(np.concatenate([system, target[:, None]], axis=1), mode="r"))
     return upper[:, :-1], upper[:, -1]
 
 

@@ -165,7 +165,7 @@ def make_screen(model: Model, layer: int, tables: Tables, views: list[View]) -> 
         return None
     directions = view.found.directions[:, :width]
     count = filled(view.rank + SPARE, LEAST)
-    columns = np.sort(scipy.linalg.qr(directions, mode="r", pivoting=True)[1][:count])
+    columns = np.sort(scipy.linalg.qr(directions, mode="r", pivoting=True)[-1][:count])
     _, sizes, basis = np.linalg.svd(directions[:, columns], full_matrices=False)
     rank = int(np.sum(sizes > sizes[0] * np.finfo(basis.dtype).eps * count))
     noise = view.found.noise * np.sqrt(count) / sizes[:rank]

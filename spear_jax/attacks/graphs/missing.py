@@ -9,52 +9,61 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from spear_jax.attacks.graphs.levels import NONE, outside, states_of
 from spear_jax.attacks.graphs.neighbourhoods import Search
 from spear_jax.attacks.graphs.views import View
 from spear_jax.row_space import with_direction
 
-# Candidates that are compared, how closely parallel vectors agree, and sets of them that are tried.
-MOST_COMPARED, AGREE, MOST_TRIED = 1_000_000, 1e-7, 300
+# Candidates that are compared, and sets of them that are tried; how closely parallel vectors agree, by dtype.
+MOST_COMPARED, MOST_TRIED = 250_000, 300
+AGREE = {"float64": 1e-7, "float32": 2e-3}
 
 
 def with_missing_direction(search: Search, view: View) -> Iterator[View]:
     """The view with one more direction on which candidates agree, the one on which most agree first."""
     own, slots, outer = _compared(search)
     basis = np.asarray(view.found.space.basis, np.float64)[: view.rank]
-    for places in _agreeing(outer):
+    agree = AGREE[view.found.space.basis.dtype.name]
+    for places in _agreeing(outer, agree):
         states = states_of(search.model, 0, search.tables, own[places], slots[places]).astype(np.float64)
         whole = states - (states @ basis.T) @ basis
-        for few in _agreeing(whole)[:1]:
-            if np.linalg.matrix_rank(states[few], tol=AGREE * np.linalg.norm(states)) > 1:
+        for few in _agreeing(whole, agree)[:1]:
+            if np.linalg.matrix_rank(states[few], tol=agree * np.linalg.norm(states)) > 1:
                 yield view._replace(found=with_direction(view.found, np.linalg.svd(whole[few])[2][0]))
 
 
 def _compared(search: Search) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Candidates, their neighbours, and what they have outside of the screen."""
     owns, near, outer, total = [np.zeros(0, int)], [np.zeros((0, search.max_degree), int)], [], 0
-    for _, centres, candidates in search.outright() if search.screen is not None else ():
+    screen = search.screen
+    for _, centres, candidates in () if screen is None else search.outright():
         for slots in candidates:
             total += len(centres) * len(slots)
-            if total > MOST_COMPARED:
+            if total > MOST_COMPARED or screen is None:
                 break
             slots = np.pad(slots, ((0, 0), (0, search.max_degree - slots.shape[1])), constant_values=NONE)
             owns.append(np.repeat(centres, len(slots)))
             near.append(np.tile(slots, (len(centres), 1)))
-            outer.append(outside(search.model, 0, search.screen, owns[-1], near[-1]))
+            outer.append(outside(search.model, 0, screen, owns[-1], near[-1]))
     return np.concatenate(owns), np.concatenate(near), np.concatenate(outer) if outer else np.zeros((0, 1))
 
 
-def _agreeing(vectors: np.ndarray) -> list[np.ndarray]:
+def _agreeing(vectors: np.ndarray, agree: float) -> list[np.ndarray]:
     """Places of vectors that are parallel to others, two or more at a time, the largest sets first."""
     lengths = np.linalg.norm(vectors, axis=1)
-    there = np.flatnonzero(lengths > AGREE * lengths.max(initial=0))
+    there = np.flatnonzero(lengths > 10 * agree * lengths.max(initial=0))
     units = vectors[there] / lengths[there, None]
     along = np.random.default_rng(0).normal(size=vectors.shape[1])
     units *= np.where(units @ along < 0, -1.0, 1.0)[:, None]
-    order = np.argsort(units @ along, kind="stable")
-    ends = np.linalg.norm(np.diff(units[order], axis=0), axis=1) > AGREE
-    runs = [there[run] for run in np.split(order, np.flatnonzero(ends) + 1) if len(run) > 1]
+    pairs = cKDTree(units).query_pairs(agree, output_type="ndarray")
+    joined = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(there), len(there)))
+    _, part = connected_components(joined, directed=False)
+    order = np.argsort(part, kind="stable")
+    runs = [there[run] for run in np.split(order, np.flatnonzero(np.diff(part[order])) + 1) if len(run) > 1]
     # Of equal vectors one counts: neighbourhoods with equal states are parallel anyway.
-    return sorted(runs, key=lambda run: -len(np.unique(lengths[run].round(12))))[:MOST_TRIED]
+    different = lambda run: 1 + int(np.sum(np.diff(np.sort(lengths[run])) > agree * lengths[run].max()))
+    return sorted(runs, key=lambda run: -different(run))[:MOST_TRIED]

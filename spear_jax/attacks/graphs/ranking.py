@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from spear_jax.graphs.features import Features
 from spear_jax.graphs.graph import Graph
 
 # A member's key: the smaller, the likelier.
-Ranking = Callable[[Graph], tuple[float, ...]]
+Ranking = Callable[[Graph], tuple[Any, ...]]
 
 # Sizes of common rings (of bonds that lie in a ring, those of nine in ten drugs).
 COMMON_RINGS, COMMONEST = (5, 6), 6
@@ -25,7 +26,7 @@ def by_rings(features: Features) -> Ranking:
     """Connected graphs first, those with rings of six or five, aromatic nodes in aromatic ones, then small ones."""
     column = _aromatic_column(features)
 
-    def rank(graph: Graph) -> tuple[float, ...]:
+    def rank(graph: Graph) -> tuple[int, ...]:
         rings = smallest_rings(graph)
         unusual = sum(size > 0 and size not in COMMON_RINGS for size in rings)
         outside = 0 if column is None else _outside_aromatic_rings(graph, column)

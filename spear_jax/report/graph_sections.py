@@ -142,6 +142,13 @@ def defences() -> list[tuple[str, str, str]]:
             MEASURED,
         ),
         (
+            "No activation before the pool",
+            "Hides neighbourhoods behind GCN, SAGE and GraphConv: all nodes of a graph send back the same vector. Rows "
+            "of "
+            "nodes are still read.",
+            ARGUED,
+        ),
+        (
             "Narrow layers",
             "Weaken it. Of 30 molecules behind a ReLU GCN of width 128, 64 and 32 a prototype gave 28, 22 and 3 with "
             "all "

@@ -84,6 +84,7 @@ HEADLINES = {
     "text_lora": (
         "LoRA r = 32 on q,k,v, 4 x 20 tokens, sequences",
         "LoRA r = 64 on q,v, 5 x 24 tokens, sequences",
+        "LoRA r = 8 on q,v, 2 x 24 tokens, sequences",
     ),
     "text_certificate": ("certificate of text, wrong answers behind 4 blocks of SmolLM2",),
 }

@@ -11,6 +11,7 @@ from spear_jax.attacks.graphs.batches import tell_apart
 from spear_jax.attacks.graphs.certificate import Candidates
 from spear_jax.attacks.graphs.colours import MOST_COLOURS, count_colours, find_colours
 from spear_jax.attacks.graphs.counts import MOST_NODES, MOST_WEIGHED, Weighed, counts_of, weigh
+from spear_jax.attacks.graphs.evidence import gather_evidence
 from spear_jax.attacks.graphs.levels import Level, Model, pooled_states
 from spear_jax.attacks.graphs.pooled import Pooled
 from spear_jax.attacks.graphs.ranking import Ranking
@@ -71,42 +72,49 @@ def find_candidates(setting: Setting, stars: Level, pooled: Pooled) -> Found:
     """
     found = Found([], "")
     for is_sieved in (True, False):
-        level, number, is_same = _highest(setting, stars, is_sieved)
-        if level is None:
+        levels, number, is_same = _highest(setting, stars, is_sieved)
+        if number > (MOST_WEIGHED if len(levels) == setting.observation.architecture.layers else MOST_COLOURS):
             return found if found.reason else Found([], reasons.too_many_colours(number))
-        found = _counted(setting, level, pooled) if len(level) else found
+        found = _counted(setting, levels, pooled) if number else found
         if found.graphs or is_same:
             break
     return found if found.graphs or found.reason else Found([], reasons.no_counts(len(stars), len(pooled.bias)))
 
 
-def _highest(setting: Setting, stars: Level, is_sieved: bool) -> tuple[Level | None, int, bool]:
-    """Colours of the highest level, None where there are too many; their number; whether nothing sieved them."""
-    level, architecture, is_same = stars, setting.observation.architecture, True
+def _highest(setting: Setting, stars: Level, is_sieved: bool) -> tuple[list[Level], int, bool]:
+    """Levels from the first up to the highest, or as far as colours are not too many.
+
+    Returns:
+        the levels, the number of colours of the last one or of the one that was too large, whether nothing sieved them.
+    """
+    levels, architecture, is_same = [stars], setting.observation.architecture, True
     for layer in range(1, architecture.layers):
-        number = count_colours(level)
+        number = count_colours(levels[-1])
         if number > MOST_COLOURS:
-            return None, number, is_same
+            return levels, number, is_same
         telling = sieving(architecture, setting.views, layer + 1) if is_sieved else []
         is_same = is_same and not telling
-        level = find_colours(setting.model, layer, level, telling)
-    return (level if len(level) <= MOST_WEIGHED else None), len(level), is_same
+        levels.append(find_colours(setting.model, layer, levels[-1], telling))
+    return levels, len(levels[-1]), is_same
 
 
-def _counted(setting: Setting, level: Level, pooled: Pooled) -> Found:
+def _counted(setting: Setting, levels: Sequence[Level], pooled: Pooled) -> Found:
     """Graphs of colours of the highest level: one, or several that the outputs tell apart."""
+    level = levels[-1]
     states = pooled_states(setting.model, level)
     if pooled.found.rank == 1:
-        weighed = weigh(level, states, pooled, setting.is_mean)
-        if weighed is None:
-            return Found([], "")
-        return _together([find_members(setting, level, weighed)])
-    told = tell_apart(level, states, pooled, setting.is_mean)
+        evidence = None
+        if len(levels) > 1:
+            evidence = gather_evidence(setting.observation, setting.model, levels[-2], level, pooled)
+        told, extra = [pooled], [evidence]
+    else:
+        told = tell_apart(level, states, pooled, setting.is_mean)
+        extra = [None] * len(told)
     if len(told) > pooled.found.rank:
         return Found([], reasons.not_apart(len(told), pooled.found.rank))
     graphs = []
-    for one in told:
-        weighed = weigh(level, states, one, setting.is_mean)
+    for one, evidence in zip(told, extra, strict=True):
+        weighed = weigh(level, states, one, setting.is_mean, evidence)
         graphs.append(Candidates([], False) if weighed is None else find_members(setting, level, weighed))
     return _together(graphs)
 
@@ -122,29 +130,33 @@ def _together(graphs: list[Candidates]) -> Found:
 
 @stage("graphs: assembly")
 def find_members(setting: Setting, level: Level, weighed: Weighed) -> Candidates:
-    """All graphs whose colours have some counts, the likeliest first; no members where none can be put together.
+    """All graphs whose colours have counts that fit, the likeliest first; no members where none can be put together.
 
     Args:
         setting: of the batch.
         level: colours of the highest level.
-        weighed: counts by groups of colours with equal states, for the smallest number of nodes.
+        weighed: shares of these colours.
     """
-    smallest, members, is_cut = int(weighed.sums.sum()), [], False
-    largest = setting.observation.features.max_nodes or MOST_NODES
-    for multiple in range(1, largest // smallest + 1 if setting.is_mean else 2):
-        if members and smallest * multiple > MOST_LISTED:
+    members, is_cut = [], False
+    for nodes in _sizes(setting):
+        if members and nodes > max(MOST_LISTED, members[0].num_nodes):
             break
-        most = MOST_OF_MULTIPLE if members else MOST_MEMBERS
-        found, is_short = _of_size(setting, level, weighed, multiple, most)
+        found, is_short = _of_size(setting, level, weighed, nodes, MOST_OF_MULTIPLE if members else MOST_MEMBERS)
         is_cut = is_cut or (is_short and not members)  # of larger ones a class never claims to list all
         members += found
     members.sort(key=setting.rank)
     return Candidates(members, is_cut)
 
 
-def _of_size(setting: Setting, level: Level, weighed: Weighed, multiple: int, most: int) -> tuple[list[Graph], bool]:
-    """Graphs with a multiple of the smallest number of nodes, and whether there may be more of them."""
-    counts = counts_of(weighed, level, multiple)
+def _sizes(setting: Setting) -> range:
+    """Numbers of nodes that are tried; 1 where the pool is a sum, which tells."""
+    largest = setting.observation.features.max_nodes or MOST_NODES
+    return range(1, largest + 1) if setting.is_mean else range(1, 2)
+
+
+def _of_size(setting: Setting, level: Level, weighed: Weighed, nodes: int, most: int) -> tuple[list[Graph], bool]:
+    """Graphs with a number of nodes, and whether there may be more of them."""
+    counts = counts_of(weighed, level, nodes)
     known: dict[bytes, list[Graph]] = {}
     is_cut = not counts.is_complete or len(counts.vectors) > MOST_VECTORS
     for vector in counts.vectors[:MOST_VECTORS]:

@@ -1,36 +1,63 @@
 """How often each colour is there: whole numbers whose weighted mean, or sum, of states is the pooled vector.
 
 Non-negative least squares with edge balance: as many ends of edges go from colours of s to t as from t to s. A mean
-gives shares of the nodes, of which the smallest common denominator is the number of nodes, or a part of it. What else
-fits is looked for, not assumed away: colours with equal states are told apart by balance alone, and where the states of
-all colours are dependent, a linear programme tells whether any other could be there.
+gives shares of the nodes, and every number of nodes is tried, the smallest first. What else fits is looked for, not
+assumed away: linear programmes find every colour that could be there, and whole numbers are listed over all of these,
+since colours with equal states, or states that add up alike, share a gradient (two neighbours of one kind each at two
+nodes against one of either at both).
 """
 
 from __future__ import annotations
 
-import itertools
-from math import comb, prod
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 from scipy.optimize import linprog, nnls
 
+from spear_jax.attacks.graphs.evidence import Evidence
 from spear_jax.attacks.graphs.levels import Level
 from spear_jax.attacks.graphs.pooled import Pooled
 from spear_jax.row_space import FITS
 from spear_jax.stages import stage
 
-# Colours that are weighed at most, nodes of a graph, and ways to share counts among colours with equal states.
-MOST_WEIGHED, MOST_NODES, MOST_SHARED = 3_000, 400, 50_000
-# States are equal, and shares zero, up to this part of their size beyond noise.
-EQUAL, ZERO = 1e-9, 1e-6
+# Colours that are weighed at most, and nodes of a graph.
+MOST_WEIGHED, MOST_NODES = 3_000, 400
+# Shares below this are none; whole numbers are rounded from no farther than this.
+ZERO, ROUNDED = 1e-7, 0.2
+# Linear programmes that look for further colours, and whole numbers that are looked through for one number of nodes.
+MOST_PROGRAMMES, MOST_POINTS = 40, 3_000
+# A direction of the equations is known where it stands out of the noise by this factor.
+STANDS_OUT = 30.0
+
+
+class Weighed(NamedTuple):
+    """Shares of the nodes by colour, and all that could be there instead.
+
+    Attributes:
+        places: of the colours that could be there.
+        shares: (t,) of these, one solution; numbers of nodes where the pool is a sum.
+        free: (t, q) orthonormal columns, by which shares may differ from it.
+        system: (k, t) equations, of which solutions leave no more than ``limit``.
+        target: (k,) right-hand side.
+        limit: see above.
+        is_complete: whether no colours but these could be there.
+    """
+
+    places: np.ndarray
+    shares: np.ndarray
+    free: np.ndarray
+    system: np.ndarray
+    target: np.ndarray
+    limit: float
+    is_complete: bool
 
 
 class Counts(NamedTuple):
-    """Whole numbers of nodes by colour that fit.
+    """Whole numbers of nodes by colour that fit, of one number of nodes.
 
     Attributes:
-        vectors: (m,) int each, all that fit with the smallest number of nodes, or its multiple that was asked for.
+        vectors: (m,) int each.
         is_complete: whether no others fit.
     """
 
@@ -38,52 +65,36 @@ class Counts(NamedTuple):
     is_complete: bool
 
 
-class Weighed(NamedTuple):
-    """Shares of the nodes by colour.
-
-    Attributes:
-        sums: (g,) int, nodes of each group of colours with equal states, for the smallest number of nodes.
-        groups: places of the colours of each group.
-        balance: (pairs, m) int, see `balance_rows`.
-        is_unique: whether no other shares fit.
-    """
-
-    sums: np.ndarray
-    groups: list[np.ndarray]
-    balance: np.ndarray
-    is_unique: bool
-
-
 @stage("graphs: counts")
-def weigh(level: Level, states: np.ndarray, pooled: Pooled, is_mean: bool) -> Weighed | None:
-    """How many nodes of each group of colours with equal states make up a pooled vector; None where none do.
+def weigh(
+    level: Level, states: np.ndarray, pooled: Pooled, is_mean: bool, evidence: Evidence | None = None
+) -> Weighed | None:
+    """Shares of colours that make up a pooled vector; None where none do.
 
     Args:
         level: colours of the highest level.
         states: (m, width) what each gives the pool.
         pooled: vector, of one graph.
         is_mean: whether the pool is a mean, so that the number of nodes is not known.
+        evidence: further equations for the shares, where there are any.
     """
     if not 0 < len(level) <= MOST_WEIGHED:
         return None
     length, balance = float(np.linalg.norm(pooled.vector)), balance_rows(level)
-    columns = states.T.astype(np.float64) / length
+    columns, goal = states.T.astype(np.float64) / length, pooled.vector / length
+    if evidence is not None:
+        columns, goal = np.concatenate([columns, evidence.rows]), np.concatenate([goal, evidence.target])
     scale = float(np.linalg.norm(columns, axis=0).mean())
     system = np.concatenate([columns, scale * balance] + ([np.full((1, len(level)), scale)] if is_mean else []))
-    target = np.concatenate([pooled.vector / length, np.zeros(len(balance))] + ([[scale]] if is_mean else []))
+    target = np.concatenate([goal, np.zeros(len(balance))] + ([[scale]] if is_mean else []))
     shares, _ = nnls(*_squared(system, target), maxiter=20 * len(level))
     limit = FITS * pooled.relative
     if np.linalg.norm(system @ shares - target) > limit:
         return None
-    groups = _groups(columns)
-    sums = np.array([shares[group].sum() for group in groups])
-    distinct = np.stack([columns[:, group[0]] for group in groups], axis=1)
-    whole = _whole(distinct, sums, pooled.vector / length, limit, is_mean)
-    if whole is None:
-        return None
-    used = np.concatenate([group for group, count in zip(groups, whole, strict=True) if count])
-    is_told = np.linalg.matrix_rank(distinct[:, whole > 0], tol=limit) == int((whole > 0).sum())
-    return Weighed(whole, groups, balance, bool(is_told) and _is_unique(system, shares, used, limit))
+    could_be, is_complete = _could_be(system, shares, STANDS_OUT * limit)
+    places = np.flatnonzero(could_be)
+    part = system[:, places]
+    return Weighed(places, shares[places], _free(part, STANDS_OUT * limit), part, target, limit, is_complete)
 
 
 def balance_rows(level: Level) -> np.ndarray:
@@ -97,27 +108,78 @@ def balance_rows(level: Level) -> np.ndarray:
     return np.array(list(found.values()), int).reshape(-1, len(level))
 
 
-def counts_of(weighed: Weighed, level: Level, multiple: int = 1) -> Counts:
-    """All counts by colour: each group's nodes shared among its colours so that edges balance.
+def counts_of(weighed: Weighed, level: Level, nodes: int = 1) -> Counts:
+    """All whole numbers of nodes by colour that fit.
 
     Args:
-        weighed: counts by group.
+        weighed: shares.
         level: colours of the highest level.
-        multiple: of the smallest number of nodes.
+        nodes: number of nodes, by which shares are multiplied; 1 where these are numbers already.
     """
-    sums, groups = weighed.sums * multiple, weighed.groups
-    used = [place for place in range(len(groups)) if sums[place]]
-    ways = prod(comb(int(sums[place]) + len(groups[place]) - 1, len(groups[place]) - 1) for place in used)
-    if ways > MOST_SHARED:
-        return Counts([], False)
-    vectors = []
-    for shared in itertools.product(*(_shared(int(sums[place]), len(groups[place])) for place in used)):
+    pivots = _pivots(weighed.free)
+    vectors, looked = [], 0
+    for start in _points(weighed, nodes, pivots):
+        looked += 1
+        if looked > MOST_POINTS:
+            return Counts(vectors, False)
+        whole = np.rint(start).astype(int)
+        if np.abs(start - whole).max() > ROUNDED or whole.min() < 0 or not whole.any():
+            continue
+        if np.linalg.norm(weighed.system @ whole / nodes - weighed.target) > weighed.limit:
+            continue
         counts = np.zeros(len(level), int)
-        for place, parts in zip(used, shared, strict=True):
-            counts[groups[place]] = parts
-        if not np.any(weighed.balance @ counts) and _pairs_up(level, counts):
+        counts[weighed.places] = whole
+        if _pairs_up(level, counts):
             vectors.append(counts)
-    return Counts(vectors, weighed.is_unique)
+    return Counts(vectors, weighed.is_complete)
+
+
+def _points(weighed: Weighed, nodes: int, pivots: np.ndarray):
+    """Points of which the free entries are whole, each entry within what linear programmes allow it."""
+    base = nodes * weighed.shares
+    if not len(pivots):
+        yield base
+        return
+    inverse = np.linalg.inv(weighed.free[pivots])
+
+    def extend(fixed: list[int]):
+        if len(fixed) == len(pivots):
+            yield base + weighed.free @ (inverse @ (np.array(fixed) - base[pivots]))
+            return
+        low, high = _range(weighed, base, pivots, fixed)
+        for value in range(int(np.ceil(low - ROUNDED)), int(np.floor(high + ROUNDED)) + 1):
+            yield from extend([*fixed, value])
+
+    yield from extend([])
+
+
+def _range(weighed: Weighed, base: np.ndarray, pivots: np.ndarray, fixed: list[int]) -> tuple[float, float]:
+    """Smallest and largest value of the next free entry where the first ones are fixed; empty where nothing fits."""
+    count, pivot = len(fixed), pivots[len(fixed)]
+    known = weighed.free[pivots[:count]]
+    goal = weighed.free[pivot]
+    ends = []
+    for sign in (1, -1):
+        ended = linprog(
+            sign * goal,
+            A_ub=-weighed.free,
+            b_ub=base + ROUNDED,
+            A_eq=known if count else None,
+            b_eq=np.array(fixed) - base[pivots[:count]] if count else None,
+            bounds=(None, None),
+            method="highs",
+        )
+        if ended.status != 0:
+            return 1.0, -1.0
+        ends.append(base[pivot] + sign * ended.fun)
+    return ends[0], ends[1]
+
+
+def _pivots(free: np.ndarray) -> np.ndarray:
+    """(q,) entries that determine a combination of the free directions."""
+    if not free.shape[1]:
+        return np.zeros(0, int)
+    return np.asarray(scipy.linalg.qr(free.T, mode="r", pivoting=True)[-1])[: free.shape[1]]
 
 
 def _pairs_up(level: Level, counts: np.ndarray) -> bool:
@@ -125,13 +187,6 @@ def _pairs_up(level: Level, counts: np.ndarray) -> bool:
     ends = np.zeros(int(level.own.max()) + 1, int)
     np.add.at(ends, level.own, counts * (level.slots == level.own[:, None]).sum(axis=1))
     return not np.any(ends % 2)
-
-
-def _shared(count: int, parts: int):
-    """All ways to share a number among some, none of them negative."""
-    for bars in itertools.combinations(range(count + parts - 1), parts - 1):
-        edges = (-1, *bars, count + parts - 1)
-        yield tuple(after - before - 1 for before, after in itertools.pairwise(edges))
 
 
 def _squared(system: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -142,38 +197,29 @@ def _squared(system: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.nda
     return upper[:, :-1], upper[:, -1]
 
 
-def _groups(columns: np.ndarray) -> list[np.ndarray]:
-    """Places of columns that are equal, found by their order along one direction."""
-    direction = np.random.default_rng(0).normal(size=len(columns))
-    order = np.argsort(direction @ columns, kind="stable")
-    limit = EQUAL * float(np.linalg.norm(columns, axis=0).max())
-    gaps = np.linalg.norm(np.diff(columns[:, order], axis=1), axis=0) > limit
-    return [np.sort(part) for part in np.split(order, np.flatnonzero(gaps) + 1)]
+def _known(system: np.ndarray, floor: float) -> np.ndarray:
+    """(k, m) orthonormal rows of what equations say above a floor relative to the strongest."""
+    _, sizes, directions = np.linalg.svd(_squared(system, np.zeros(len(system)))[0], full_matrices=False)
+    return directions[sizes > max(floor, 1e3 * np.finfo(float).eps) * sizes[0]]
 
 
-def _whole(
-    distinct: np.ndarray, sums: np.ndarray, target: np.ndarray, limit: float, is_mean: bool
-) -> np.ndarray | None:
-    """The smallest whole numbers in the ratio of some shares that fit as well; None where none do."""
-    for nodes in range(1, MOST_NODES) if is_mean else (1,):
-        whole = np.rint(sums * nodes).astype(int)
-        if is_mean and whole.sum() != nodes:
-            continue
-        if whole.any() and np.linalg.norm(distinct @ whole / nodes - target) <= limit:
-            return whole
-    return None
+def _free(system: np.ndarray, floor: float) -> np.ndarray:
+    """(m, q) orthonormal columns of what equations do not say."""
+    known = _known(system, floor)
+    return np.linalg.svd(known)[2][len(known) :].T
 
 
-def _is_unique(system: np.ndarray, shares: np.ndarray, used: np.ndarray, limit: float) -> bool:
-    """Whether no other shares fit: none that use other groups of colours, and none that use these otherwise."""
-    lengths = np.linalg.norm(system, axis=0)
-    _, sizes, directions = np.linalg.svd(system / lengths, full_matrices=False)
-    floor = max(limit, 1e3 * np.finfo(float).eps) * sizes[0]
-    strong = directions[sizes > floor]
-    if len(strong) == len(lengths):
-        return True
-    is_used = np.zeros(len(lengths), bool)
-    is_used[used] = True
-    weighed = shares * lengths
-    others = linprog(-(~is_used).astype(float), A_eq=strong, b_eq=strong @ weighed, bounds=(0, None), method="highs")
-    return bool(others.status == 0 and -others.fun <= ZERO)
+def _could_be(system: np.ndarray, shares: np.ndarray, floor: float) -> tuple[np.ndarray, bool]:
+    """(m,) bool, colours that some solution has, and whether all of these were found."""
+    known, could_be = _known(system, floor), shares > ZERO
+    if len(known) == system.shape[1]:
+        return could_be, True
+    weights = np.random.default_rng(0).uniform(0.5, 1, len(shares))
+    for _ in range(MOST_PROGRAMMES):
+        ended = linprog(-weights * ~could_be, A_eq=known, b_eq=known @ shares, bounds=(0, None), method="highs")
+        if ended.status != 0:
+            return could_be, False
+        if -ended.fun <= 10 * ZERO:
+            return could_be, True
+        could_be = could_be | (ended.x > ZERO)
+    return could_be, False

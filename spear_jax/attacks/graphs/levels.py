@@ -208,6 +208,15 @@ def states_of(model: Model, layer: int, tables: Tables, own: np.ndarray, slots: 
     return found
 
 
+def entered_of(model: Model, tables: Tables, own: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """(c, width) what the first weights of a convolution give; arguments as `misfits` has them."""
+    found = np.zeros((len(own), tables.own.shape[1]), tables.own.dtype)
+    for chunk, arrays in _chunks(own, slots, CHUNK):
+        entered = _entered_alone(model.architecture, tables, *arrays)
+        found[chunk] = np.asarray(entered)[: chunk.stop - chunk.start]
+    return found
+
+
 def pooled_states(model: Model, level: Level) -> np.ndarray:
     """(m, width) what nodes with colours of the highest level give the pool."""
     found = []
@@ -248,7 +257,7 @@ def _entered(architecture: Architecture, tables: Tables, own: jax.Array, slots: 
     return tables.own[own] + summed
 
 
-def _behind(
+def behind(
     architecture: Architecture, layer: int, params: Params, entered: jax.Array
 ) -> tuple[list[jax.Array], jax.Array]:
     """What enters the later layers of a GIN convolution, and the states behind it."""
@@ -271,7 +280,7 @@ def _worst(
     own: jax.Array,
     slots: jax.Array,
 ) -> jax.Array:
-    inner, states = _behind(architecture, layer, params, _entered(architecture, tables, own, slots))
+    inner, states = behind(architecture, layer, params, _entered(architecture, tables, own, slots))
     worst = jnp.zeros(len(own), states.dtype)
     for test, space in zip(tests, spaces, strict=True):
         read = inner[test.place - 1] if test.reads == "inner" else states
@@ -300,11 +309,16 @@ def _outside(
     return read - search_matmul(search_matmul(read, basis.T), basis)
 
 
+@partial(jax.jit, static_argnums=0)
+def _entered_alone(architecture: Architecture, tables: Tables, own: jax.Array, slots: jax.Array) -> jax.Array:
+    return _entered(architecture, tables, own, slots)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _states(
     architecture: Architecture, layer: int, params: Params, tables: Tables, own: jax.Array, slots: jax.Array
 ) -> jax.Array:
-    return _behind(architecture, layer, params, _entered(architecture, tables, own, slots))[1]
+    return behind(architecture, layer, params, _entered(architecture, tables, own, slots))[1]
 
 
 @partial(jax.jit, static_argnums=0)

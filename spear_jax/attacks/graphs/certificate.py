@@ -46,7 +46,7 @@ class Candidates(NamedTuple):
 
 @stage("graphs: certificate")
 def certify(
-    observation: GraphObservation, params: Params, found: Sequence[Candidates]
+    observation: GraphObservation, params: Params, found: Sequence[Candidates], is_whole: bool
 ) -> tuple[tuple[GraphClass, ...], Reproduction]:
     """Hold the batch against what came back; classes keep the members that have exactly that gradient.
 
@@ -54,6 +54,10 @@ def certify(
         observation: what came back.
         params: the model's tensors on the device.
         found: for each input graph, of which there is one or more, what it may be, one member or more.
+        is_whole: whether all neighbourhoods that rows allow were tested, without which nothing is the only one.
+
+    Returns:
+        the classes, and how far their first members reproduce what came back. Equal graphs of a batch are one class.
     """
     firsts = [one.members[0] for one in found]
     first = reproduce(observation, params, firsts)
@@ -63,7 +67,7 @@ def certify(
         if first.is_exact:
             members = _with_same_gradient(observation, params, firsts, place, members)
         larger = _may_be_larger(observation.architecture, observation.features, members)
-        is_alone = len(members) == 1 and not one.is_cut and not larger
+        is_alone = len(members) == 1 and is_whole and not one.is_cut and not larger
         classes.append(
             GraphClass(
                 members=tuple(members),

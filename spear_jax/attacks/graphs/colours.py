@@ -17,12 +17,11 @@ from spear_jax.attacks.graphs.levels import (
     NONE,
     Level,
     Model,
-    make_screen,
     make_tables,
     misfits,
-    passing,
     states_of,
 )
+from spear_jax.attacks.graphs.screens import make_screen, passing
 from spear_jax.attacks.graphs.views import View
 from spear_jax.row_space import FITS
 from spear_jax.stages import stage

@@ -13,18 +13,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 
 from spear_jax.attacks.graphs.views import View
 from spear_jax.graphs.architecture import Architecture, conv_weights
 from spear_jax.graphs.layers import Params, activated, before_pool, linear, own_weight
 from spear_jax.numerics import search_matmul
-from spear_jax.row_space import FITS, Space, filled, misfit
+from spear_jax.row_space import Space, filled, misfit
 
-# Candidates that are tested, or screened, at a time, and colours that a table is padded to at least.
-CHUNK, SCREENED, LEAST = 4096, 16384, 16
-# Entries of a screen beyond the directions of its view.
-SPARE = 16
+# Candidates that are tested at a time, and colours that a table is padded to at least.
+CHUNK, LEAST = 4096, 16
 # No neighbour.
 NONE = -1
 # Any number of neighbours.
@@ -137,64 +134,9 @@ def misfits(
     tests = tuple(Test(view.reads, view.place, view.has_one) for view in views)
     spaces = tuple(view.found.space for view in views)
     found = np.zeros(len(own))
-    for chunk, arrays in _chunks(own, slots, CHUNK):
+    for chunk, arrays in in_chunks(own, slots, CHUNK):
         worst = _worst(model.architecture, layer, tests, model.params, spaces, tables, *arrays)
         found[chunk] = np.asarray(worst)[: chunk.stop - chunk.start]
-    return found
-
-
-class Screen(NamedTuple):
-    """A view restricted to a few entries of what it reads: what does not fit there does not fit at all.
-
-    Attributes:
-        tables: of the colours below, these entries only.
-        space: of the view, these entries only.
-    """
-
-    tables: Tables
-    space: Space
-
-
-def make_screen(model: Model, layer: int, tables: Tables, views: list[View]) -> Screen | None:
-    """A screen of the first view that reads what the first weights give; None where none does, or it is too wide."""
-    inner = model.architecture.kind == "gin"
-    reads = ("inner", 1) if inner else ("states", 0)
-    view = next((view for view in views if (view.reads, view.place) == reads), None)
-    width = tables.own.shape[1]
-    if view is None or view.rank + SPARE > width // 2:
-        return None
-    directions = view.found.directions[:, :width]
-    count = filled(view.rank + SPARE, LEAST)
-    columns = np.sort(scipy.linalg.qr(directions, mode="r", pivoting=True)[-1][:count])
-    _, sizes, basis = np.linalg.svd(directions[:, columns], full_matrices=False)
-    rank = int(np.sum(sizes > sizes[0] * np.finfo(basis.dtype).eps * count))
-    noise = view.found.noise * np.sqrt(count) / sizes[:rank]
-    filling, dtype = filled(view.rank) - rank, tables.own.dtype
-    space = Space(
-        jnp.ones(count, dtype),
-        jnp.asarray(np.pad(basis[:rank], ((0, filling), (0, 0))), dtype),
-        jnp.asarray(np.pad(noise, (0, filling)), dtype),
-    )
-    return Screen(Tables(tables.own[:, columns], tables.slots[:, columns], tables.features), space)
-
-
-def passing(model: Model, layer: int, screen: Screen, own: np.ndarray, slots: np.ndarray) -> np.ndarray:
-    """(c,) bool, candidates that a screen lets through; the other arguments as `misfits` has them."""
-    is_activated = model.architecture.kind == "gin" or model.architecture.is_activated[layer]
-    found = np.zeros(len(own), bool)
-    for chunk, arrays in _chunks(own, slots, SCREENED):
-        worst = _screened(model.architecture, is_activated, screen, *arrays)
-        found[chunk] = (np.asarray(worst) <= FITS)[: chunk.stop - chunk.start]
-    return found
-
-
-def outside(model: Model, layer: int, screen: Screen, own: np.ndarray, slots: np.ndarray) -> np.ndarray:
-    """(c, entries) what candidates have outside of a screen; the other arguments as `misfits` has them."""
-    is_activated = model.architecture.kind == "gin" or model.architecture.is_activated[layer]
-    found = np.zeros((len(own), screen.tables.own.shape[1]))
-    for chunk, arrays in _chunks(own, slots, SCREENED):
-        left = _outside(model.architecture, is_activated, screen, *arrays)
-        found[chunk] = np.asarray(left)[: chunk.stop - chunk.start]
     return found
 
 
@@ -202,7 +144,7 @@ def states_of(model: Model, layer: int, tables: Tables, own: np.ndarray, slots: 
     """(c, width) states of colours behind a convolution; arguments as `misfits` has them."""
     width, dtype = model.architecture.widths[layer], tables.own.dtype
     found = np.zeros((len(own), width), dtype)
-    for chunk, arrays in _chunks(own, slots, CHUNK):
+    for chunk, arrays in in_chunks(own, slots, CHUNK):
         states = _states(model.architecture, layer, model.params, tables, *arrays)
         found[chunk] = np.asarray(states)[: chunk.stop - chunk.start]
     return found
@@ -211,7 +153,7 @@ def states_of(model: Model, layer: int, tables: Tables, own: np.ndarray, slots: 
 def entered_of(model: Model, tables: Tables, own: np.ndarray, slots: np.ndarray) -> np.ndarray:
     """(c, width) what the first weights of a convolution give; arguments as `misfits` has them."""
     found = np.zeros((len(own), tables.own.shape[1]), tables.own.dtype)
-    for chunk, arrays in _chunks(own, slots, CHUNK):
+    for chunk, arrays in in_chunks(own, slots, CHUNK):
         entered = _entered_alone(model.architecture, tables, *arrays)
         found[chunk] = np.asarray(entered)[: chunk.stop - chunk.start]
     return found
@@ -229,7 +171,7 @@ def pooled_states(model: Model, level: Level) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _chunks(own: np.ndarray, slots: np.ndarray, most: int) -> Iterator[tuple[slice, tuple[jax.Array, jax.Array]]]:
+def in_chunks(own: np.ndarray, slots: np.ndarray, most: int) -> Iterator[tuple[slice, tuple[jax.Array, jax.Array]]]:
     """Slices of candidates, and their arrays padded to one of two sizes."""
     size = most if len(own) > most // 16 else most // 16
     for start in range(0, len(own), size):
@@ -244,7 +186,7 @@ def _chunks(own: np.ndarray, slots: np.ndarray, most: int) -> Iterator[tuple[sli
         )
 
 
-def _entered(architecture: Architecture, tables: Tables, own: jax.Array, slots: jax.Array) -> jax.Array:
+def entered_by(architecture: Architecture, tables: Tables, own: jax.Array, slots: jax.Array) -> jax.Array:
     """(c, width) what the first weights of a convolution give for candidates."""
     summed = jnp.zeros((len(own), tables.own.shape[1]), tables.own.dtype)
     for slot in range(slots.shape[1]):
@@ -280,7 +222,7 @@ def _worst(
     own: jax.Array,
     slots: jax.Array,
 ) -> jax.Array:
-    inner, states = behind(architecture, layer, params, _entered(architecture, tables, own, slots))
+    inner, states = behind(architecture, layer, params, entered_by(architecture, tables, own, slots))
     worst = jnp.zeros(len(own), states.dtype)
     for test, space in zip(tests, spaces, strict=True):
         read = inner[test.place - 1] if test.reads == "inner" else states
@@ -292,33 +234,16 @@ def _worst(
     return worst
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _screened(
-    architecture: Architecture, is_activated: bool, screen: Screen, own: jax.Array, slots: jax.Array
-) -> jax.Array:
-    entered = _entered(architecture, screen.tables, own, slots)
-    return misfit(screen.space, activated(architecture, entered, is_activated))
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _outside(
-    architecture: Architecture, is_activated: bool, screen: Screen, own: jax.Array, slots: jax.Array
-) -> jax.Array:
-    read = activated(architecture, _entered(architecture, screen.tables, own, slots), is_activated)
-    basis = screen.space.basis
-    return read - search_matmul(search_matmul(read, basis.T), basis)
-
-
 @partial(jax.jit, static_argnums=0)
 def _entered_alone(architecture: Architecture, tables: Tables, own: jax.Array, slots: jax.Array) -> jax.Array:
-    return _entered(architecture, tables, own, slots)
+    return entered_by(architecture, tables, own, slots)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _states(
     architecture: Architecture, layer: int, params: Params, tables: Tables, own: jax.Array, slots: jax.Array
 ) -> jax.Array:
-    return behind(architecture, layer, params, _entered(architecture, tables, own, slots))[1]
+    return behind(architecture, layer, params, entered_by(architecture, tables, own, slots))[1]
 
 
 @partial(jax.jit, static_argnums=0)

@@ -13,8 +13,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from spear_jax.attacks.graphs.levels import NONE, outside, states_of
+from spear_jax.attacks.graphs.levels import NONE, states_of
 from spear_jax.attacks.graphs.neighbourhoods import Search
+from spear_jax.attacks.graphs.screens import outside
 from spear_jax.attacks.graphs.views import View
 from spear_jax.row_space import with_direction
 

@@ -12,12 +12,11 @@ from spear_jax.attacks.graphs.levels import (
     NONE,
     Level,
     Model,
-    make_screen,
     make_tables,
     misfits,
-    passing,
     states_of,
 )
+from spear_jax.attacks.graphs.screens import make_screen, passing
 from spear_jax.attacks.graphs.views import View
 from spear_jax.row_space import FITS
 
@@ -34,7 +33,6 @@ class Search:
         model: the network.
         kinds: level 0.
         max_degree: most neighbours.
-        tested: number of candidates that were tested.
         found: those that fit: number of the node's kind, numbers of its neighbours' in rising order.
         tables: of level 0.
         screen: of the first view.
@@ -42,7 +40,7 @@ class Search:
 
     def __init__(self, model: Model, kinds: Level, views: list[View], max_degree: int) -> None:
         self.model, self.kinds, self.views = model, kinds, views
-        self.max_degree, self.tested = max_degree, 0
+        self.max_degree = max_degree
         self.tables = make_tables(model, 0, kinds)
         self.screen = make_screen(model, 0, self.tables, views)
         self.found: dict[tuple[int, tuple[int, ...]], None] = {}
@@ -65,7 +63,6 @@ class Search:
             for part in np.array_split(centres, max(1, len(centres) * len(slots) // LISTED)):
                 own = np.repeat(part, len(slots))
                 around = np.tile(slots, (len(part), 1))
-                self.tested += len(own)
                 if self.screen is not None:
                     passed = passing(self.model, 0, self.screen, own, around)
                     own, around = own[passed], around[passed]

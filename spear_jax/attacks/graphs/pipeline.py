@@ -111,10 +111,12 @@ def _beyond_rows(
         return _Ended(Status.NEIGHBOURHOODS_ONLY, reasons.no_bias(behind_pool(observation)), stars)
     clock.enter("graphs", f"Putting together graphs of {len(stars.level)} neighbourhoods")
     found = find_candidates(Setting(observation, model, views, rank), stars.level, pooled)
+    if not found.graphs and stars.missing:
+        return _Ended(Status.NODES_ONLY, reasons.unexplained(telling[0], stars.missing, architecture.activation), stars)
     if not found.graphs:
         return _Ended(Status.NEIGHBOURHOODS_ONLY, found.reason, stars)
     clock.enter("certificate", f"Computing the gradient of {len(found.graphs)} graphs")
-    classes, reproduction = certify(observation, model.params, found.graphs)
+    classes, reproduction = certify(observation, model.params, found.graphs, stars.is_whole)
     if not reproduction.is_exact:
         reason = found.reason or reasons.not_reproduced(reproduction.residual, reproduction.limit)
         return _Ended(Status.PARTIAL, reason, stars, classes, reproduction)

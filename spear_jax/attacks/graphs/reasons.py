@@ -35,6 +35,17 @@ def capacity(view: View, needed: int, activation: str) -> str:
     return f"{view.name} shows {view.rank} directions for at least {needed} neighbourhoods{agree}: rows only."
 
 
+def unexplained(view: View, missing: int, activation: str) -> str:
+    """Neighbourhoods that fit are not all that are there."""
+    agree = " (ReLU units agree on several of them, as in trained networks, or it is too narrow)" * (
+        activation == "relu"
+    )
+    return (
+        f"the neighbourhoods that fit explain {view.rank - missing} of the {view.rank} directions of {view.name}, so "
+        f"that others do not lie in its span{agree}: rows only."
+    )
+
+
 def no_neighbourhoods(view: View, rows: int) -> str:
     """Neighbourhoods do not fit together."""
     return (

@@ -36,13 +36,13 @@ class Stars(NamedTuple):
         level: of them; empty where none fit.
         kinds: level 0.
         is_whole: whether all combinations that the rows allow were tested.
-        tested: number of combinations that were tested.
+        missing: directions of the view that no neighbourhood explains; 0 where that is not known.
     """
 
     level: Level
     kinds: Level
     is_whole: bool
-    tested: int
+    missing: int
 
 
 @stage("graphs: neighbourhoods")
@@ -55,27 +55,32 @@ def find_stars(model: Model, kinds: Level, views: list[View], max_degree: int) -
         views: of level 1, one or more.
         max_degree: most neighbours.
     """
-    stars, search = _find(model, kinds, views, max_degree)
-    if views[0].reads != "states" or (len(stars.level) and not len(unexplained(views[0], stars.level.states))):
+    search = Search(model, kinds, views, max_degree)
+    stars = _find(search)
+    if not stars.missing:
         return stars
     for wider in with_missing_direction(search, views[0]):
-        more, _ = _find(model, kinds, [wider, *views[1:]], max_degree)
-        if len(more.level) and not len(unexplained(wider, more.level.states)):
+        more = _find(Search(model, kinds, [wider, *views[1:]], max_degree))
+        if len(more.level) and not more.missing:
             return more
     return stars
 
 
-def _find(model: Model, kinds: Level, views: list[View], max_degree: int) -> tuple[Stars, Search]:
-    search = Search(model, kinds, views, max_degree)
+def _find(search: Search) -> Stars:
     open_degrees = search.test_outright()
     if open_degrees:
         _with_known(search, open_degrees)
-        found = consistent(list(search.found), kinds.degrees, ())
-        reads_states = views[0].reads == "states"
-        if not found or (reads_states and len(unexplained(views[0], search.level(found).states))):
+        if not len(search.found) or _stars(search, False).missing:
             _with_unknown(search, open_degrees)
-    found = consistent(list(search.found), kinds.degrees, ())
-    return Stars(search.level(found), kinds, not open_degrees, search.tested), search
+    return _stars(search, not open_degrees)
+
+
+def _stars(search: Search, is_whole: bool) -> Stars:
+    """What is consistent of all that fits."""
+    level = search.level(consistent(list(search.found), search.kinds.degrees, ()))
+    view = search.views[0]
+    missing = len(unexplained(view, level.states)) if view.reads == "states" else view.rank * (not len(level))
+    return Stars(level, search.kinds, is_whole, missing)
 
 
 def _with_known(search: Search, degrees: list[int]) -> None:

@@ -60,10 +60,10 @@ def make_record(result: GraphResult, audited: GraphAudited) -> dict[str, Any]:
         "family": FAMILY,
         "status": result.status.name,
         "message": _capitalised(result.reason or result.status.value),
-        "num_graphs": result.num_graphs,
+        "num_graphs": int(result.num_graphs),
         "num_examples": None if number is None else int(number),
-        "certified": result.num_certified,
-        "exact": sum(one.exact for one in result.classes),
+        "certified": int(result.num_certified),
+        "exact": sum(bool(one.exact) for one in result.classes),
         "graphs": [_class_to_json(features, one) for one in result.classes],
         "rows": [
             {"row": row_to_json(features, row[: features.columns]), "certified": bool(is_certified)}
@@ -76,7 +76,7 @@ def make_record(result: GraphResult, audited: GraphAudited) -> dict[str, Any]:
         "certificate": None
         if proof is None
         else {"residual": record.finite(proof.residual), "limit": record.finite(proof.limit)},
-        "views": [view._asdict() for view in result.views],
+        "views": [_plain(view._asdict()) for view in result.views],
         "seconds": dict(result.seconds),
         "features": features_to_json(features),
         "model": described(update),
@@ -184,6 +184,11 @@ def read_graph_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise RecordError(f"{folder} holds a damaged reconstruction ({error}); run spear-jax reconstruct.") from error
     return content
+
+
+def _plain(view: Mapping[str, Any]) -> dict[str, Any]:
+    """A view of Python's own numbers."""
+    return {name: value if isinstance(value, str) else int(value) for name, value in view.items()}
 
 
 def _capitalised(sentence: str) -> str:

@@ -51,6 +51,19 @@ def test_reconstruct_says_how_many_graphs_have_the_gradient(demo, tmp_path):
     assert (tmp_path / "index.html").read_text().count("<svg") == sum(sizes)
 
 
+@pytest.mark.parametrize("kind", ["weights", "delta"])
+def test_one_step_of_sgd_says_as_much_as_the_gradient(tmp_path, kind):
+    files = ("--out", tmp_path / "u.npz", "--truth", tmp_path / "t.npz")
+    model = ("--network", "gin", "--pool", "sum", "--width", 128, "--batch-size", 1, "--seed", 0)
+    assert run("simulate", "--graphs", "molecules", *model, *files, "--kind", kind, "--lr", 1).code == 0
+    said = run(
+        "reconstruct", tmp_path / "u.npz", "--features", tmp_path / "features.json", "--out", tmp_path / "out", "--json"
+    )
+    assert said.code in (0, 3), said.err
+    assert said.json["certified"] == 1
+    assert run("evaluate", tmp_path / "out", "--truth", tmp_path / "t.npz").code == 0
+
+
 def test_a_folder_of_updates_gets_a_summary(demo, tmp_path):
     import shutil
 

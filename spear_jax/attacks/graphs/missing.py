@@ -25,7 +25,12 @@ AGREE = {"float64": 1e-7, "float32": 2e-3}
 
 
 def with_missing_direction(search: Search, view: View) -> Iterator[View]:
-    """The view with one more direction on which candidates agree, the one on which most agree first."""
+    """The view with one more direction on which candidates agree, the one on which most agree first.
+
+    Only of views that read nodes' states: what enters a layer inside a convolution is not aggregated, and lacks none.
+    """
+    if view.reads != "states" or view.has_one:
+        return
     own, slots, outer = _compared(search)
     basis = np.asarray(view.found.space.basis, np.float64)[: view.rank]
     agree = AGREE[view.found.space.basis.dtype.name]

@@ -53,7 +53,7 @@ class Reproduction(NamedTuple):
     @property
     def is_exact(self) -> bool:
         """Whether the graphs explain all that came back."""
-        return self.residual <= self.limit
+        return bool(self.residual <= self.limit)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

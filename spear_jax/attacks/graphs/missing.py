@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from spear_jax.attacks.graphs.levels import NONE, states_of
 from spear_jax.attacks.graphs.neighbourhoods import Search
@@ -65,7 +65,7 @@ def _agreeing(vectors: np.ndarray, agree: float) -> list[np.ndarray]:
     units = vectors[there] / lengths[there, None]
     along = np.random.default_rng(0).normal(size=vectors.shape[1])
     units *= np.where(units @ along < 0, -1.0, 1.0)[:, None]
-    pairs = cKDTree(units).query_pairs(agree, output_type="ndarray")
+    pairs = KDTree(units).query_pairs(agree, output_type="ndarray")
     joined = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(there), len(there)))
     _, part = connected_components(joined, directed=False)
     order = np.argsort(part, kind="stable")

@@ -90,9 +90,9 @@ def test_adapters_show_tokens_before_a_search_and_after_it(demo, adapters, tmp_p
     folder, _ = demo
     update, truth = adapters
     seen = run("inspect", update, "--model", folder / "model", "--json").json
-    assert seen["expected"] == "tokens only"
+    assert seen["expected"] == "whole sequences"
     assert seen["views"][0] == {"layer": 0, "role": "qkv", "rank": 4, "width": 192, "rows": 4}
-    assert seen["most_beginnings"] == 4
+    assert seen["most_beginnings"] == 24
     said = run("reconstruct", update, "--model", folder / "model", "--out", tmp_path)
     assert said.code == 3
     record = json.loads((tmp_path / "result.json").read_text())

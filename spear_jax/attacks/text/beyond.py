@@ -44,8 +44,9 @@ SAMPLES, LENGTH = 96, 24
 CHILDREN = 32
 # Share from which on a candidate is there, and by how much one fits better behind another that was skipped.
 SURE, BETTER = 0.98, 1.1
-# Prefixes are taken until there are this many times as many as the batch can have.
-IN_VAIN = 2.0
+# Prefixes are taken at most: per direction of a view (twice those of the largest batches that came back), and per those
+# that can be unique.
+PER_DIRECTION, IN_VAIN = 12, 2.0
 
 
 # Keys and values (blocks, prefixes, places, kv_heads, h) of some prefixes, filled up to a few lengths.
@@ -80,7 +81,7 @@ def grow_jointly(observation: TextObservation, params: Params, tokens: np.ndarra
     if not views:
         return Grown([])
     tree = _Tree(_Blocks(observation.architecture, params, views), tokens, longest)
-    most = IN_VAIN * max((view.width + view.rank) / 2 for view in views)
+    most = max(min(IN_VAIN * (view.width + view.rank) / 2, PER_DIRECTION * view.rank) for view in views)
     while len(tree.branches) < most and np.any(tree.pool.directions) and tree.grow():
         pass
     return tree.grown()

@@ -16,7 +16,10 @@ def found(*names, kind="gcn", features=None, **options):
     return reconstruct(m.observed(architecture, params, private, features)), private
 
 
-@pytest.mark.parametrize("kind", ["gcn", "gin", "sage", "graphconv"])
+@pytest.mark.parametrize(
+    "kind",
+    ["gcn", "gin", pytest.param("sage", marks=pytest.mark.slow), pytest.param("graphconv", marks=pytest.mark.slow)],
+)
 def test_a_molecule_is_in_its_class_whatever_the_convolution(kind):
     result, private = found("caffeine", kind=kind)
     assert m.is_true(result, private)
@@ -28,7 +31,12 @@ def test_a_molecule_is_in_its_class_whatever_the_convolution(kind):
 
 
 @pytest.mark.parametrize(
-    "options", [{"activation": "silu"}, {"activation": "gelu", "has_conv_bias": True}, {"layers": 3}]
+    "options",
+    [
+        {"activation": "silu"},
+        pytest.param({"activation": "gelu", "has_conv_bias": True}, marks=pytest.mark.slow),
+        pytest.param({"layers": 3}, marks=pytest.mark.slow),
+    ],
 )
 def test_smooth_activations_biases_and_three_layers(options):
     result, private = found("paracetamol", **options)
@@ -50,7 +58,7 @@ def test_a_class_has_all_that_share_the_gradient():
 
 def test_aggregation_that_is_singular_on_classes():
     """Of nicotine a GCN's second layer shows 10 directions for 11 different states, most of which lie outside."""
-    result, private = found("nicotine", width=200)
+    result, private = found("nicotine")
     assert m.is_true(result, private)
     assert result.views[1].rank < 11
 
@@ -68,6 +76,7 @@ def test_a_sum_counts_nodes_so_that_a_graph_can_be_exact():
     assert result.classes[0].size == 1
 
 
+@pytest.mark.slow
 def test_narrow_layers_with_a_list_of_rows():
     result, private = found("vanillin", kind="gin", width=48, features=m.listed())
     assert m.is_true(result, private)
@@ -75,10 +84,11 @@ def test_narrow_layers_with_a_list_of_rows():
 
 def test_a_batch_is_told_apart_by_its_outputs():
     names = ("metformin", "glucose", "aspirin")
-    result, private = found(*names, kind="gin", tasks=5, width=150, features=m.listed(m.chosen(*names)))
+    result, private = found(*names, kind="gin", tasks=5, features=m.listed(m.chosen(*names)))
     assert m.is_true(result, private)
 
 
+@pytest.mark.slow
 def test_no_degree_among_the_features():
     from spear_jax.attacks.graphs.pipeline import reconstruct
     from spear_jax.client.graph_gradient import graph_gradient

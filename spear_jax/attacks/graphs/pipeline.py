@@ -134,7 +134,7 @@ def _refusal(observation: GraphObservation, model: Model, views: Sequence[View],
     if telling[0].rank < views[0].rank:
         return reasons.capacity(telling[0], views[0].rank, architecture.activation)
     degrees = features.degrees(rows)
-    if degrees is not None and degrees.min() > features.max_degree:
+    if degrees is not None and degrees.max() > features.max_degree:
         return reasons.too_large(int(degrees.max()), features.max_degree)
     return None
 

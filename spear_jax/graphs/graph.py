@@ -138,12 +138,19 @@ def is_isomorphic(one: Graph, other: Graph) -> bool:
 
 def invariant(graph: Graph) -> bytes:
     """The same for isomorphic graphs; graphs that colours do not tell apart share it too."""
-    return _digest(b"".join(sorted(_stable(graph))))
+    stable = _stable(graph)
+    parts = [_digest(b"".join(sorted(stable[node] for node in part))) for part in graph.components()]
+    return _digest(b"".join(sorted(parts)))
 
 
 def _stable(graph: Graph) -> list[bytes]:
-    """Colours at a level beyond which nothing more is told apart."""
-    return colours(graph, graph.num_nodes)
+    """Colours at a level at which no more nodes are told apart than at the one before."""
+    level, number = 0, 0
+    found = colours(graph, 0)
+    while len(set(found)) > number:
+        level, number = level + 1, len(set(found))
+        found = colours(graph, level)
+    return found
 
 
 def _matchings(one: Graph, other: Graph, mine: list[bytes], theirs: list[bytes]) -> Iterator[dict[int, int]]:

@@ -137,9 +137,7 @@ def test_gradients_agree_with_finite_differences(kind, loss):
     for name, tensor in params.items():
         direction = rng.normal(size=tensor.shape)
         ends = [
-            float(
-                layers.loss(architecture, on_device(params | {name: tensor + sign * step * direction}), batch, labels)
-            )
+            float(loss_of(architecture, on_device(params | {name: tensor + sign * step * direction}), batch, labels))
             for sign in (1, -1)
         ]
         slope = np.sum(np.asarray(found[name]) * direction)

@@ -38,10 +38,12 @@ class Candidates(NamedTuple):
     Attributes:
         members: no two isomorphic, the likeliest first.
         is_cut: whether there may be more with as many nodes.
+        rows: numbers of the rows of features that every graph of these counts has, whatever its number of nodes.
     """
 
     members: list[Graph]
     is_cut: bool
+    rows: frozenset[int] = frozenset()
 
 
 @stage("graphs: certificate")
@@ -80,18 +82,18 @@ def certify(
     return tuple(classes), first
 
 
-def certified_rows(classes: Sequence[GraphClass], rows: np.ndarray) -> np.ndarray:
-    """(k,) bool, which rows are certainly there: those that every member of some certified class has.
+def certified_rows(classes: Sequence[GraphClass], found: Sequence[Candidates], number: int) -> np.ndarray:
+    """(number,) bool, which rows of features are certainly there: every solution of some certified graph has them.
 
     Args:
         classes: of the batch.
-        rows: (k, columns).
+        found: what they were made of.
+        number: of rows.
     """
-    exact = np.zeros(len(rows), bool)
-    for one in classes:
-        if one.is_certified and not one.is_cut:
-            held = [{row.tobytes() for row in member.rows} for member in one.members]
-            exact |= np.array([all((row + 0.0).tobytes() in some for some in held) for row in rows], bool)
+    exact = np.zeros(number, bool)
+    for one, candidates in zip(classes, found, strict=True):
+        if one.is_certified:
+            exact[sorted(candidates.rows)] = True
     return exact
 
 

@@ -10,7 +10,7 @@ from spear_jax.attacks.graphs.assembly import MOST_MEMBERS, assemble
 from spear_jax.attacks.graphs.batches import tell_apart
 from spear_jax.attacks.graphs.certificate import Candidates
 from spear_jax.attacks.graphs.colours import MOST_COLOURS, count_colours, find_colours
-from spear_jax.attacks.graphs.counts import MOST_NODES, MOST_WEIGHED, Weighed, counts_of, weigh
+from spear_jax.attacks.graphs.counts import MOST_NODES, MOST_WEIGHED, Weighed, certain_rows, counts_of, weigh
 from spear_jax.attacks.graphs.evidence import gather_evidence
 from spear_jax.attacks.graphs.levels import Level, Model, pooled_states
 from spear_jax.attacks.graphs.pooled import Pooled
@@ -20,8 +20,8 @@ from spear_jax.graphs.graph import Graph, invariant, is_isomorphic
 from spear_jax.graphs.observation import GraphObservation
 from spear_jax.stages import stage
 
-# Graphs with several times the smallest number of nodes are listed up to so many nodes, so many of each size.
-MOST_LISTED, MOST_OF_MULTIPLE = 30, 24
+# Graphs with more than the fewest nodes are listed up to so many nodes, of so many numbers of nodes, so many of each.
+MOST_LISTED, MOST_SIZES, MOST_OF_SIZE = 30, 4, 24
 # Counts of colours that are assembled, of one number of nodes.
 MOST_VECTORS = 200
 
@@ -137,15 +137,16 @@ def find_members(setting: Setting, level: Level, weighed: Weighed) -> Candidates
         level: colours of the highest level.
         weighed: shares of these colours.
     """
-    members, is_cut = [], False
+    members, is_cut, sizes = [], False, 0
     for nodes in _sizes(setting):
-        if members and nodes > max(MOST_LISTED, members[0].num_nodes):
+        if sizes == MOST_SIZES or (members and nodes > max(MOST_LISTED, members[0].num_nodes)):
             break
-        found, is_short = _of_size(setting, level, weighed, nodes, MOST_OF_MULTIPLE if members else MOST_MEMBERS)
+        found, is_short = _of_size(setting, level, weighed, nodes, MOST_OF_SIZE if members else MOST_MEMBERS)
+        sizes += bool(found)
         is_cut = is_cut or (is_short and not members)  # of larger ones a class never claims to list all
         members += found
     members.sort(key=setting.rank)
-    return Candidates(members, is_cut)
+    return Candidates(members, is_cut, certain_rows(weighed, level))
 
 
 def _sizes(setting: Setting) -> range:

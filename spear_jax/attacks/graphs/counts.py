@@ -134,6 +134,27 @@ def counts_of(weighed: Weighed, level: Level, nodes: int = 1) -> Counts:
     return Counts(vectors, weighed.is_complete)
 
 
+def certain_rows(weighed: Weighed, level: Level) -> frozenset[int]:
+    """Numbers of the rows of features that every solution has, of any number of nodes; none where others may fit."""
+    rows = level.rows[weighed.places]
+    return frozenset(int(row) for row in np.unique(rows) if weighed.is_complete and _least(weighed, rows == row) > ZERO)
+
+
+def _least(weighed: Weighed, is_counted: np.ndarray) -> float:
+    """Smallest share that some colours have together."""
+    least = float(weighed.shares[is_counted].sum())
+    if not weighed.free.shape[1]:
+        return least
+    ended = linprog(
+        weighed.free[is_counted].sum(axis=0),
+        A_ub=-weighed.free,
+        b_ub=np.maximum(weighed.shares, 0),
+        bounds=(None, None),
+        method="highs",
+    )
+    return least + ended.fun if ended.status == 0 else 0.0
+
+
 def _points(weighed: Weighed, nodes: int, pivots: np.ndarray):
     """Points of which the free entries are whole, each entry within what linear programmes allow it."""
     base = nodes * weighed.shares

@@ -36,6 +36,7 @@ class _Ended(NamedTuple):
     stars: Stars | None = None
     classes: tuple[GraphClass, ...] = ()
     reproduction: Reproduction | None = None
+    rows_exact: np.ndarray | None = None
 
 
 def reconstruct(
@@ -82,9 +83,9 @@ def reconstruct(
     return GraphResult(
         classes=ended.classes,
         rows=found,
-        rows_exact=certified_rows(ended.classes, found),
-        stars=() if ended.stars is None else _named(ended.stars),
-        stars_exact=bool(ended.classes) and all(one.is_certified and one.size == 1 for one in ended.classes),
+        rows_exact=np.zeros(len(found), bool) if ended.rows_exact is None else ended.rows_exact,
+        stars=_named(ended, found),
+        stars_exact=ended.status is Status.EXACT,
         reproduction=ended.reproduction,
         status=ended.status,
         reason=ended.reason,
@@ -121,7 +122,8 @@ def _beyond_rows(
         reason = found.reason or reasons.not_reproduced(reproduction.residual, reproduction.limit)
         return _Ended(Status.PARTIAL, reason, stars, classes, reproduction)
     status = Status.EXACT if all(one.exact for one in classes) else Status.ONE_OF_SEVERAL
-    return _Ended(status, reasons.of_classes(classes), stars, classes, reproduction)
+    exact = certified_rows(classes, found.graphs, len(model.features))
+    return _Ended(status, reasons.of_classes(classes), stars, classes, reproduction, exact)
 
 
 def _refusal(observation: GraphObservation, model: Model, views: Sequence[View], telling: Sequence[View]) -> str | None:
@@ -152,12 +154,27 @@ def _kinds(observation: GraphObservation, rows: np.ndarray) -> Level:
     return Level(np.arange(len(places)), np.zeros((len(places), 0), int), degrees, places, states)
 
 
-def _named(stars: Stars) -> tuple[Star, ...]:
-    """Neighbourhoods by the numbers of rows."""
-    rows = stars.kinds.rows
+def _named(ended: _Ended, rows: np.ndarray) -> tuple[Star, ...]:
+    """Neighbourhoods by the numbers of rows: those of the graphs where these are exact, else all that fit."""
+    if ended.stars is None:
+        return ()
+    if ended.status is Status.EXACT:
+        number = {row.tobytes(): place for place, row in enumerate(rows)}
+        graphs = [one.members[0] for one in ended.classes]
+        kinds = [[number[row.tobytes()] for row in graph.rows] for graph in graphs]
+        return tuple(
+            sorted(
+                {
+                    Star(own[node], tuple(sorted(own[other] for other in near)))
+                    for graph, own in zip(graphs, kinds, strict=True)
+                    for node, near in enumerate(graph.neighbours())
+                }
+            )
+        )
+    kind, level = ended.stars.kinds.rows, ended.stars.level
     return tuple(
-        Star(int(rows[own]), tuple(sorted(int(rows[slot]) for slot in slots if slot >= 0)))
-        for own, slots in zip(stars.level.own.tolist(), stars.level.slots.tolist(), strict=True)
+        Star(int(kind[own]), tuple(sorted(int(kind[slot]) for slot in slots if slot >= 0)))
+        for own, slots in zip(level.own.tolist(), level.slots.tolist(), strict=True)
     )
 
 

@@ -74,11 +74,16 @@ def find_candidates(setting: Setting, stars: Level, pooled: Pooled) -> Found:
     for is_sieved in (True, False):
         levels, number, is_same = _highest(setting, stars, is_sieved)
         if number > (MOST_WEIGHED if len(levels) == setting.observation.architecture.layers else MOST_COLOURS):
-            return found if found.reason else Found([], reasons.too_many_colours(number))
-        found = _counted(setting, levels, pooled) if number else found
-        if found.graphs or is_same:
+            return found if found.graphs or found.reason else Found([], reasons.too_many_colours(number))
+        more = _counted(setting, levels, pooled) if number else found
+        found = more if len(more.graphs) >= len(found.graphs) else found
+        if len(found.graphs) == pooled.found.rank or is_same:
             break
-    return found if found.graphs or found.reason else Found([], reasons.no_counts(len(stars), len(pooled.bias)))
+    if len(found.graphs) < pooled.found.rank and not found.reason:
+        missing = reasons.not_told(len(found.graphs), pooled.found.rank)
+        few = reasons.no_counts(len(stars), len(pooled.bias))
+        return found._replace(reason=missing if found.graphs else few)
+    return found
 
 
 def _highest(setting: Setting, stars: Level, is_sieved: bool) -> tuple[list[Level], int, bool]:

@@ -61,10 +61,11 @@ def gather_evidence(
     weight = np.asarray(observation.params[f"{behind_pool(observation)}.weight"], np.float64)
     errors = _errors(model, layer, below, level, pooled.bias @ weight)
     rows = (errors @ across.T * aggregated).T
-    target = sum(
+    products = [
         np.einsum("ki,ij,kj->k", across, np.asarray(gradient, np.float64), side)
         for gradient, side in zip(gradients, sides, strict=True)
-    )
+    ]
+    target = np.sum(products, axis=0)
     length = float(np.linalg.norm(target))
     return Evidence(rows / length, target / length) if length else None
 

@@ -84,6 +84,13 @@ def not_apart(graphs: int, outputs: int) -> str:
     return f"at least {graphs} graphs but {outputs} directions of outputs: the graphs cannot be told apart."
 
 
+def not_told(found: int, rank: int) -> str:
+    """Fewer graphs than the outputs show."""
+    return (
+        f"{found} graphs were put together, but the outputs show {rank} or more: without the others none is certified."
+    )
+
+
 def not_assembled(missing: int, found: int) -> str:
     """Counts of which no graph can be put together."""
     return f"colours of {missing} of {found} graphs were counted, but no graph with these was put together in time."

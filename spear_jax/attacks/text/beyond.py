@@ -269,7 +269,9 @@ def _behind(
     state = family(architecture).embed(architecture, embeddings, tokens, jnp.broadcast_to(depth, tokens.shape))
     roles = _roles(places)
 
-    def through(state: jax.Array, given: tuple[Params, jax.Array, jax.Array]) -> tuple[jax.Array, tuple[object, ...]]:
+    def through(
+        state: jax.Array, given: tuple[Params, jax.Array, jax.Array]
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array, jax.Array]]:
         block, key, value = given
         attended = attend_after(architecture, block, 0, state, Past(key, value, is_there))
         seen, state = behind_attention(architecture, block, 0, state, attended)

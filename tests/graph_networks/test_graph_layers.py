@@ -124,8 +124,9 @@ def test_a_sum_over_nodes_and_states_without_activation():
     np.testing.assert_allclose(found, expected, rtol=1e-11)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("loss", ["bce", "cross entropy", "mse"])
+@pytest.mark.parametrize(
+    ("kind", "loss"), [*((kind, "bce") for kind in KINDS), ("gcn", "cross entropy"), ("graphconv", "mse")]
+)
 def test_gradients_agree_with_finite_differences(kind, loss):
     from spear_jax.graphs import layers
 

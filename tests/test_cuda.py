@@ -128,10 +128,11 @@ def run_everything():
 
 
 def run_every_graph():
-    """In each precision a molecule whose view lacks a direction, so that all of the search is gone through."""
+    """In each precision a molecule whose view lacks a direction in a GCN, and in a GIN, which has layers within."""
     private = molecules.chosen("nicotine")
-    for dtype in ("float32", "float64"):
-        graphs.reconstruct(molecules.observed(*molecules.network("gcn", width=200, dtype=dtype), private))
+    for kind in ("gcn", "gin"):
+        for dtype in ("float32", "float64"):
+            graphs.reconstruct(molecules.observed(*molecules.network(kind, dtype=dtype), private))
 
 
 def run_every_text():

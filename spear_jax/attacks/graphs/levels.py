@@ -159,6 +159,17 @@ def entered_of(model: Model, tables: Tables, own: np.ndarray, slots: np.ndarray)
     return found
 
 
+def read_by(model: Model, layer: int, tables: Tables, view: View, level: Level) -> np.ndarray:
+    """(m, width) what a view's layer reads of colours behind a convolution; of states, or within the convolution."""
+    read = level.states
+    if view.reads == "inner":
+        entered = entered_of(model, tables, level.own, level.slots)
+        padding = filled(len(level), LEAST) - len(level)
+        padded = jnp.asarray(np.pad(entered, ((0, padding), (0, 0))))
+        read = np.asarray(_inner(model.architecture, layer, view.place, model.params, padded))[: len(level)]
+    return np.concatenate([read, np.ones((len(read), 1), read.dtype)], axis=1) if view.has_one else read
+
+
 def pooled_states(model: Model, level: Level) -> np.ndarray:
     """(m, width) what nodes with colours of the highest level give the pool."""
     found = []
@@ -237,6 +248,11 @@ def _worst(
 @partial(jax.jit, static_argnums=0)
 def _entered_alone(architecture: Architecture, tables: Tables, own: jax.Array, slots: jax.Array) -> jax.Array:
     return entered_by(architecture, tables, own, slots)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _inner(architecture: Architecture, layer: int, place: int, params: Params, entered: jax.Array) -> jax.Array:
+    return behind(architecture, layer, params, entered)[0][place - 1]
 
 
 @partial(jax.jit, static_argnums=(0, 1))

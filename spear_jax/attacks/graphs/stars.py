@@ -13,11 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spear_jax.attacks.graphs.levels import (
-    ANY,
-    Level,
-    Model,
-)
+from spear_jax.attacks.graphs.levels import ANY, Level, Model, read_by
 from spear_jax.attacks.graphs.missing import with_missing_direction
 from spear_jax.attacks.graphs.neighbourhoods import LISTED, Search, multisets
 from spear_jax.attacks.graphs.views import View
@@ -79,7 +75,9 @@ def _stars(search: Search, is_whole: bool) -> Stars:
     """What is consistent of all that fits."""
     level = search.level(consistent(list(search.found), search.kinds.degrees, ()))
     view = search.views[0]
-    missing = len(unexplained(view, level.states)) if view.reads == "states" else view.rank * (not len(level))
+    if view.reads == "joint":  # of rows too, as nothing below the highest level is read
+        return Stars(level, search.kinds, is_whole, view.rank * (not len(level)))
+    missing = len(unexplained(view, read_by(search.model, 0, search.tables, view, level)))
     return Stars(level, search.kinds, is_whole, missing)
 
 
@@ -151,7 +149,7 @@ def consistent(
 
 
 def unexplained(view: View, states: np.ndarray) -> np.ndarray:
-    """(k, d) what is left of a view's directions outside the span of some states, above its noise."""
+    """(k, d) what is left of a view's directions outside the span of what its layer reads, above its noise."""
     eps = float(np.finfo(states.dtype).eps)
     _, sizes, basis = np.linalg.svd(states.astype(np.float64), full_matrices=False)
     basis = basis[sizes > 64 * eps * sizes[:1]] if len(sizes) else np.zeros((0, view.found.directions.shape[1]))

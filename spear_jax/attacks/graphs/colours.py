@@ -63,7 +63,7 @@ def find_colours(model: Model, layer: int, below: Level, views: list[View]) -> L
         if screen is not None:
             passed = passing(model, layer, screen, own, slots)
             own, slots = own[passed], slots[passed]
-        fits = misfits(model, layer, tables, views, own, slots) <= FITS
+        fits = misfits(model, layer, tables, views, (own, slots)) <= FITS
         own, slots = own[fits], slots[fits]
     kept = _consistent(own, slots)
     own, slots = own[kept], slots[kept]

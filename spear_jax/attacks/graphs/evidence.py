@@ -89,8 +89,7 @@ def _errors(model: Model, layer: int, below: Level, level: Level, by_pooled: np.
         model.architecture,
         layer,
         model.params,
-        pad(entered),
-        pad(model.features[level.rows]),
+        (pad(entered), pad(model.features[level.rows])),
         jnp.asarray(by_pooled, entered.dtype),
     )
     return np.asarray(found)[: len(level)].astype(np.float64)
@@ -101,10 +100,11 @@ def _pulled(
     architecture: Architecture,
     layer: int,
     params: Params,
-    entered: jax.Array,
-    features: jax.Array,
+    nodes: tuple[jax.Array, jax.Array],
     by_pooled: jax.Array,
 ) -> jax.Array:
+    entered, features = nodes
+
     def pooled(entered: jax.Array) -> jax.Array:
         return before_pool(architecture, params, features, behind(architecture, layer, params, entered)[1])
 

@@ -119,7 +119,7 @@ def _through_weights(
 
 
 def misfits(
-    model: Model, layer: int, tables: Tables, views: list[View], own: np.ndarray, slots: np.ndarray
+    model: Model, layer: int, tables: Tables, views: list[View], candidates: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
     """(c,) the largest misfit of candidates in some views, see `spear_jax.row_space.misfit`.
 
@@ -128,24 +128,24 @@ def misfits(
         layer: number of the convolution that makes the candidates' states.
         tables: of the colours below.
         views: of the level that the candidates have.
-        own: (c,) int, the node's colour below.
-        slots: (c, s) int, the neighbours' colours below, `NONE` where there is none.
+        candidates: (c,) int, the node's colour below, and (c, s) int, the neighbours' colours below, `NONE` where there
+            is none.
     """
     tests = tuple(Test(view.reads, view.place, view.has_one) for view in views)
     spaces = tuple(view.found.space for view in views)
-    found = np.zeros(len(own))
-    for chunk, arrays in in_chunks(own, slots, CHUNK):
-        worst = _worst(model.architecture, layer, tests, model.params, spaces, tables, *arrays)
+    found = np.zeros(len(candidates[0]))
+    for chunk, arrays in in_chunks(*candidates, CHUNK):
+        worst = _worst(model.architecture, layer, tests, (model.params, spaces, tables), arrays)
         found[chunk] = np.asarray(worst)[: chunk.stop - chunk.start]
     return found
 
 
 def states_of(model: Model, layer: int, tables: Tables, own: np.ndarray, slots: np.ndarray) -> np.ndarray:
-    """(c, width) states of colours behind a convolution; arguments as `misfits` has them."""
+    """(c, width) states of colours behind a convolution; arguments as `misfits` has them, candidates apart."""
     width, dtype = model.architecture.widths[layer], tables.own.dtype
     found = np.zeros((len(own), width), dtype)
     for chunk, arrays in in_chunks(own, slots, CHUNK):
-        states = _states(model.architecture, layer, model.params, tables, *arrays)
+        states = _states(model.architecture, layer, model.params, tables, arrays)
         found[chunk] = np.asarray(states)[: chunk.stop - chunk.start]
     return found
 
@@ -227,12 +227,10 @@ def _worst(
     architecture: Architecture,
     layer: int,
     tests: tuple[Test, ...],
-    params: Params,
-    spaces: tuple[Space, ...],
-    tables: Tables,
-    own: jax.Array,
-    slots: jax.Array,
+    given: tuple[Params, tuple[Space, ...], Tables],
+    candidates: tuple[jax.Array, jax.Array],
 ) -> jax.Array:
+    (params, spaces, tables), (own, slots) = given, candidates
     inner, states = behind(architecture, layer, params, entered_by(architecture, tables, own, slots))
     worst = jnp.zeros(len(own), states.dtype)
     for test, space in zip(tests, spaces, strict=True):
@@ -257,9 +255,9 @@ def _inner(architecture: Architecture, layer: int, place: int, params: Params, e
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _states(
-    architecture: Architecture, layer: int, params: Params, tables: Tables, own: jax.Array, slots: jax.Array
+    architecture: Architecture, layer: int, params: Params, tables: Tables, candidates: tuple[jax.Array, jax.Array]
 ) -> jax.Array:
-    return behind(architecture, layer, params, entered_by(architecture, tables, own, slots))[1]
+    return behind(architecture, layer, params, entered_by(architecture, tables, *candidates))[1]
 
 
 @partial(jax.jit, static_argnums=0)

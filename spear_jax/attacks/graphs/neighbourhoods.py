@@ -66,7 +66,7 @@ class Search:
                 if self.screen is not None:
                     passed = passing(self.model, 0, self.screen, own, around)
                     own, around = own[passed], around[passed]
-                fits = misfits(self.model, 0, self.tables, self.views, own, around) <= FITS
+                fits = misfits(self.model, 0, self.tables, self.views, (own, around)) <= FITS
                 for centre, near in zip(own[fits].tolist(), around[fits].tolist(), strict=True):
                     self.found[centre, tuple(kind for kind in near if kind != NONE)] = None
 

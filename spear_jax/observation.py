@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -158,3 +158,25 @@ def _check_finite(name: str, array: Array) -> None:
             f"{name} holds {int(bad.sum())} NaN or infinite values of {array.size}, the first at {first}: "
             "the update is corrupt or training diverged; take another round's."
         )
+
+
+def require_gradients(params: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]) -> None:
+    """Refuse gradients that are not those of a model.
+
+    Args:
+        params: its tensors by name.
+        gradients: what came back.
+
+    Raises:
+        SpearError: a name that the model does not have, shapes that disagree, NaN or infinity.
+    """
+    for name, gradient in gradients.items():
+        if name not in params:
+            raise SpearError(f"{name} came back, but the model has no such tensor; give the model that was sent.")
+        if gradient.shape != params[name].shape:
+            raise SpearError(
+                f"{name} came back with shape {gradient.shape}, but the model's has {params[name].shape}; "
+                "give the model that was sent."
+            )
+        if not np.isfinite(gradient).all():
+            raise SpearError(f"{name} holds NaN or infinite values: the update is corrupt or training diverged.")

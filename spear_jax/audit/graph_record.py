@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 
 from spear_jax.attacks.graphs.result import GraphClass, GraphResult
 from spear_jax.audit import record
-from spear_jax.errors import RecordError, SpearError
 from spear_jax.graphs.features import Features
 from spear_jax.graphs.graph import Graph
 from spear_jax.update.graph_features import features_from_json, features_to_json, row_from_json, row_to_json
@@ -142,18 +140,13 @@ def verdict(one: Mapping[str, Any]) -> str:
 
 def write_graph_record(folder: Path, content: dict[str, Any]) -> None:
     """Write the record, whole or not at all; what was made of an earlier one is removed."""
-    for stale in (*record.DERIVED, record.RECORD):
-        (folder / stale).unlink(missing_ok=True)
+    record.remove_derived(folder)
     record.write_json(folder / record.RECORD, content)
 
 
 def is_graphs(folder: Path) -> bool:
     """Whether a folder holds the record of a reconstruction of graphs."""
-    try:
-        content = json.loads((folder / record.RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("family") == FAMILY
+    return record.is_of_family(folder, FAMILY)
 
 
 def read_graph_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -162,28 +155,16 @@ def read_graph_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         RecordError: no such folder, or its record is missing, damaged or of another family.
     """
-    folder = Path(folder)
-    path = folder / record.RECORD
-    if not path.is_file():
-        raise RecordError(
-            f"{folder} holds no finished reconstruction (no {record.RECORD}); give the --out folder of spear-jax "
-            "reconstruct."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("family") != FAMILY:
-            raise SpearError("it is none of graphs")
-        missing = [name for name in _NEEDED if name not in content]
-        if missing:
-            raise SpearError(f"it lacks {', '.join(missing)}")
-        features = features_from_json(content["features"])
-        for one in content["graphs"]:
-            verdict(one)
-            for member in one["members"]:
-                graph_from_json(features, member)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise RecordError(f"{folder} holds a damaged reconstruction ({error}); run spear-jax reconstruct.") from error
-    return content
+    return record.read_family_record(folder, FAMILY, _NEEDED, _check)
+
+
+def _check(content: dict[str, Any]) -> None:
+    """Reads all that a page shows."""
+    features = features_from_json(content["features"])
+    for one in content["graphs"]:
+        verdict(one)
+        for member in one["members"]:
+            graph_from_json(features, member)
 
 
 def _plain(view: Mapping[str, Any]) -> dict[str, Any]:

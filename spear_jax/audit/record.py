@@ -9,7 +9,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -278,6 +278,53 @@ def _read_record(path: Path) -> dict[str, Any]:
     if missing:
         raise SpearError(f"{path.name} lacks {', '.join(missing)}")
     return record
+
+
+def is_of_family(folder: Path, family: str) -> bool:
+    """Whether a folder holds the record of a reconstruction of another family than dense layers."""
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("family") == family
+
+
+def read_family_record(
+    folder: str | os.PathLike[str], family: str, needed: Sequence[str], check: Callable[[dict[str, Any]], object]
+) -> dict[str, Any]:
+    """The record of a reconstruction of another family than dense layers.
+
+    Args:
+        folder: that holds it.
+        family: whose it must be.
+        needed: names that it must have.
+        check: reads what is in it, and raises where that cannot be.
+
+    Raises:
+        RecordError: no such folder, or its record is missing, damaged or of another family.
+    """
+    folder = Path(folder)
+    if not (folder / RECORD).is_file():
+        raise RecordError(
+            f"{folder} holds no finished reconstruction (no {RECORD}); give the --out folder of spear-jax reconstruct."
+        )
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("family") != family:
+            raise SpearError(f"it is none of {family}")
+        missing = [name for name in needed if name not in content]
+        if missing:
+            raise SpearError(f"it lacks {', '.join(missing)}")
+        check(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise RecordError(f"{folder} holds a damaged reconstruction ({error}); run spear-jax reconstruct.") from error
+    return content
+
+
+def remove_derived(folder: Path) -> None:
+    """Remove a record and what was made of it, before another one is written."""
+    for stale in (*DERIVED, RECORD):
+        (folder / stale).unlink(missing_ok=True)
 
 
 def finite(value: Any) -> Any:

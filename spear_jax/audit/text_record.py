@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 
 from spear_jax.attacks.text.result import TextResult
 from spear_jax.audit import record
-from spear_jax.errors import RecordError, SpearError
 from spear_jax.tensor_files import atomic_path
 from spear_jax.update.text_update import TextUpdate
 
@@ -125,8 +123,7 @@ def escaped(text: str) -> str:
 
 def write_text_record(folder: Path, content: dict[str, Any]) -> None:
     """Write both files, each whole or not at all, the record last; what was made of an earlier one is removed."""
-    for stale in (*record.DERIVED, record.RECORD):
-        (folder / stale).unlink(missing_ok=True)
+    record.remove_derived(folder)
     lines = certified_lines(content)
     if lines:
         with atomic_path(folder / TEXTS) as temporary:
@@ -136,11 +133,7 @@ def write_text_record(folder: Path, content: dict[str, Any]) -> None:
 
 def is_text(folder: Path) -> bool:
     """Whether a folder holds the record of a text reconstruction."""
-    try:
-        content = json.loads((folder / record.RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("family") == FAMILY
+    return record.is_of_family(folder, FAMILY)
 
 
 def read_text_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -149,25 +142,13 @@ def read_text_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         RecordError: no such folder, or its record is missing, damaged or of another family.
     """
-    folder = Path(folder)
-    path = folder / record.RECORD
-    if not path.is_file():
-        raise RecordError(
-            f"{folder} holds no finished reconstruction (no {record.RECORD}); give the --out folder of spear-jax "
-            "reconstruct."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("family") != FAMILY:
-            raise SpearError("it is none of text")
-        missing = [name for name in _NEEDED if name not in content]
-        if missing:
-            raise SpearError(f"it lacks {', '.join(missing)}")
-        for one in (*content["sequences"], *content["traces"]):
-            spoken(one)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RecordError(f"{folder} holds a damaged reconstruction ({error}); run spear-jax reconstruct.") from error
-    return content
+    return record.read_family_record(folder, FAMILY, _NEEDED, _check)
+
+
+def _check(content: dict[str, Any]) -> None:
+    """Reads all that a page shows."""
+    for one in (*content["sequences"], *content["traces"]):
+        spoken(one)
 
 
 def _model(audited: TextAudited) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import os
 
 import numpy as np
 
-from spear_jax import tensor_files
 from spear_jax.client.graph_batch import PrivateGraphs
+from spear_jax.client.truth import read_truth, write_truth
 from spear_jax.errors import SpearError, TruthError
 from spear_jax.graphs.graph import Graph
 from spear_jax.update.graph_features import features_from_json, features_to_json
@@ -48,10 +48,7 @@ class GraphTruth:
             "names": json.dumps(self.private.names),
             "features": json.dumps(features_to_json(self.private.features)),
         }
-        try:
-            tensor_files.write_tensors(path, tensors, metadata)
-        except tensor_files.TensorFileError as error:
-            raise TruthError(str(error)) from error
+        write_truth(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GraphTruth:
@@ -61,10 +58,7 @@ class GraphTruth:
             TruthError: the file cannot be read, or holds something else (an update, for instance).
         """
         name = os.path.basename(path)
-        try:
-            tensors, metadata = tensor_files.read_tensors(path)
-        except tensor_files.TensorFileError as error:
-            raise TruthError(str(error)) from error
+        tensors, metadata = read_truth(path)
         if metadata.get("content") != _CONTENT or not set(tensors) >= _NEEDED:
             raise TruthError(f"{name} is no truth about a graph network's update; pass the one that simulate wrote.")
         try:

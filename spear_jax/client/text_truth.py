@@ -8,8 +8,8 @@ import os
 
 import numpy as np
 
-from spear_jax import tensor_files
 from spear_jax.client.text_batch import TextBatch
+from spear_jax.client.truth import read_truth, write_truth
 from spear_jax.errors import TruthError
 
 _CONTENT = "text truth"
@@ -44,10 +44,7 @@ class TextTruth:
         }
         if self.batch.labels is not None:
             tensors["labels"] = np.asarray(self.batch.labels, np.int64)
-        try:
-            tensor_files.write_tensors(path, tensors, {"content": _CONTENT, "texts": json.dumps(self.texts)})
-        except tensor_files.TensorFileError as error:
-            raise TruthError(str(error)) from error
+        write_truth(path, tensors, {"content": _CONTENT, "texts": json.dumps(self.texts)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TextTruth:
@@ -57,10 +54,7 @@ class TextTruth:
             TruthError: the file cannot be read, or holds something else (an update, for instance).
         """
         name = os.path.basename(path)
-        try:
-            tensors, metadata = tensor_files.read_tensors(path)
-        except tensor_files.TensorFileError as error:
-            raise TruthError(str(error)) from error
+        tensors, metadata = read_truth(path)
         if metadata.get("content") != _CONTENT or not {"tokens", "lengths"} <= set(tensors):
             raise TruthError(f"{name} is no truth about a language model's update; pass the one that simulate wrote.")
         tokens, lengths, labels = tensors["tokens"], tensors["lengths"], tensors.get("labels")

@@ -60,10 +60,7 @@ class Truth:
             metadata["normalization"] = self.normalization.to_json()
         if self.image_shape is not None:
             metadata["image_shape"] = json.dumps(self.image_shape)
-        try:
-            tensor_files.write_tensors(path, tensors, metadata)
-        except tensor_files.TensorFileError as error:
-            raise TruthError(str(error)) from error
+        write_truth(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Truth:
@@ -72,10 +69,7 @@ class Truth:
         Raises:
             TruthError: the file cannot be read, or holds something else (an update, for instance).
         """
-        try:
-            tensors, metadata = tensor_files.read_tensors(path)
-        except tensor_files.TensorFileError as error:
-            raise TruthError(str(error)) from error
+        tensors, metadata = read_truth(path)
         if metadata.get("content") != _CONTENT or "labels" not in tensors:
             raise TruthError(f"{os.path.basename(path)} is no truth file; pass the one that simulate wrote as --truth.")
         try:
@@ -92,6 +86,30 @@ class Truth:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TruthError(f"{os.path.basename(path)} is a damaged truth file: {error}.") from error
+
+
+def write_truth(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write the tensors of a truth, atomically.
+
+    Raises:
+        TruthError: another extension than ``.safetensors`` or ``.npz``, or the folder cannot be written.
+    """
+    try:
+        tensor_files.write_tensors(path, tensors, metadata)
+    except tensor_files.TensorFileError as error:
+        raise TruthError(str(error)) from error
+
+
+def read_truth(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors and metadata that `write_truth` wrote.
+
+    Raises:
+        TruthError: the file cannot be read.
+    """
+    try:
+        return tensor_files.read_tensors(path)
+    except tensor_files.TensorFileError as error:
+        raise TruthError(str(error)) from error
 
 
 def _column(record: dict[str, Any]) -> Column:

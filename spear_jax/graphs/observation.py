@@ -10,6 +10,7 @@ import numpy as np
 from spear_jax.errors import SpearError
 from spear_jax.graphs.architecture import Architecture, check_params
 from spear_jax.graphs.features import Features
+from spear_jax.observation import require_gradients
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,16 +47,7 @@ class GraphObservation:
         if not self.gradients:
             raise SpearError("no tensor of the graph network came back; expected gradients of its tensors.")
         check_params(self.architecture, self.params)
-        for name, gradient in self.gradients.items():
-            if name not in self.params:
-                raise SpearError(f"{name} came back, but the model has no such tensor; give the model that was sent.")
-            if gradient.shape != self.params[name].shape:
-                raise SpearError(
-                    f"{name} came back with shape {gradient.shape}, but the model's has {self.params[name].shape}; "
-                    "give the model that was sent."
-                )
-            if not np.isfinite(gradient).all():
-                raise SpearError(f"{name} holds NaN or infinite values: the update is corrupt or training diverged.")
+        require_gradients(self.params, self.gradients)
         if self.features.columns != self.architecture.columns:
             raise SpearError(
                 f"the features describe {self.features.columns} columns but the first convolution takes "

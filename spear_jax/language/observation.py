@@ -9,6 +9,7 @@ import numpy as np
 
 from spear_jax.errors import SpearError
 from spear_jax.language.architecture import Architecture
+from spear_jax.observation import require_gradients
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,19 +46,11 @@ class TextObservation:
     def __post_init__(self) -> None:
         if not self.gradients:
             raise SpearError("no tensor of the language model came back; expected gradients of some of its tensors.")
+        require_gradients(self.params, self.gradients)
         for name, gradient in self.gradients.items():
-            if name not in self.params:
-                raise SpearError(f"{name} came back, but the model has no such tensor; give the model that was sent.")
-            if gradient.shape != self.params[name].shape:
-                raise SpearError(
-                    f"{name} came back with shape {gradient.shape}, but the model's has {self.params[name].shape}; "
-                    "give the model that was sent."
-                )
             for tensor in (gradient, self.params[name]):
                 if np.asarray(tensor).dtype not in (np.float32, np.float64):
                     raise SpearError(
                         f"{name} is {tensor.dtype}; expected float32 or float64: widen it, and say of gradients that "
                         "were rounded to half precision is_half='bfloat16' or 'float16'."
                     )
-            if not np.isfinite(gradient).all():
-                raise SpearError(f"{name} holds NaN or infinite values: the update is corrupt or training diverged.")

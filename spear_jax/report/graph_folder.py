@@ -10,7 +10,7 @@ from spear_jax.client.graph_truth import GraphTruth
 from spear_jax.graphs.graph import is_isomorphic
 from spear_jax.report.graph_page import render_graph_page
 from spear_jax.report.graph_scores import found_classes, score_record
-from spear_jax.tensor_files import make_folder
+from spear_jax.report.html import write_index
 from spear_jax.update.graph_features import features_from_json
 
 
@@ -26,12 +26,8 @@ def make_graph_report(folder: Path, truth: Path | None = None, out: Path | None 
         Path of the page.
     """
     content = read_graph_record(folder)
-    into = folder if out is None else out
-    make_folder(into)
-    index = into / "index.html"
     originals = None if truth is None else _originals(content, truth)
-    index.write_text(render_graph_page(content, originals), encoding="utf-8", errors="surrogateescape")
-    return index
+    return write_index(folder if out is None else out, render_graph_page(content, originals))
 
 
 def _originals(content: dict[str, Any], truth: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spear_jax.report.graph_values import certificate_sentence
-from spear_jax.report.values import DASH, mapping, number, seconds, text
+from spear_jax.report.values import DASH, mapping, number, repeat_rows, returned_rows, text
 
 Rows = list[tuple[str, str]]
 VIEW_HEADER = ("Layer", "It reads", "Directions", "Width", "So")
@@ -80,20 +80,9 @@ def facts(record: Mapping[str, Any]) -> dict[str, Rows]:
             ("Columns of features", number(model.get("columns"))),
             ("Blocks and their labels", text(", ".join(blocks))),
             ("Possible rows that were listed", number(listed) if listed else "any of the blocks"),
-            ("Sent as", text([part for part in (seen.get("kind"), seen.get("dtype")) if part])),
-            ("Rounded to half precision before that", text(seen.get("half"))),
-            ("Tensors that came back", number(seen.get("tensors"))),
-            ("of these without a change", number(seen.get("untrained"))),
-            ("Learning rate", number(seen.get("lr"))),
-            ("Batch size as the client reports it", number(record.get("num_examples"))),
-            ("Status", text(record.get("status"))),
-            ("Seconds", seconds(mapping(record.get("seconds")))),
+            *returned_rows(record),
         ],
-        "repeat": [
-            ("Command", command(record)),
-            ("SHA-256 of the update", text(record.get("update_sha256"))),
-            ("Versions", text(mapping(record.get("versions")))),
-        ],
+        "repeat": repeat_rows(record, command(record)),
     }  # fmt: skip
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
+from pathlib import Path
 from string import Template
+
+from spear_jax.tensor_files import make_folder
 
 
 def document(title: str, body: str, more_style: str = "") -> str:
@@ -29,6 +32,14 @@ def wide_table(header: Iterable[str], rows: Iterable[Iterable[str]], kind: str =
     head = "".join(f"<th>{escape(title)}</th>" for title in header)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<table class="{f"sweep {kind}".strip()}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def write_index(folder: Path, page: str) -> Path:
+    """Write a page as ``index.html`` of a folder, which is made where it does not exist, and give its path."""
+    make_folder(folder)
+    index = folder / "index.html"
+    index.write_text(page, encoding="utf-8", errors="surrogateescape")
+    return index
 
 
 STYLE = """

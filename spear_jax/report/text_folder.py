@@ -9,10 +9,10 @@ import numpy as np
 
 from spear_jax.audit.text_record import read_text_record
 from spear_jax.client.text_truth import TextTruth
+from spear_jax.report.html import write_index
 from spear_jax.report.text_page import render_text_page
 from spear_jax.report.text_scores import score_record
 from spear_jax.report.trials import trials_of
-from spear_jax.tensor_files import make_folder
 
 
 def make_text_report(folder: Path, truth: Path | None = None, out: Path | None = None) -> Path:
@@ -27,13 +27,8 @@ def make_text_report(folder: Path, truth: Path | None = None, out: Path | None =
         Path of the page.
     """
     content = read_text_record(folder)
-    into = folder if out is None else out
-    make_folder(into)
-    index = into / "index.html"
     originals = None if truth is None else _originals(content, truth)
-    page = render_text_page(content, originals, trials_of(folder, content))
-    index.write_text(page, encoding="utf-8", errors="surrogateescape")
-    return index
+    return write_index(folder if out is None else out, render_text_page(content, originals, trials_of(folder, content)))
 
 
 def _originals(content: dict[str, Any], truth: Path) -> dict[str, Any]:

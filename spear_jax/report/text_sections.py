@@ -8,7 +8,7 @@ from typing import Any
 
 from spear_jax.report.text_values import certificate_sentence
 from spear_jax.report.trials import how_to_try
-from spear_jax.report.values import DASH, mapping, number, seconds, text
+from spear_jax.report.values import DASH, mapping, number, repeat_rows, returned_rows, text
 
 Rows = list[tuple[str, str]]
 # Inputs of a block's layers, by their names in the record.
@@ -102,8 +102,8 @@ def _reading(view: Mapping[str, Any]) -> str:
 
 def facts(record: Mapping[str, Any]) -> dict[str, Rows]:
     """Tables of (name, value) by section: ``observed`` and ``repeat``."""
-    observed, sent = mapping(record.get("observed")), mapping(record.get("model"))
-    half, sizes = observed.get("half"), [sent.get(name) for name in ("layers", "width", "vocabulary")]
+    sent = mapping(record.get("model"))
+    sizes = [sent.get(name) for name in ("layers", "width", "vocabulary")]
     return {
         "observed": [
             ("Model", text([sent.get("name"), f"({text(sent.get('family'))})"])),
@@ -111,20 +111,9 @@ def facts(record: Mapping[str, Any]) -> dict[str, Rows]:
                 "Blocks, width, vocabulary",
                 ", ".join(map(number, sizes)),
             ),
-            ("Sent as", text([part for part in (observed.get("kind"), observed.get("dtype")) if part])),
-            ("Rounded to half precision before that", text(half)),
-            ("Tensors that came back", number(observed.get("tensors"))),
-            ("of these without a change", number(observed.get("untrained"))),
-            ("Learning rate", number(observed.get("lr"))),
-            ("Batch size as the client reports it", number(record.get("num_examples"))),
-            ("Status", text(record.get("status"))),
-            ("Seconds", seconds(mapping(record.get("seconds")))),
+            *returned_rows(record),
         ],
-        "repeat": [
-            ("Command", command(record)),
-            ("SHA-256 of the update", text(record.get("update_sha256"))),
-            ("Versions", text(mapping(record.get("versions")))),
-        ],
+        "repeat": repeat_rows(record, command(record)),
     }
 
 

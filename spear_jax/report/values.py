@@ -94,3 +94,27 @@ def seconds(by_stage: Mapping[str, Any]) -> str:
 def mapping(value: Any) -> Mapping[str, Any]:
     """The value where it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
+
+
+def returned_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows of a table of facts: what came back of a model, by tensors, and how the attack ended."""
+    seen = mapping(record.get("observed"))
+    return [
+        ("Sent as", text([part for part in (seen.get("kind"), seen.get("dtype")) if part])),
+        ("Rounded to half precision before that", text(seen.get("half"))),
+        ("Tensors that came back", number(seen.get("tensors"))),
+        ("of these without a change", number(seen.get("untrained"))),
+        ("Learning rate", number(seen.get("lr"))),
+        ("Batch size as the client reports it", number(record.get("num_examples"))),
+        ("Status", text(record.get("status"))),
+        ("Seconds", seconds(mapping(record.get("seconds")))),
+    ]
+
+
+def repeat_rows(record: Mapping[str, Any], command: str) -> list[tuple[str, str]]:
+    """Rows of a table of facts: what it takes to repeat a reconstruction."""
+    return [
+        ("Command", command),
+        ("SHA-256 of the update", text(record.get("update_sha256"))),
+        ("Versions", text(mapping(record.get("versions")))),
+    ]

@@ -24,7 +24,7 @@ from spear_jax.update.graph_features import FeaturesFile
 from spear_jax.update.graph_model import GraphModel, build_model, spelled
 from spear_jax.update.graph_names import plain
 from spear_jax.update.metadata import PREFIX, require_valid
-from spear_jax.update.one_step import nothing_changed, weights_after
+from spear_jax.update.one_step import nothing_changed, rounding
 from spear_jax.update.returned import Returned
 from spear_jax.update.weight_change import widen
 
@@ -86,9 +86,7 @@ class GraphUpdate:
         Raises:
             UpdateError: weight decay without a learning rate.
         """
-        with np.errstate(invalid="ignore", over="ignore"):  # damaged numbers are reported by the observation
-            found = {name: self._back.gradient(name) for name in self.came_back}
-        return {name: gradient for name, gradient in found.items() if np.any(gradient)}
+        return self._back.gradients()
 
     @property
     def untrained(self) -> tuple[str, ...]:
@@ -100,9 +98,7 @@ class GraphUpdate:
         """``"bfloat16"`` or ``"float16"`` where gradients or changes were rounded to it, also if widened since."""
         if self.kind == "weights":
             return None
-        matrices = [self.came_back[name] for name, gradient in self.gradients.items() if gradient.ndim > 1]
-        kinds = {half_precision.kind_of(tensor) for tensor in matrices}
-        return next((kind for kind in half_precision.KINDS if kind in kinds), None)
+        return half_precision.kind_among(self.came_back[name] for name in self.gradients)
 
     @functools.cached_property
     def refusals(self) -> tuple[str, ...]:
@@ -159,9 +155,7 @@ class GraphUpdate:
     def _rounding(self) -> dict[str, float]:
         """Root mean square error of an entry from rounding: of weights, or of gradients to half precision."""
         if self.kind == "weights" or (self.kind == "delta" and self.is_half is None):
-            back = self._back
-            with np.errstate(invalid="ignore", over="ignore"):
-                return {name: half_precision.rounding(weights_after(back, name), back.lr) for name in self.gradients}
+            return rounding(self._back, self.gradients)
         if self.is_half is None:
             return {}
         return {name: half_precision.rounding(gradient, 1.0) for name, gradient in self.gradients.items()}

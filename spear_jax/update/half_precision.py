@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,6 +26,12 @@ def kind_of(tensor: np.ndarray) -> str | None:
     flat = tensor.reshape(-1)
     # Float64 that was never float32 is told by its first numbers, and so are most others.
     return next((kind for kind in KINDS if _survives(flat[:_FIRST], kind) and _survives(flat, kind)), None)
+
+
+def kind_among(tensors: Iterable[np.ndarray]) -> str | None:
+    """`kind_of` of matrices that came back together: the coarsest that any of them has; None where none has one."""
+    kinds = {kind_of(tensor) for tensor in tensors if tensor.ndim > 1}
+    return next((kind for kind in KINDS if kind in kinds), None)
 
 
 def unit_dtype(weights: np.ndarray) -> np.dtype:

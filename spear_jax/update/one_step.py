@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -37,6 +37,12 @@ def nothing_changed(kind: str) -> str:
 def weights_after(back: Returned, name: str) -> np.ndarray:
     """A tensor of the model that the client had in the end; not of a gradient."""
     return back.came_back[name] if back.kind == "weights" else back.sent[name] + back.came_back[name]
+
+
+def rounding(back: Returned, names: Iterable[str]) -> dict[str, float]:
+    """Root mean square error of gradients, by name, that the rounding of the client's weights makes."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return {name: half_precision.rounding(weights_after(back, name), back.lr) for name in names}
 
 
 def drowned(back: Returned, names: Sequence[str], *, is_sparse: bool = False) -> str | None:

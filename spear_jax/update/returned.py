@@ -94,6 +94,16 @@ class Returned(NamedTuple):
             gradient = self.gradient(layer.bias_name)
             return gradient if np.any(gradient) else None
 
+    def gradients(self) -> dict[str, np.ndarray]:
+        """`gradient` of all that came back; what is zero was not trained, and is none of them.
+
+        Raises:
+            UpdateError: as for `decayed`.
+        """
+        with np.errstate(invalid="ignore", over="ignore"):  # damaged numbers are reported by the observation
+            found = {name: self.gradient(name) for name in self.came_back}
+        return {name: gradient for name, gradient in found.items() if np.any(gradient)}
+
     def gradient(self, name: str) -> np.ndarray:
         """Sum of the gradients of a tensor that came back, without that of a penalty or of weight decay.
 

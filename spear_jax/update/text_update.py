@@ -18,7 +18,7 @@ from spear_jax.update import half_precision, text_refusals
 from spear_jax.update.adapters import Adapter
 from spear_jax.update.language_model import LanguageModel
 from spear_jax.update.metadata import require_valid
-from spear_jax.update.one_step import nothing_changed, weights_after
+from spear_jax.update.one_step import nothing_changed, rounding
 from spear_jax.update.returned import Returned
 from spear_jax.update.weight_change import widen
 
@@ -80,9 +80,7 @@ class TextUpdate:
         Raises:
             UpdateError: weight decay without a learning rate.
         """
-        with np.errstate(invalid="ignore", over="ignore"):  # damaged numbers are reported by the observation
-            found = {name: self._back.gradient(name) for name in self.came_back}
-        return {name: gradient for name, gradient in found.items() if np.any(gradient)}
+        return self._back.gradients()
 
     @property
     def untrained(self) -> tuple[str, ...]:
@@ -94,10 +92,7 @@ class TextUpdate:
         """``"bfloat16"`` or ``"float16"`` where gradients or changes were rounded to it, also if widened since."""
         if self.kind == "weights":
             return None
-        kinds = {
-            half_precision.kind_of(self.came_back[name]) for name in self.gradients if self.gradients[name].ndim > 1
-        }
-        return next((kind for kind in half_precision.KINDS if kind in kinds), None)
+        return half_precision.kind_among(self.came_back[name] for name in self.gradients)
 
     @functools.cached_property
     def refusals(self) -> tuple[str, ...]:
@@ -150,7 +145,4 @@ class TextUpdate:
     def _rounding(self) -> dict[str, float]:
         if self.kind == "gradient":
             return {}
-        with np.errstate(invalid="ignore", over="ignore"):
-            return {
-                name: half_precision.rounding(weights_after(self._back, name), self._back.lr) for name in self.gradients
-            }
+        return rounding(self._back, self.gradients)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -23,9 +22,8 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.errors import SpearError
 from spear_jax.graphs.architecture import conv_weights
 from spear_jax.graphs.observation import GraphObservation
+from spear_jax.stages import OnStage, StageClock
 from spear_jax.status import Status
-
-OnStage = Callable[[str], None]
 
 
 class _Ended(NamedTuple):
@@ -62,7 +60,7 @@ def reconstruct(
         SpearError: the first convolution did not come back, or no node reached its gradient.
     """
     del config
-    clock, architecture = _Clock(on_stage), observation.architecture
+    clock, architecture = StageClock(on_stage), observation.architecture
     clock.enter("views", "Factorising the gradients")
     views = make_views(observation)
     name = conv_weights(architecture, 0)[-1]
@@ -95,7 +93,7 @@ def reconstruct(
 
 
 def _beyond_rows(
-    observation: GraphObservation, model: Model, views: Sequence[View], rank: Ranking, clock: _Clock
+    observation: GraphObservation, model: Model, views: Sequence[View], rank: Ranking, clock: StageClock
 ) -> _Ended:
     """Neighbourhoods, colours, graphs and their certificate, as far as they are told."""
     architecture, features = observation.architecture, observation.features
@@ -176,26 +174,3 @@ def _named(ended: _Ended, rows: np.ndarray) -> tuple[Star, ...]:
         Star(int(kind[own]), tuple(sorted(int(kind[slot]) for slot in slots if slot >= 0)))
         for own, slots in zip(level.own.tolist(), level.slots.tolist(), strict=True)
     )
-
-
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self, on_stage: OnStage | None) -> None:
-        self._on_stage, self._seconds = on_stage, {}
-        self._name, self._started = "", time.perf_counter()
-
-    def enter(self, name: str, sentence: str) -> None:
-        """Begin a stage, which ends the one before it."""
-        self.seconds()
-        self._name = name
-        if self._on_stage is not None:
-            self._on_stage(sentence)
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds of all stages up to now."""
-        now = time.perf_counter()
-        if self._name:
-            self._seconds[self._name] = self._seconds.get(self._name, 0.0) + now - self._started
-        self._started = now
-        return dict(self._seconds)

@@ -100,8 +100,10 @@ def certify(observation: TextObservation, params: Params, sequences: list[Sequen
         if tried[-1][1].is_exact:
             break
     best, reproduction = min(tried, key=lambda one: one[1].residual / one[1].limit)
+    if not reproduction.is_exact:
+        return Vouched(best, exact=np.zeros(len(best), bool), reproduction=reproduction)
     is_seen = _shares(best) >= NEEDED * reproduction.limit
-    exact = reproduction.is_exact & is_seen & ~could_be_another(observation, params, best, reproduction.limit)
+    exact = is_seen & ~could_be_another(observation, params, best, reproduction.limit)
     return Vouched(best, exact=exact, reproduction=reproduction)
 
 

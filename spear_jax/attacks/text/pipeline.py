@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from collections.abc import Sequence as Several
 
 import jax.numpy as jnp
@@ -30,12 +28,11 @@ from spear_jax.config import ReconstructConfig
 from spear_jax.errors import SpearError
 from spear_jax.language.linear import Params
 from spear_jax.language.observation import TextObservation
+from spear_jax.stages import OnStage, StageClock
 from spear_jax.status import Status
 
 # Blocks whose inputs a prefix must fit.
 BLOCKS = 2
-
-OnStage = Callable[[str], None]
 
 
 def reconstruct(
@@ -63,7 +60,7 @@ def reconstruct(
             be stacked, see `rounds.require_same_inputs`.
     """
     require_same_inputs(observation, also)
-    clock = _Clock(on_stage)
+    clock = StageClock(on_stage)
     architecture = observation.architecture
     params: Params = {name: jnp.asarray(tensor) for name, tensor in observation.params.items()}
     clock.enter("views", "Factorising the gradients")
@@ -132,26 +129,3 @@ def _status(vouched: Vouched, has_tokens: bool, num_examples: int | None) -> Sta
     known = all(sequence.copies for sequence in vouched.sequences)
     count = sum(max(sequence.copies, 1) for sequence in vouched.sequences)
     return Status.EXACT_VISIBLE if num_examples is not None and known and count < num_examples else Status.EXACT
-
-
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self, on_stage: OnStage | None) -> None:
-        self._on_stage, self._seconds = on_stage, {}
-        self._name, self._started = "", time.perf_counter()
-
-    def enter(self, name: str, sentence: str) -> None:
-        """Begin a stage, which ends the one before it."""
-        self.seconds()
-        self._name = name
-        if self._on_stage is not None:
-            self._on_stage(sentence)
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds of all stages up to now."""
-        now = time.perf_counter()
-        if self._name:
-            self._seconds[self._name] = self._seconds.get(self._name, 0.0) + now - self._started
-        self._started = now
-        return dict(self._seconds)

@@ -18,13 +18,11 @@ import numpy as np
 from spear_jax.attacks.text.views import View
 from spear_jax.factorization import white_edge
 from spear_jax.language.linear import product
-from spear_jax.pursuit import STANDS_OUT
+from spear_jax.pursuit import LEAST_LEFT, STANDS_OUT
 from spear_jax.row_space import FORWARD_ROUNDING, filled
 
 # Of the mean variance of inputs, added to all directions before they are made white.
 SMOOTHED = 1e-3
-# A candidate with a smaller part of itself (squared) outside what was taken adds nothing that float32 shows.
-LEAST_LEFT = 1e-4
 # Candidates and taken ones that there is room for at first.
 ROOM, ROOM_TAKEN = 1024, 64
 

@@ -162,7 +162,8 @@ def make_view(observation: TextObservation, layer: int, role: str, also: Sequenc
         role: which input.
         also: further rounds in which the same tokens have the same input, stacked below the first one.
     """
-    blocks = [rows for one in (observation, *also) for rows in observed_rows(one, layer, role)]
+    rounds = (observation, *also)
+    blocks = [rows for one in rounds for rows in observed_rows(one, layer, role)]
     if not blocks:
         return None
     gradient, rounding = np.concatenate([one.gradient for one in blocks]), max(one.rounding for one in blocks)
@@ -174,7 +175,6 @@ def make_view(observation: TextObservation, layer: int, role: str, also: Sequenc
         rounding = 1.0
     found = row_space(gradient, observation.dtype, rounding=rounding, scale=scale)
     own = float(np.finfo(gradient.dtype).eps * np.sqrt(np.mean(np.square(gradient, dtype=np.float64))))
-    rounds = (observation, *also)
     return View(
         layer, role, found.space, found.directions, found.noise,
         rows=len(gradient), least=max(own, rounding), stack=gradient,

@@ -138,7 +138,7 @@ def test_the_command_stacks_rounds_and_says_whose_tokens_they_are(files, tmp_pat
     call = ("reconstruct", files / "0.safetensors", "--model", files / "model", "--out", tmp_path)
     also = ("--also", files / "1.safetensors", "--also", files / "2.safetensors")
     said = run(*call, *also)
-    assert said.code == 3, said.err
+    assert said.code == 0, said.err
     union = tokens_of(*(batch([6, 5], seed=number) for number in range(3)))
     assert f"{len(union)} distinct tokens of 3 rounds together, certified." in said.out
     record = run(*call, *also, "--resume", "--json").json

@@ -38,6 +38,11 @@ CLAIMS = (
     "text_lora",
     "text_precision",
     "text_certificate",
+    "graph_single",
+    "graph_batches",
+    "graph_trained",
+    "graph_certificate",
+    "graph_other",
 )
 # What the project's README shows of them, claim by claim, in the words of the findings.
 HEADLINES = {

@@ -15,13 +15,29 @@ from scipy.spatial import KDTree
 
 from spear_jax.attacks.graphs.levels import NONE, states_of
 from spear_jax.attacks.graphs.neighbourhoods import Search
+from spear_jax.attacks.graphs.rows import seen_rows
 from spear_jax.attacks.graphs.screens import outside
 from spear_jax.attacks.graphs.views import View
-from spear_jax.row_space import with_direction
+from spear_jax.graphs.observation import GraphObservation
 
 # Candidates that are compared, and sets of them that are tried; how closely parallel vectors agree, by dtype.
 MOST_COMPARED, MOST_TRIED = 250_000, 300
 AGREE = {"float64": 1e-7, "float32": 2e-3}
+
+
+def with_missing_row_direction(observation: GraphObservation, view: View) -> View | None:
+    """The view of rows with one more direction, on which most rows of different size agree; None where no two do.
+
+    Rows that differ from true ones by the same labels agree too, but are all of one size outside of the view.
+    """
+    rows = seen_rows(observation, view.name)
+    basis = np.asarray(view.found.space.basis, np.float64)[: view.rank]
+    outer = rows - (rows @ basis.T) @ basis
+    agree = AGREE[view.found.space.basis.dtype.name]
+    sets = _agreeing(outer, agree)
+    if not sets:
+        return None
+    return view.guessed(np.linalg.svd(outer[sets[0]], full_matrices=False)[2][0])
 
 
 def with_missing_direction(search: Search, view: View) -> Iterator[View]:
@@ -39,7 +55,7 @@ def with_missing_direction(search: Search, view: View) -> Iterator[View]:
         whole = states - (states @ basis.T) @ basis
         for few in _agreeing(whole, agree)[:1]:
             if np.linalg.matrix_rank(states[few], tol=agree * np.linalg.norm(states)) > 1:
-                yield view._replace(found=with_direction(view.found, np.linalg.svd(whole[few])[2][0]))
+                yield view.guessed(np.linalg.svd(whole[few])[2][0])
 
 
 def _compared(search: Search) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -71,5 +87,9 @@ def _agreeing(vectors: np.ndarray, agree: float) -> list[np.ndarray]:
     order = np.argsort(part, kind="stable")
     runs = [there[run] for run in np.split(order, np.flatnonzero(np.diff(part[order])) + 1) if len(run) > 1]
     # Of equal vectors one counts: neighbourhoods with equal states are parallel anyway.
-    different = lambda run: 1 + int(np.sum(np.diff(np.sort(lengths[run])) > agree * lengths[run].max()))
-    return sorted(runs, key=lambda run: -different(run))[:MOST_TRIED]
+    return sorted(runs, key=lambda run: (-_sizes(lengths[run], agree), -len(run)))[:MOST_TRIED]
+
+
+def _sizes(lengths: np.ndarray, agree: float) -> int:
+    """Number of different lengths among some."""
+    return 1 + int(np.sum(np.diff(np.sort(lengths)) > agree * lengths.max()))

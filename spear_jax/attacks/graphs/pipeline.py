@@ -12,6 +12,7 @@ from spear_jax.attacks.graphs import reasons
 from spear_jax.attacks.graphs.certificate import certified_rows, certify
 from spear_jax.attacks.graphs.classes import Setting, find_candidates
 from spear_jax.attacks.graphs.levels import ANY, Level, Model
+from spear_jax.attacks.graphs.missing import with_missing_row_direction
 from spear_jax.attacks.graphs.pooled import behind_pool, read_pooled
 from spear_jax.attacks.graphs.ranking import Ranking, by_rings
 from spear_jax.attacks.graphs.result import GraphClass, GraphResult, Reproduction, Star
@@ -27,7 +28,7 @@ from spear_jax.status import Status
 
 
 class _Ended(NamedTuple):
-    """How it ended, and what there is by then."""
+    """How it ended, what there is by then, and whether nothing was in the way of a search that found nothing."""
 
     status: Status
     reason: str
@@ -35,6 +36,7 @@ class _Ended(NamedTuple):
     classes: tuple[GraphClass, ...] = ()
     reproduction: Reproduction | None = None
     rows_exact: np.ndarray | None = None
+    is_searched: bool = False
 
 
 def reconstruct(
@@ -69,15 +71,11 @@ def reconstruct(
             f"{name}.weight has no gradient, or it is zero everywhere: no node reached the loss; expected that of the "
             "first convolution, from which rows of features are read."
         )
-    clock.enter("rows", "Testing possible rows of nodes")
-    rows = find_rows(observation, views[0])
-    found = np.zeros((0, architecture.columns)) if rows is None else rows
-    if rows is None or not len(rows):
-        ended = _Ended(Status.NO_NODES, reasons.no_rows(None if rows is None else 0))
-    else:
-        params = {name: jnp.asarray(tensor, observation.dtype) for name, tensor in observation.params.items()}
-        model = Model(architecture, params, rows)
-        ended = _beyond_rows(observation, model, views, rank or by_rings(observation.features), clock)
+    rank = rank or by_rings(observation.features)
+    found, ended = _from_rows(observation, views, rank, clock)
+    if ended.is_searched and (wider := with_missing_row_direction(observation, views[0])) is not None:
+        more, again = _from_rows(observation, [wider, *views[1:]], rank, clock)
+        found, ended = (more, again) if again.classes else (found, ended)
     return GraphResult(
         classes=ended.classes,
         rows=found,
@@ -92,6 +90,20 @@ def reconstruct(
     )
 
 
+def _from_rows(
+    observation: GraphObservation, views: Sequence[View], rank: Ranking, clock: StageClock
+) -> tuple[np.ndarray, _Ended]:
+    """The rows that fit the first view, and what follows from them."""
+    architecture = observation.architecture
+    clock.enter("rows", "Testing possible rows of nodes")
+    rows = find_rows(observation, views[0])
+    if rows is None or not len(rows):
+        reason = reasons.no_rows(None if rows is None else 0)
+        return np.zeros((0, architecture.columns)), _Ended(Status.NO_NODES, reason, is_searched=rows is not None)
+    params = {name: jnp.asarray(tensor, observation.dtype) for name, tensor in observation.params.items()}
+    return rows, _beyond_rows(observation, Model(architecture, params, rows), views, rank, clock)
+
+
 def _beyond_rows(
     observation: GraphObservation, model: Model, views: Sequence[View], rank: Ranking, clock: StageClock
 ) -> _Ended:
@@ -104,18 +116,21 @@ def _beyond_rows(
     clock.enter("neighbourhoods", f"Testing neighbourhoods of {len(model.features)} rows")
     stars = find_stars(model, _kinds(observation, model.features), telling, features.max_degree)
     if not len(stars.level):
-        return _Ended(Status.NODES_ONLY, reasons.no_neighbourhoods(telling[0], len(model.features)))
+        reason = reasons.no_neighbourhoods(telling[0], len(model.features))
+        return _Ended(Status.NODES_ONLY, reason, is_searched=True)
     pooled = read_pooled(observation)
     if pooled is None:
         return _Ended(Status.NEIGHBOURHOODS_ONLY, reasons.no_bias(behind_pool(observation)), stars)
     clock.enter("graphs", f"Putting together graphs of {len(stars.level)} neighbourhoods")
     found = find_candidates(Setting(observation, model, views, rank), stars.level, pooled)
     if not found.graphs and stars.missing:
-        return _Ended(Status.NODES_ONLY, reasons.unexplained(telling[0], stars.missing, architecture.activation), stars)
+        reason = reasons.unexplained(telling[0], stars.missing, architecture.activation)
+        return _Ended(Status.NODES_ONLY, reason, stars, is_searched=True)
     if not found.graphs:
         return _Ended(Status.NEIGHBOURHOODS_ONLY, found.reason, stars)
     clock.enter("certificate", f"Computing the gradient of {len(found.graphs)} graphs")
-    classes, reproduction = certify(observation, model.params, found.graphs, stars.is_whole)
+    is_whole = stars.is_whole and not views[0].is_guessed
+    classes, reproduction = certify(observation, model.params, found.graphs, is_whole)
     if not reproduction.is_exact:
         reason = found.reason or reasons.not_reproduced(reproduction.residual, reproduction.limit)
         return _Ended(Status.PARTIAL, reason, stars, classes, reproduction)
@@ -131,8 +146,9 @@ def _refusal(observation: GraphObservation, model: Model, views: Sequence[View],
         return reasons.attention(len(rows))
     if not telling:
         return reasons.one_layer(len(rows))
-    if telling[0].rank < views[0].rank:
-        return reasons.capacity(telling[0], views[0].rank, architecture.activation)
+    shown = views[0].rank - views[0].is_guessed
+    if telling[0].rank < shown:
+        return reasons.capacity(telling[0], shown, architecture.activation)
     degrees = features.degrees(rows)
     if degrees is not None and degrees.max() > features.max_degree:
         return reasons.too_large(int(degrees.max()), features.max_degree)

@@ -7,12 +7,16 @@ fit exactly: no threshold tells them apart, only a list of possible rows or the 
 
 from __future__ import annotations
 
+from functools import reduce
+from math import prod
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.attacks.graphs.views import View
 from spear_jax.factorization import white_edge
+from spear_jax.graphs.features import Features
 from spear_jax.graphs.observation import GraphObservation
 from spear_jax.numerics import EPS64
 from spear_jax.row_space import FITS, RowSpace, Space, filled, misfit
@@ -33,17 +37,40 @@ def find_rows(observation: GraphObservation, view: View) -> np.ndarray | None:
     features, gradient = observation.features, observation.gradients[f"{view.name}.weight"]
     if features.possible is not None:
         return _fitting(_seen(features.possible, gradient), view.found.space)
-    found, stop = np.zeros((1, 0)), 0
+    found = np.zeros((1, 0))
+    for parts in _seen_parts(features, gradient):
+        found = _joined(found, parts)
+        found = _fitting(found, _beginning(view.found, gradient, found.shape[1]))
+        if len(found) > MOST_ROWS:
+            return None
+    return found
+
+
+def seen_rows(observation: GraphObservation, name: str) -> np.ndarray:
+    """(k, columns) all possible rows that have nothing where the gradient of a layer is zero; none if too many."""
+    features, gradient = observation.features, observation.gradients[f"{name}.weight"]
+    if features.possible is not None:
+        return _seen(features.possible, gradient)
+    parts = _seen_parts(features, gradient)
+    if prod(map(len, parts)) > MOST_ROWS:
+        return np.zeros((0, features.columns))
+    return reduce(_joined, parts, np.zeros((1, 0)))
+
+
+def _seen_parts(features: Features, gradient: np.ndarray) -> list[np.ndarray]:
+    """What a row may have in each block's columns, (p, labels), without labels that the gradient does not show."""
+    found, stop = [], 0
     for block in features.blocks:
         start, stop = stop, stop + len(block.labels)
         parts = np.eye(len(block.labels))
         parts = np.concatenate([parts, np.zeros((1, len(block.labels)))]) if block.may_be_empty else parts
-        parts = _seen(parts, gradient[:, start:stop])
-        found = np.concatenate([np.repeat(found, len(parts), axis=0), np.tile(parts, (len(found), 1))], axis=1)
-        found = _fitting(found, _beginning(view.found, gradient, stop))
-        if len(found) > MOST_ROWS:
-            return None
+        found.append(_seen(parts, gradient[:, start:stop]))
     return found
+
+
+def _joined(rows: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """All beginnings of rows with all that may follow."""
+    return np.concatenate([np.repeat(rows, len(parts), axis=0), np.tile(parts, (len(rows), 1))], axis=1)
 
 
 def _seen(rows: np.ndarray, gradient: np.ndarray) -> np.ndarray:

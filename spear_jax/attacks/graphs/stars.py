@@ -78,7 +78,7 @@ def _stars(search: Search, is_whole: bool) -> Stars:
     if view.reads == "joint":  # of rows too, as nothing below the highest level is read
         return Stars(level, search.kinds, is_whole, view.rank * (not len(level)))
     missing = len(unexplained(view, read_by(search.model, 0, search.tables, view, level)))
-    return Stars(level, search.kinds, is_whole, missing)
+    return Stars(level, search.kinds, is_whole and not view.is_guessed, missing)
 
 
 def _with_known(search: Search, degrees: list[int]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from spear_jax.attacks.graphs.result import ViewSize
 from spear_jax.graphs.architecture import Architecture, conv_weights
 from spear_jax.graphs.observation import GraphObservation
-from spear_jax.row_space import RowSpace, row_space
+from spear_jax.row_space import RowSpace, row_space, with_direction
 
 # A view whose directions fill more than this share of its width tells nothing apart.
 MOST_FILLED = 0.97
@@ -34,6 +34,7 @@ class View(NamedTuple):
         place: number of that layer within the convolution, for ``"inner"``.
         found: the row space.
         has_one: whether what is read ends with a 1, for the bias.
+        is_guessed: whether one of the directions is none that the gradient shows.
     """
 
     name: str
@@ -42,11 +43,16 @@ class View(NamedTuple):
     place: int
     found: RowSpace
     has_one: bool
+    is_guessed: bool = False
 
     @property
     def rank(self) -> int:
         """Number of directions."""
         return self.found.rank
+
+    def guessed(self, direction: np.ndarray) -> View:
+        """The view with one more direction (d,), orthogonal to all that the gradient shows."""
+        return self._replace(found=with_direction(self.found, direction), is_guessed=True)
 
     @property
     def size(self) -> ViewSize:

@@ -75,7 +75,7 @@ class Search:
         around = self.neighbours()
         for degree in range(self.max_degree + 1):
             centres = self.centres(degree)
-            cost = len(centres) * comb(len(around) + degree - 1, degree) if len(around) or not degree else 0
+            cost = len(centres) * (comb(len(around) + degree - 1, degree) if degree else 1)
             if cost <= (MOST_OF_FEW if degree <= 2 else MOST_OF_MANY):
                 yield degree, centres, multisets(around, degree) if len(centres) else iter(())
 

@@ -125,6 +125,16 @@ def misfit(space: Space, inputs: jax.Array) -> jax.Array:
     return jnp.where(allowed > 0, length(outside) / jnp.where(allowed > 0, allowed, 1), jnp.inf)
 
 
+def misfit_of_any(space: Space, inputs: jax.Array) -> jax.Array:
+    """As `misfit`, but 0 of inputs that are zero: they lie in every space, so that no gradient speaks against them.
+
+    Args:
+        space: the row space.
+        inputs: (..., d).
+    """
+    return jnp.where(jnp.any(inputs != 0, axis=-1), misfit(space, inputs), jnp.zeros((), inputs.dtype))
+
+
 def filled(count: int, least: int = 8) -> int:
     """Next of a few sizes, so that programs serve many: ``least`` times powers of two, and their three quarters."""
     size = least

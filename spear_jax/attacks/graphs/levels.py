@@ -18,7 +18,7 @@ from spear_jax.attacks.graphs.views import View
 from spear_jax.graphs.architecture import Architecture, conv_weights
 from spear_jax.graphs.layers import Params, activated, before_pool, linear, own_weight
 from spear_jax.numerics import search_matmul
-from spear_jax.row_space import Space, filled, misfit
+from spear_jax.row_space import Space, filled, misfit_of_any
 
 # Candidates that are tested at a time, and colours that a table is padded to at least.
 CHUNK, LEAST = 4096, 16
@@ -121,7 +121,7 @@ def _through_weights(
 def misfits(
     model: Model, layer: int, tables: Tables, views: list[View], candidates: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """(c,) the largest misfit of candidates in some views, see `spear_jax.row_space.misfit`.
+    """(c,) the largest misfit of candidates in some views, see `spear_jax.row_space.misfit_of_any`.
 
     Args:
         model: the network.
@@ -239,7 +239,7 @@ def _worst(
             read = jnp.concatenate([tables.features[own], read], axis=1)
         if test.has_one:
             read = jnp.concatenate([read, jnp.ones((len(own), 1), read.dtype)], axis=1)
-        worst = jnp.maximum(worst, misfit(space, read))
+        worst = jnp.maximum(worst, misfit_of_any(space, read))
     return worst
 
 

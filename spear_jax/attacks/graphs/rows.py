@@ -19,7 +19,7 @@ from spear_jax.factorization import white_edge
 from spear_jax.graphs.features import Features
 from spear_jax.graphs.observation import GraphObservation
 from spear_jax.numerics import EPS64
-from spear_jax.row_space import FITS, RowSpace, Space, filled, misfit
+from spear_jax.row_space import FITS, RowSpace, Space, filled, misfit_of_any
 from spear_jax.stages import stage
 
 # Rows that are tested at a time, and beginnings of rows that are kept.
@@ -108,4 +108,4 @@ def _fitting(rows: np.ndarray, space: Space) -> np.ndarray:
 
 @jax.jit
 def _misfits(space: Space, rows: jax.Array) -> jax.Array:
-    return misfit(space, rows)
+    return misfit_of_any(space, rows)

@@ -18,7 +18,7 @@ from spear_jax.attacks.graphs.views import View
 from spear_jax.graphs.architecture import Architecture
 from spear_jax.graphs.layers import activated
 from spear_jax.numerics import search_matmul
-from spear_jax.row_space import FITS, Space, filled, misfit
+from spear_jax.row_space import FITS, Space, filled, misfit_of_any
 
 # Candidates that are screened at a time, and entries of a screen beyond the directions of its view.
 SCREENED, SPARE = 16384, 16
@@ -84,7 +84,7 @@ def _screened(
     architecture: Architecture, is_activated: bool, screen: Screen, own: jax.Array, slots: jax.Array
 ) -> jax.Array:
     entered = entered_by(architecture, screen.tables, own, slots)
-    return misfit(screen.space, activated(architecture, entered, is_activated))
+    return misfit_of_any(screen.space, activated(architecture, entered, is_activated))
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -56,7 +56,8 @@ def certify(
         observation: what came back.
         params: the model's tensors on the device.
         found: for each input graph, of which there is one or more, what it may be, one member or more.
-        is_whole: whether all neighbourhoods that rows allow were tested, without which nothing is the only one.
+        is_whole: whether all neighbourhoods that rows allow were tested, by what tells them from mixtures of others;
+            without that there may be further members.
 
     Returns:
         the classes, and how far their first members reproduce what came back. Equal graphs of a batch are one class.
@@ -69,12 +70,13 @@ def certify(
         if first.is_exact:
             members = _with_same_gradient(observation, params, firsts, place, members)
         larger = _may_be_larger(observation.architecture, observation.features, members)
-        is_alone = len(members) == 1 and is_whole and not one.is_cut and not larger
+        is_cut = one.is_cut or not is_whole
+        is_alone = len(members) == 1 and not is_cut and not larger
         classes.append(
             GraphClass(
                 members=tuple(members),
                 is_certified=first.is_exact,
-                is_cut=one.is_cut,
+                is_cut=is_cut,
                 may_be_larger=larger,
                 exact=first.is_exact and is_alone,
             )

@@ -15,7 +15,7 @@ from spear_jax.attacks.graphs.evidence import gather_evidence
 from spear_jax.attacks.graphs.levels import Level, Model, pooled_states
 from spear_jax.attacks.graphs.pooled import Pooled
 from spear_jax.attacks.graphs.ranking import Ranking
-from spear_jax.attacks.graphs.views import View, sieving
+from spear_jax.attacks.graphs.views import View, is_bent, sieving
 from spear_jax.graphs.graph import Graph, invariant, is_isomorphic
 from spear_jax.graphs.observation import GraphObservation
 from spear_jax.stages import stage
@@ -97,7 +97,9 @@ def _highest(setting: Setting, stars: Level, is_sieved: bool) -> tuple[list[Leve
         number = count_colours(levels[-1])
         if number > MOST_COLOURS:
             return levels, number, is_same
-        telling = sieving(architecture, setting.views, layer + 1) if is_sieved else []
+        telling = (
+            sieving(architecture, setting.views, layer + 1) if is_sieved and is_bent(architecture, layer + 1) else []
+        )
         is_same = is_same and not telling
         levels.append(find_colours(setting.model, layer, levels[-1], telling))
     return levels, len(levels[-1]), is_same

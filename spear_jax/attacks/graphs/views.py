@@ -112,6 +112,16 @@ def _spanned(gradient: np.ndarray, dtype: np.dtype, rounding: float) -> RowSpace
     return found._replace(space=space, directions=spread(found.directions))
 
 
+def is_bent(architecture: Architecture, level: int) -> bool:
+    """Whether an activation stands between what makes a level's states and the layer that reads them.
+
+    Without one, states of mixtures are mixtures of states: two neighbourhoods have the sum of two others, and a graph
+    of the ones has the gradient of a graph of the others though none of them lies in its row space.
+    """
+    is_inner = architecture.kind == "gin" and architecture.mlp_layers > 1
+    return is_inner or architecture.is_activated[level - 1]
+
+
 def sieving(architecture: Architecture, views: Sequence[View], level: int) -> list[View]:
     """Views that tell colours of a level apart: those that read them as they are, where there are such."""
     found = [view for view in views if view.level == level and view.rank < MOST_FILLED * len(view.found.space.scale)]

@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spear_jax.attacks.graphs.labels import by_labels
 from spear_jax.attacks.graphs.result import GraphClass, Reproduction
 from spear_jax.graphs.architecture import Architecture
 from spear_jax.graphs.features import Features
 from spear_jax.graphs.graph import Graph, colour_counts
-from spear_jax.graphs.layers import GraphBatch, Params, as_batch, last_inputs, pulled_back
+from spear_jax.graphs.layers import GraphBatch, Params, as_batch, last_inputs, logits, pulled_back
 from spear_jax.graphs.observation import GraphObservation
 from spear_jax.row_space import filled
 from spear_jax.stages import stage
@@ -30,6 +31,9 @@ MOST_LEFT = 4.0
 ARITHMETIC = {"float32": 1e-5, "float64": 1e-10}
 # A tensor whose gradient is a smaller part of all is held against this part instead of its own size.
 LEAST_PART = 1e-4
+
+# Chance that shares of nodes which are no whole numbers of nodes are taken for some.
+CHANCE = 1e-3
 
 
 class Candidates(NamedTuple):
@@ -64,6 +68,7 @@ def certify(
     """
     firsts = [one.members[0] for one in found]
     first = reproduce(observation, params, firsts)
+    first = first._replace(limit=min(first.limit, _by_chance(observation.architecture, found)))
     classes = []
     for place, one in enumerate(found):
         members = one.members
@@ -117,7 +122,9 @@ def _with_same_gradient(
 
 
 def reproduce(observation: GraphObservation, params: Params, graphs: Sequence[Graph]) -> Reproduction:
-    """How far the gradient of a batch is from what came back; labels are not needed, the logits' gradients fit it best.
+    """How far the gradient of a batch is from what came back.
+
+    The logits' gradients fit it best; those of one graph may be any, those of several what labels give.
 
     Args:
         observation: what came back.
@@ -129,6 +136,9 @@ def reproduce(observation: GraphObservation, params: Params, graphs: Sequence[Gr
     batch = as_batch(graphs, observation.dtype, nodes, count)
     output_grads = _output_gradients(observation, params, batch, len(graphs))
     limit = _limit(observation)
+    if output_grads is not None and len(graphs) > 1:
+        outputs = _logits(architecture, params, batch)
+        output_grads = by_labels(architecture.loss, np.asarray(outputs, np.float64)[: len(graphs)], output_grads)
     if output_grads is None:
         return Reproduction(float("inf"), limit)
     padded = np.pad(output_grads, ((0, count - len(graphs)), (0, 0)))
@@ -165,6 +175,11 @@ def _last_inputs(architecture: Architecture, params: Params, batch: GraphBatch) 
     return last_inputs(architecture, params, batch)
 
 
+@partial(jax.jit, static_argnums=0)
+def _logits(architecture: Architecture, params: Params, batch: GraphBatch) -> jax.Array:
+    return logits(architecture, params, batch)
+
+
 def _limit(observation: GraphObservation) -> float:
     """Part of a tensor's gradient that rounding alone may leave unexplained by the right batch."""
     dtypes = {observation.dtype, *(gradient.dtype for gradient in observation.gradients.values())}
@@ -175,6 +190,16 @@ def _limit(observation: GraphObservation) -> float:
         if name in observation.gradients and np.any(observation.gradients[name])
     ]
     return arithmetic + MOST_LEFT * max(rounded, default=0.0)
+
+
+def _by_chance(architecture: Architecture, found: Sequence[Candidates]) -> float:
+    """Residual that some numbers of nodes hardly reach where they are none.
+
+    Behind a mean the gradient of several graphs is one of shares that are no ratios of whole numbers. Of fractions with
+    denominators up to n there are fewer than n^2, so that one lies within r of any number with a chance of n^2 r.
+    """
+    nodes = max(min(graph.num_nodes for graph in one.members) for one in found)
+    return CHANCE / nodes**2 if architecture.pool == "mean" else float("inf")
 
 
 def _may_be_larger(architecture: Architecture, features: Features, members: Sequence[Graph]) -> bool:

@@ -18,7 +18,7 @@ from spear_jax.attacks.graphs.ranking import Ranking, by_rings
 from spear_jax.attacks.graphs.result import GraphClass, GraphResult, Reproduction, Star
 from spear_jax.attacks.graphs.rows import find_rows
 from spear_jax.attacks.graphs.stars import Stars, find_stars
-from spear_jax.attacks.graphs.views import View, is_bent, make_views, sieving
+from spear_jax.attacks.graphs.views import View, make_views, sieving
 from spear_jax.config import ReconstructConfig
 from spear_jax.errors import SpearError
 from spear_jax.graphs.architecture import conv_weights
@@ -129,7 +129,7 @@ def _beyond_rows(
     if not found.graphs:
         return _Ended(Status.NEIGHBOURHOODS_ONLY, found.reason, stars)
     clock.enter("certificate", f"Computing the gradient of {len(found.graphs)} graphs")
-    is_whole = stars.is_whole and not views[0].is_guessed and is_bent(architecture, 1)
+    is_whole = stars.is_whole and not views[0].is_guessed
     classes, reproduction = certify(observation, model.params, found.graphs, is_whole)
     if not reproduction.is_exact:
         reason = found.reason or reasons.not_reproduced(reproduction.residual, reproduction.limit)

@@ -15,8 +15,9 @@ import numpy as np
 
 from spear_jax.attacks.graphs.levels import ANY, Level, Model, read_by
 from spear_jax.attacks.graphs.missing import with_missing_direction
+from spear_jax.attacks.graphs.mixtures import may_be_mixed
 from spear_jax.attacks.graphs.neighbourhoods import LISTED, Search, multisets
-from spear_jax.attacks.graphs.views import View
+from spear_jax.attacks.graphs.views import View, is_bent
 from spear_jax.stages import stage
 
 # Candidates of one number of neighbours that are tested outright: up to two neighbours, and more.
@@ -31,7 +32,7 @@ class Stars(NamedTuple):
     Attributes:
         level: of them; empty where none fit.
         kinds: level 0.
-        is_whole: whether all combinations that the rows allow were tested.
+        is_whole: whether all combinations that the rows allow were tested, and none that fits is a mixture of others.
         missing: directions of the view that no neighbourhood explains; 0 where that is not known.
     """
 
@@ -54,12 +55,19 @@ def find_stars(model: Model, kinds: Level, views: list[View], max_degree: int) -
     search = Search(model, kinds, views, max_degree)
     stars = _find(search)
     if not stars.missing:
-        return stars
+        return _told(search, stars)
     for wider in with_missing_direction(search, views[0]):
-        more = _find(Search(model, kinds, [wider, *views[1:]], max_degree))
+        other = Search(model, kinds, [wider, *views[1:]], max_degree)
+        more = _find(other)
         if len(more.level) and not more.missing:
-            return more
+            return _told(other, more)
     return stars
+
+
+def _told(search: Search, stars: Stars) -> Stars:
+    """The same, with whether what fits is told from mixtures of what does not."""
+    is_told = stars.is_whole and is_bent(search.model.architecture, 1) and not may_be_mixed(search, stars.level)
+    return stars._replace(is_whole=is_told)
 
 
 def _find(search: Search) -> Stars:

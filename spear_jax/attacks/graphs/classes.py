@@ -15,6 +15,7 @@ from spear_jax.attacks.graphs.evidence import gather_evidence
 from spear_jax.attacks.graphs.levels import Level, Model, pooled_states
 from spear_jax.attacks.graphs.pooled import Pooled
 from spear_jax.attacks.graphs.ranking import Ranking
+from spear_jax.attacks.graphs.traceless import may_be_traceless
 from spear_jax.attacks.graphs.views import View, is_bent, sieving
 from spear_jax.graphs.graph import Graph, invariant, is_isomorphic
 from spear_jax.graphs.observation import GraphObservation
@@ -123,6 +124,8 @@ def _counted(setting: Setting, levels: Sequence[Level], pooled: Pooled) -> Found
     for one, evidence in zip(told, extra, strict=True):
         weighed = weigh(level, states, one, setting.is_mean, evidence)
         graphs.append(Candidates([], False) if weighed is None else find_members(setting, level, weighed))
+    if may_be_traceless(setting.model, setting.observation.features, states):
+        graphs = [graph._replace(is_cut=True) for graph in graphs]
     return _together(graphs)
 
 

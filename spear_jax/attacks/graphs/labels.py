@@ -1,6 +1,6 @@
 """Labels that a batch may have: gradients by its logits that the loss can give, and no others.
 
-Behind a batch the gradients say which mixtures of graphs are there, not which graphs: where one graph has all colours of
+Behind a batch the gradients say which mixtures of graphs are there, not which graphs: where one has all colours of
 another, a batch of the rest and the other has the same gradient for some gradients by the logits. But these are
 ``sigmoid(z) - y`` and the like, of logits that follow from the graphs, so that whole labels tell the batches apart.
 """

@@ -201,6 +201,9 @@ def _graph(features: Features, entry: Any, number: int) -> Graph:
             raise DataError(
                 f"graph {number} has the edge {ascii(edge)[:40]}; expected two numbers of nodes, as [0, 1]."
             )
+        if not all(0 <= end < len(rows) for end in edge):  # before int64, which not every number of a file fits
+            joined = ascii(tuple(edge))[:40]
+            raise DataError(f"graph {number}: an edge joins {joined}; expected two nodes from 0 to {len(rows) - 1}.")
     try:
         graph = Graph(np.array(rows), np.array(entry["edges"], np.int64).reshape(-1, 2))
     except SpearError as error:

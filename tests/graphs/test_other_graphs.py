@@ -175,3 +175,22 @@ def test_single_nodes_behind_one_output_are_no_graph_of_a_hundred_nodes(seed):
     params["readout.0.bias"] = np.array([0.1 * seed])
     result = reconstructed(architecture, params, graphs, known, np.zeros((2, 1)), dtype="float32")
     assert not any(one.is_certified for one in result.classes)
+
+
+def test_an_edge_to_a_node_beyond_all_numbers_is_refused(tmp_path):
+    import json
+
+    from spear_jax.client.graph_batch import read_graphs
+    from spear_jax.errors import DataError
+
+    content = {
+        "features": {"blocks": [{"name": "kind", "labels": ["a", "b"]}]},
+        "graphs": [{"nodes": [["a"], ["b"]], "edges": [[0, 10**30]]}],
+    }
+    path = tmp_path / "graphs.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="expected two nodes from 0 to 1"):
+        read_graphs(path)
+    content["graphs"][0]["edges"] = [[0, 1]]
+    path.write_text(json.dumps(content))
+    assert read_graphs(path).graphs[0].num_nodes == 2

@@ -53,12 +53,13 @@ def _on_one_piece(search: Search, inside: np.ndarray) -> np.ndarray:
     does."""
     architecture, found = search.model.architecture, [np.zeros((0, inside.shape[1]), inside.dtype)]
     pieces, total = jnp.asarray(_slopes(architecture, jnp.asarray(inside))), 0
-    first = Tables(*(part[:, :FIRST_UNITS] for part in search.tables[:2]), search.tables.features)
+    whole = search.tables
+    first = Tables(whole.own[:, :FIRST_UNITS], whole.slots[:, :FIRST_UNITS], whole.features)
     for _, centres, candidates in search.outright():
         for slots in candidates:
             slots = np.pad(slots, ((0, 0), (0, search.max_degree - slots.shape[1])), constant_values=NONE)
             own, near = np.repeat(centres, len(slots)), np.tile(slots, (len(centres), 1))
-            for tables in (first, search.tables):
+            for tables in (first, whole):
                 kept = _agreeing(architecture, tables, pieces, (own, near))
                 own, near = own[kept], near[kept]
             strange = [

@@ -43,6 +43,7 @@ CLAIMS = (
     "graph_trained",
     "graph_certificate",
     "graph_other",
+    "graph_baseline",
 )
 # What the project's README shows of them, claim by claim, in the words of the findings.
 HEADLINES = {

@@ -75,7 +75,7 @@ def reconstruct(
     found, ended = _from_rows(observation, views, rank, clock)
     if ended.is_searched and (wider := with_missing_row_direction(observation, views[0])) is not None:
         more, again = _from_rows(observation, [wider, *views[1:]], rank, clock)
-        found, ended = (more, again) if again.classes else (found, ended)
+        found, ended = (more, again) if again.status in (Status.EXACT, Status.ONE_OF_SEVERAL) else (found, ended)
     return GraphResult(
         classes=ended.classes,
         rows=found,

@@ -75,7 +75,7 @@ class Gluing:
             kind: of the neighbour that came last.
             least: the choice made for it; further ones of this kind for this node are not below.
         """
-        self.is_stopped = self.is_stopped or time.perf_counter() > self.deadline
+        self.is_stopped = self.is_stopped or time.process_time() > self.deadline
         if self.is_stopped:
             return False
         first = next((place for place in range(node, len(self.stars)) if self.lacks[place]), None)

@@ -35,7 +35,7 @@ class Test(NamedTuple):
         layer: number of the convolution.
         basis: (rank, c + width) orthonormal rows of the gradient of what reads its states, behind c columns of rows.
         tolerance: relative distance up to which states pass.
-        deadline: on `time.perf_counter`, after which nothing is tested.
+        deadline: on `time.process_time`, after which nothing is tested.
         weight: (width, d) of the convolution.
         bias: (width,) of the convolution, zero where it has none.
     """
@@ -60,7 +60,7 @@ class Test(NamedTuple):
     @property
     def is_late(self) -> bool:
         """Whether time ran out."""
-        return time.perf_counter() > self.deadline
+        return time.process_time() > self.deadline
 
     def sent(self, states: np.ndarray, degrees: np.ndarray) -> np.ndarray:
         """(m, width) what nodes of some states (m, d) and degrees send to their neighbours and themselves."""

@@ -2,7 +2,8 @@
 
 Each module holds one, written from its published description alone, with one public function of that name: it takes
 what the server holds, an `spear_jax.Update` of one step's gradient, and gives a `Reconstruction`. None sees the truth;
-what a paper grants its attacker beyond the update (the batch size, the labels) is said in its docstring.
+what a paper grants its attacker beyond the update (the batch size, the labels) is said in its docstring. Those of text
+and graphs take the observation and give what they find; `neighbourhoods` and `gluing` are steps of the one of graphs.
 """
 
 from __future__ import annotations

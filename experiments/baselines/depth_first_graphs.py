@@ -11,9 +11,10 @@ numbers of singular values above 1e-7, 1e-7 and 1e-8. It is told the number of n
 
 Ours, where the description is silent or was not read: states are tested by the Euclidean distance of vectors of length
 one, with the tolerance of the rows in (2); labels are read from the signs of the last bias gradient; the gradient's
-distance is relative. Where the readout pools states, or no node passes (3), that step is left out. Time is limited, that of the process, so that a busy
-machine does not count: (2) ends after half of it and (3) after three quarters, with what they have by then, smallest
-degrees first. All is computed in float64. Step (2) looks at a few units first, by which it is faster on a CPU and no other (see `neighbourhoods`).
+distance is relative. Where the readout pools states, or no node passes (3), that step is left out. Time is limited, and
+is that of the process, so that a busy machine does not count: (2) ends after half of it and (3) after three quarters,
+with what they have by then, smallest degrees first. All is computed in float64. Step (2) looks at a few units first, by
+which it is faster on a CPU and no other (see `neighbourhoods`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.baselines.gluing import Gluing
-from experiments.baselines.neighbourhoods import Test, find_blocks, find_stars
+from experiments.baselines.neighbourhoods import SpanTest, find_blocks, find_stars
 from spear_jax.graphs.features import Features
 from spear_jax.graphs.graph import Graph
 from spear_jax.graphs.layers import as_batch, loss_gradients
@@ -95,12 +96,12 @@ def depth_first_graphs(observation: GraphObservation, nodes: int, options: Optio
     halfway, late, end = (started + part * options.max_seconds for part in (0.5, 0.75, 1.0))
     rows = node_rows(observation, options)
     basis = row_space(observation.gradients["convs.1.weight"], options.rank_tolerances[1])
-    test = Test.of(observation, 0, basis, options.star_distance, halfway)
+    test = SpanTest.of(observation, 0, basis, options.star_distance, halfway)
     stars = find_stars(test, rows, _degrees(features, rows, nodes))
     pieces, order, is_stopped = stars.pieces, np.argsort(stars.distances, kind="stable"), stars.is_stopped
     if architecture.readout == "node":
         basis = row_space(observation.gradients["readout.0.weight"], options.rank_tolerances[2])
-        test = Test.of(observation, 1, basis, options.block_distance, late)
+        test = SpanTest.of(observation, 1, basis, options.block_distance, late)
         parts, nearest, is_late = find_blocks(test, stars, rows)
         is_stopped = is_stopped or is_late
         if any(parts):

@@ -27,7 +27,7 @@ CHUNK, WIDE, SCREENED = 1024, 4096, 16
 PADDED = 32
 
 
-class Test(NamedTuple):
+class SpanTest(NamedTuple):
     """A test of what leaves a convolution, in float64.
 
     Attributes:
@@ -51,7 +51,7 @@ class Test(NamedTuple):
     @classmethod
     def of(
         cls, observation: GraphObservation, layer: int, basis: np.ndarray, tolerance: float, deadline: float
-    ) -> Test:
+    ) -> SpanTest:
         """With the tensors of a model."""
         weight = np.asarray(observation.params[f"convs.{layer}.weight"], np.float64)
         bias = np.asarray(observation.params.get(f"convs.{layer}.bias", np.zeros(len(weight))), np.float64)
@@ -106,7 +106,7 @@ class Stars(NamedTuple):
     is_stopped: bool
 
 
-def find_stars(test: Test, rows: np.ndarray, degrees: np.ndarray) -> Stars:
+def find_stars(test: SpanTest, rows: np.ndarray, degrees: np.ndarray) -> Stars:
     """Rows with all choices of as many neighbours as they say, those that pass.
 
     Args:
@@ -129,7 +129,8 @@ def find_stars(test: Test, rows: np.ndarray, degrees: np.ndarray) -> Stars:
                 found.append((states[fits], distances[fits]))
                 pieces.kinds.extend([int(centre)] * int(fits.sum()))
                 pieces.near.extend(map(tuple, chosen[fits].tolist()))
-    return Stars(pieces, *(np.concatenate(parts) for parts in zip(*found, strict=True)), is_stopped)
+    states, distances = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return Stars(pieces, states, distances, is_stopped)
 
 
 class _Screen:
@@ -140,7 +141,7 @@ class _Screen:
     makes nothing larger, as ReLU, GELU and SiLU do not.
     """
 
-    def __init__(self, test: Test, sent: np.ndarray) -> None:
+    def __init__(self, test: SpanTest, sent: np.ndarray) -> None:
         units = min(len(_padded(test.basis)) + SCREENED, len(test.bias))
         outside = np.linalg.svd(test.basis[:, :units])[2][len(test.basis) :][:SCREENED]
         self.tables = tuple(map(jnp.asarray, (_padded(sent[:, :units]), test.bias[:units], outside)))
@@ -180,7 +181,7 @@ def _padded(array: np.ndarray, multiple: int = PADDED) -> np.ndarray:
     return np.pad(array, ((0, -len(array) % multiple),) + ((0, 0),) * (array.ndim - 1))
 
 
-def find_blocks(test: Test, stars: Stars, rows: np.ndarray) -> tuple[Parts, np.ndarray, bool]:
+def find_blocks(test: SpanTest, stars: Stars, rows: np.ndarray) -> tuple[Parts, np.ndarray, bool]:
     """What of the neighbourhoods of nodes and of their neighbours fits together.
 
     Args:

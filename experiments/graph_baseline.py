@@ -140,7 +140,7 @@ def _told_of_gluing(lines: list[Line]) -> str:
     mine = [line[GLUING] for line in lines]
     return (
         f"of {len(lines)} graphs {_count(mine, 'is_found')} found with the gradient, {_first(lines, GLUING)}; "
-        f"{_count(mine, 'is_stopped')} stopped; {_measures(mine)}"
+        f"{_count(mine, 'is_stopped')} cut off by time; {_measures(mine)}"
     )
 
 

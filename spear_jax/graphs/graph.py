@@ -94,6 +94,16 @@ class Graph:
             found.append(sorted(part))
         return found
 
+    def parts(self) -> list[Graph]:
+        """Its connected parts as graphs."""
+        found = []
+        for nodes in self.components():
+            place = np.full(self.num_nodes, -1)
+            place[nodes] = np.arange(len(nodes))
+            edges = place[self.edges]
+            found.append(Graph(self.rows[nodes], edges[edges[:, 0] >= 0]))
+        return found
+
     @property
     def is_connected(self) -> bool:
         """Whether every node is reached from every other."""

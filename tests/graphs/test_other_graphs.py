@@ -177,6 +177,19 @@ def test_single_nodes_behind_one_output_are_no_graph_of_a_hundred_nodes(seed):
     assert not any(one.is_certified for one in result.classes)
 
 
+@pytest.mark.parametrize(("dtype", "scale", "is_told"), [("float32", 1e-4, False), ("float64", 1.0, True)])
+def test_a_graph_in_two_parts_is_a_batch_of_both_where_outputs_agree(dtype, scale, is_told):
+    known = features(2, 2, has_degree=True)
+    apart, both = [graph_of(([kind], []), known) for kind in (0, 1)], graph_of(([0, 1], []), known)
+    architecture, params = network(known, width=48, kind="gcn", activation="silu")
+    params |= {name: scale * params[name] for name in ("readout.0.weight", "readout.0.bias")}
+    for graphs in (apart, [both]):
+        result = reconstructed(architecture, params, graphs, known, np.zeros((len(graphs), 1)), dtype=dtype)
+        certified = [one for one in result.classes if one.is_certified]
+        assert bool(certified) == (is_told and len(graphs) == 1)
+        assert is_told or "its parts as a batch" in result.reason
+
+
 def test_an_edge_to_a_node_beyond_all_numbers_is_refused(tmp_path):
     import json
 

@@ -69,10 +69,11 @@ def certify(
     firsts = [one.members[0] for one in found]
     first = reproduce(observation, params, firsts)
     first = first._replace(limit=min(first.limit, _by_chance(observation.architecture, found)))
+    is_certified = first.is_exact and not _may_be_parts(observation, params, found)
     classes = []
     for place, one in enumerate(found):
         members = one.members
-        if first.is_exact:
+        if is_certified:
             members = _with_same_gradient(observation, params, firsts, place, members)
         larger = _may_be_larger(observation.architecture, observation.features, members)
         is_cut = one.is_cut or not is_whole
@@ -80,10 +81,10 @@ def certify(
         classes.append(
             GraphClass(
                 members=tuple(members),
-                is_certified=first.is_exact,
+                is_certified=is_certified,
                 is_cut=is_cut,
                 may_be_larger=larger,
-                exact=first.is_exact and is_alone,
+                exact=is_certified and is_alone,
             )
         )
     return tuple(classes), first
@@ -102,6 +103,24 @@ def certified_rows(classes: Sequence[GraphClass], found: Sequence[Candidates], n
         if one.is_certified:
             exact[sorted(candidates.rows)] = True
     return exact
+
+
+def _may_be_parts(observation: GraphObservation, params: Params, found: Sequence[Candidates]) -> bool:
+    """Whether the parts of a graph that is not connected, as graphs of their own, have the gradient too.
+
+    They have where the loss says the same of each node: labels that are no whole numbers can, and outputs that agree to
+    what rounding leaves.
+    """
+    firsts = [one.members[0] for one in found]
+    for place, one in enumerate(found):
+        for member in one.members:
+            parts = member.parts()
+            batch = [*firsts[:place], *parts, *firsts[place + 1 :]]
+            if len(parts) > 1 and (
+                observation.architecture.loss == "mse" or reproduce(observation, params, batch).is_exact
+            ):
+                return True
+    return False
 
 
 def _with_same_gradient(

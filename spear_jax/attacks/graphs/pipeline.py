@@ -131,8 +131,9 @@ def _beyond_rows(
     clock.enter("certificate", f"Computing the gradient of {len(found.graphs)} graphs")
     is_whole = stars.is_whole and not views[0].is_guessed
     classes, reproduction = certify(observation, model.params, found.graphs, is_whole)
-    if not reproduction.is_exact:
-        reason = found.reason or reasons.not_reproduced(reproduction.residual, reproduction.limit)
+    if not all(one.is_certified for one in classes):
+        refused = reasons.not_reproduced(reproduction.residual, reproduction.limit)
+        reason = found.reason or (reasons.parts() if reproduction.is_exact else refused)
         return _Ended(Status.PARTIAL, reason, stars, classes, reproduction)
     status = Status.EXACT if all(one.exact for one in classes) else Status.ONE_OF_SEVERAL
     exact = certified_rows(classes, found.graphs, len(model.features))

@@ -104,6 +104,14 @@ def not_reproduced(residual: float, limit: float) -> str:
     )
 
 
+def parts() -> str:
+    """What was assembled may be several graphs."""
+    return (
+        "a graph that was assembled is not connected, and its parts as a batch have the gradient too: nothing is "
+        'certified; say "is_connected" in the features where all graphs are.'
+    )
+
+
 def of_classes(classes: Sequence[GraphClass]) -> str:
     """How many graphs have exactly the gradient that came back."""
     if all(one.exact for one in classes):

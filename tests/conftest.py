@@ -12,7 +12,7 @@ from pathlib import Path
 # whatever loads BLAS after this, workers and the tests' own processes too; the limit for what a plugin loaded before.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-# What a command compiles in a test is not kept in the home of whoever runs it.
+# What a test's own process compiles is not kept in the home of whoever runs it.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 
 import jax
@@ -25,9 +25,20 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_enable_compilation_cache", True)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 # Linux gives a process 65,530 memory maps. Each compiled program takes some; where one is refused XLA crashes.
 MOST_MAPS = 25_000
+
+
+def pytest_configure(config):
+    """Keep what is compiled with pytest's cache: for the other worker, the slow tests and the next run.
+
+    ``pytest --cache-clear`` forgets it.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -106,32 +106,37 @@ def certified_rows(classes: Sequence[GraphClass], found: Sequence[Candidates], n
 
 
 def _may_be_parts(observation: GraphObservation, params: Params, found: Sequence[Candidates]) -> bool:
-    """Whether the parts of a graph that is not connected, as graphs of their own, have the gradient too.
+    """Whether different parts of a graph that is not connected, as graphs of their own, have the gradient too.
 
     They have where the loss says the same of each node: labels that are no whole numbers can, and outputs that agree to
-    what rounding leaves.
+    what rounding leaves. Parts with the same mean are one class as a batch, too.
     """
-    firsts = [one.members[0] for one in found]
+    architecture, firsts = observation.architecture, [one.members[0] for one in found]
     for place, one in enumerate(found):
         for member in one.members:
             parts = member.parts()
+            if len({_pooled_colours(architecture, part) for part in parts}) == 1:
+                continue
             batch = [*firsts[:place], *parts, *firsts[place + 1 :]]
-            if len(parts) > 1 and (
-                observation.architecture.loss == "mse" or reproduce(observation, params, batch).is_exact
-            ):
+            if architecture.loss == "mse" or reproduce(observation, params, batch).is_exact:
                 return True
     return False
+
+
+def _pooled_colours(architecture: Architecture, graph: Graph) -> frozenset[tuple[bytes, float]]:
+    """How often each colour of the highest level is there, by node where the pool is a mean: all that it shows."""
+    share = graph.num_nodes if architecture.pool == "mean" else 1
+    counts = colour_counts([graph], architecture.layers)
+    return frozenset((colour, count / share) for colour, count in counts.items())
 
 
 def _with_same_gradient(
     observation: GraphObservation, params: Params, firsts: list[Graph], place: int, members: list[Graph]
 ) -> list[Graph]:
     """Members whose batch has the gradient that came back: one of each count of colours is computed."""
-    level, known, kept = observation.architecture.layers, {}, []
+    known, kept = {}, []
     for member in members:
-        counts = colour_counts([member], level)
-        share = member.num_nodes if observation.architecture.pool == "mean" else 1
-        key = frozenset((colour, count / share) for colour, count in counts.items())
+        key = _pooled_colours(observation.architecture, member)
         if key not in known:
             batch = [*firsts[:place], member, *firsts[place + 1 :]]
             known[key] = reproduce(observation, params, batch).is_exact

@@ -93,6 +93,12 @@ HEADLINES = {
         "LoRA r = 8 on q,v, 2 x 24 tokens, sequences",
     ),
     "text_certificate": ("certificate of text, wrong answers behind 4 blocks of SmolLM2",),
+    "graph_single": (
+        "one molecule, GCN 300, relu, float64, blocks",
+        "one molecule, GIN 300, relu, float64, a list of rows",
+    ),
+    "graph_batches": ("4 molecules, 12 outputs, GIN 300, a list of rows",),
+    "graph_trained": ("one molecule, trained GIN 300, relu",),
 }
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- made by python -m experiments.run --table -->", "<!-- end of what is made -->"

@@ -92,6 +92,7 @@ def run(claim: Claim, arguments: argparse.Namespace, only: dict[str, str] | None
     left = [setting for setting in mine if _identity(setting) not in done]
     print(f"{claim.name}: {len(left)} trials to run, {len(mine) - len(left)} of them done before", flush=True)
     for setting in left:
+        common.forget_programs()
         started = time.perf_counter()
         try:
             outcome = claim.trial(setting, arguments.data)

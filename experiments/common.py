@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import jax
 
 from spear_jax.audit import record
 
+MOST_MAPS = 25_000
 RESULTS = Path(__file__).parent / "results"
 DATA_VARIABLE = "SPEAR_JAX_DATA"
 
@@ -62,3 +64,11 @@ def lines(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
 def finite(value: float) -> float | None:
     """The number, or None where JSON has no word for it."""
     return float(value) if math.isfinite(value) else None
+
+
+def forget_programs() -> None:
+    """Forget what was compiled before it is too much: each program takes some of the 65,530 maps that Linux gives."""
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()

@@ -108,7 +108,7 @@ def _rdkit() -> Any:
         raise DataError(
             "SMILES are read by RDKit, which is not installed; install spear-jax[molecules], or give graphs as JSON."
         ) from error
-    RDLogger.DisableLog("rdApp.*")
+    RDLogger.DisableLog("rdApp.*")  # pyright: ignore[reportAttributeAccessIssue]
     return Chem
 
 

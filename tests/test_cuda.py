@@ -19,6 +19,7 @@ from spear_jax.attacks.dense.dictionary import subspace_round
 from spear_jax.attacks.dense.pipeline import reconstruct
 from spear_jax.attacks.dense.sampling import samplers
 from spear_jax.attacks.graphs import pipeline as graphs
+from spear_jax.attacks.graphs.certificate import reproduce
 from spear_jax.attacks.text import pipeline as text
 from spear_jax.client.random_model import init_adapter
 from spear_jax.config import DictionaryConfig, ReconstructConfig
@@ -128,11 +129,14 @@ def run_everything():
 
 
 def run_every_graph():
-    """In each precision a molecule whose view lacks a direction in a GCN, and in a GIN, which has layers within."""
+    """In each precision a molecule whose view lacks a direction in a GCN, and in a GIN, with layers within; a batch."""
     private = molecules.chosen("nicotine")
     for kind in ("gcn", "gin"):
         for dtype in ("float32", "float64"):
             graphs.reconstruct(molecules.observed(*molecules.network(kind, dtype=dtype), private))
+    two = molecules.chosen("nicotine", "caffeine")
+    architecture, params = molecules.network("gin", tasks=2)
+    reproduce(molecules.observed(architecture, params, two), jax.device_put(params), two.graphs)
 
 
 def run_every_text():

@@ -1,7 +1,9 @@
 """Problems of graph networks and how their results are counted: molecules, networks, updates. Not an experiment itself.
 
-The molecules are ``molecules.smi``, thirty known substances of 10 to 40 atoms that no rule of the attack was made on,
-read by RDKit (``spear-jax[molecules]``), and the 32 that are bundled, from which what is public of rows is learnt too.
+The molecules are ``molecules.smi``, thirty known substances of 10 to 40 atoms, read by RDKit
+(``spear-jax[molecules]``), and the 32 that are bundled, from which what is public of rows is learnt too. No rule of the
+attack was made on the thirty but one: isoniazid, whose aggregation is singular, was missed in all draws at first, and
+is why the direction of rows that a gradient lacks is looked for.
 """
 
 from __future__ import annotations
@@ -108,6 +110,29 @@ def counted(result: GraphResult, private: PrivateGraphs) -> dict[str, Any]:
         "residual": None if residual is None else common.finite(residual.residual),
         "ranks": {view.name: view.rank for view in result.views},
         "run_seconds": round(sum(result.seconds.values()), 3),
+    }
+
+
+def nothing(private: PrivateGraphs) -> dict[str, Any]:
+    """The same where there is no gradient: the loss of a trained network may be 0 to its last bit."""
+    none = (False,) * private.size
+    true_rows = {row for graph in private.graphs for row in node_set(graph)}
+    return {
+        "names": list(private.names),
+        "nodes": [graph.num_nodes for graph in private.graphs],
+        "node_set": list(none),
+        "first": list(none),
+        "certified": list(none),
+        "class_size": [0] * private.size,
+        "is_cut": False,
+        "rows_found": 0,
+        "rows_true": len(true_rows),
+        "rows_fit": 0,
+        "false": 0,
+        "status": "NO_GRADIENT",
+        "residual": None,
+        "ranks": {},
+        "run_seconds": 0.0,
     }
 
 

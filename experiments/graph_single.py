@@ -2,7 +2,7 @@
 
 Claim (ours): the gradient of one molecule tells how often each colour of level L is there, and nothing more; the attack
 returns every graph with these counts. No number of nodes is given, no label, no list of rows unless said. Thirty
-molecules of 10 to 40 atoms that no rule was made on, several draws of random weights, two convolutions, mean pool, one
+molecules of 10 to 40 atoms (see `graph_problems`), several draws of random weights, two convolutions, mean pool, one
 output. Published: GRAIN (ICLR 2025) rebuilds up to 80 % of single graphs exactly (Tox21, Clintox, BBBP), best below 25
 nodes, with the degree as a feature, and chooses among what fits by the distance of gradients, which is the same for a
 whole class (S). Hardware: one CPU core. Time: an hour and a half.

@@ -21,18 +21,15 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 
 from experiments import claims
+from experiments import graph_problems as problems
 from experiments.baselines.depth_first_graphs import depth_first_graphs
 from experiments.claims import Claim, Finding, Line, Setting
 from spear_jax.attacks.graphs.pipeline import reconstruct
 from spear_jax.client.graph_batch import PrivateGraphs, demo_molecules
-from spear_jax.client.graph_gradient import graph_gradient
-from spear_jax.client.graph_models import random_graph_model
 from spear_jax.client.graph_scores import FoundClass, GraphScores, score_graphs
-from spear_jax.graphs.architecture import Architecture
 from spear_jax.graphs.observation import GraphObservation
 
 NAME, SEEDS, WIDTH = "graph_baseline", 3, 300
@@ -64,9 +61,7 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any]:
     glued, glued_seconds = _timed(lambda: depth_first_graphs(observation, nodes))
     result, our_seconds = _timed(lambda: reconstruct(observation))
     theirs = [] if glued.graph is None else [FoundClass((glued.graph,))]
-    ours = [
-        FoundClass(one.members, one.is_certified, one.exact, one.is_cut or one.may_be_larger) for one in result.classes
-    ]
+    ours = [problems.found_class(one) for one in result.classes]
     found = {
         "is_found": glued.is_found,
         "distance": glued.distance if glued.graph is not None else None,
@@ -93,21 +88,9 @@ def _timed(method: Callable[[], Found]) -> tuple[Found, dict[str, float]]:
 
 def observed(private: PrivateGraphs, readout: str, seed: int) -> GraphObservation:
     """What the server sees of one molecule."""
-    architecture = Architecture(
-        kind="gcn",
-        columns=private.features.columns,
-        widths=(WIDTH, WIDTH),
-        readout=readout,
-        readout_layers=READOUTS[readout],
-        tasks=2,
-    )
-    params = random_graph_model(architecture, jax.random.key(seed), dtype="float64", has_conv_bias=False)
-    return GraphObservation(
-        architecture=architecture,
-        features=private.features,
-        params=params,
-        gradients=graph_gradient(architecture, params, private, seed=seed),
-    )
+    options = {"readout": readout, "readout_layers": READOUTS[readout], "tasks": 2}
+    architecture, params = problems.network(private, "gcn", WIDTH, seed, **options)
+    return problems.observed(architecture, params, private, seed)
 
 
 def _scores(scores: GraphScores) -> dict[str, Any]:

@@ -27,10 +27,8 @@ from experiments import claims, common
 from experiments import graph_problems as problems
 from experiments.claims import Claim, Finding, Line, Setting
 from spear_jax.attacks.graphs.certificate import reproduce
-from spear_jax.client.graph_gradient import graph_gradient
 from spear_jax.errors import SpearError
 from spear_jax.graphs.graph import Graph, colour_counts, is_isomorphic
-from spear_jax.graphs.observation import GraphObservation
 
 NAME, MOLECULES, EACH = "graph_certificate", 30, 5
 LAYERS = (2, 3)
@@ -52,8 +50,7 @@ def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:
         return None
     one, seed = problems.molecule(private, setting["molecule"]), setting["seed"]
     architecture, params = problems.network(one, "gcn", 300, seed, layers=setting["layers"])
-    gradients = graph_gradient(architecture, params, one, seed=seed)
-    observation = GraphObservation(architecture=architecture, features=one.features, params=params, gradients=gradients)
+    observation = problems.observed(architecture, params, one, seed)
     held = {name: jnp.asarray(tensor) for name, tensor in params.items()}
     (true,), random = one.graphs, np.random.default_rng((seed, setting["molecule"]))
     drawn = {kind: [change(true, random) for _ in range(EACH)] for kind, change in CHANGES.items()}

@@ -21,7 +21,7 @@ import numpy as np
 from experiments import common
 from experiments.claims import Line
 from spear_jax.attacks.graphs.pipeline import reconstruct
-from spear_jax.attacks.graphs.result import GraphResult
+from spear_jax.attacks.graphs.result import GraphClass, GraphResult
 from spear_jax.client.graph_batch import PrivateGraphs, demo_molecules, read_graphs
 from spear_jax.client.graph_gradient import graph_gradient
 from spear_jax.client.graph_models import random_graph_model
@@ -29,6 +29,7 @@ from spear_jax.client.graph_scores import FoundClass, node_set, score_graphs
 from spear_jax.graphs.architecture import Architecture
 from spear_jax.graphs.features import Features
 from spear_jax.graphs.observation import GraphObservation
+from spear_jax.status import Status
 
 SMILES = Path(__file__).with_name("molecules.smi")
 BLOCKS, ROWS, NO_DEGREE = "blocks", "a list of rows", "blocks without the degree"
@@ -75,19 +76,24 @@ def network(
     return architecture, random_graph_model(architecture, key, dtype=dtype, has_conv_bias=False)
 
 
+def observed(
+    architecture: Architecture, params: dict[str, np.ndarray], private: PrivateGraphs, seed: int
+) -> GraphObservation:
+    """What the server sees of these graphs, with labels drawn where they have none."""
+    gradients = graph_gradient(architecture, params, private, seed=seed)
+    return GraphObservation(architecture=architecture, features=private.features, params=params, gradients=gradients)
+
+
 def attacked(
     architecture: Architecture, params: dict[str, np.ndarray], private: PrivateGraphs, seed: int
 ) -> GraphResult:
-    """The whole attack on the gradient of these graphs with drawn labels, told nothing else."""
-    gradients = graph_gradient(architecture, params, private, seed=seed)
-    return reconstruct(
-        GraphObservation(architecture=architecture, features=private.features, params=params, gradients=gradients)
-    )
+    """The whole attack on what the server sees, told nothing else."""
+    return reconstruct(observed(architecture, params, private, seed))
 
 
 def counted(result: GraphResult, private: PrivateGraphs) -> dict[str, Any]:
     """How one result fares against the truth: lists with an entry for each true graph, and what is wrong."""
-    found = [_found(one) for one in result.classes]
+    found = [found_class(one) for one in result.classes]
     scores = score_graphs(found, private.graphs, private.features)
     held = [place >= 0 and found[place].is_certified for place in scores.assignment]
     rows = {row.tobytes() for row in result.rows + 0.0}
@@ -115,28 +121,15 @@ def counted(result: GraphResult, private: PrivateGraphs) -> dict[str, Any]:
 
 def nothing(private: PrivateGraphs) -> dict[str, Any]:
     """The same where there is no gradient: the loss of a trained network may be 0 to its last bit."""
-    none = (False,) * private.size
-    true_rows = {row for graph in private.graphs for row in node_set(graph)}
-    return {
-        "names": list(private.names),
-        "nodes": [graph.num_nodes for graph in private.graphs],
-        "node_set": list(none),
-        "first": list(none),
-        "certified": list(none),
-        "class_size": [0] * private.size,
-        "is_cut": False,
-        "rows_found": 0,
-        "rows_true": len(true_rows),
-        "rows_fit": 0,
-        "false": 0,
-        "status": "NO_GRADIENT",
-        "residual": None,
-        "ranks": {},
-        "run_seconds": 0.0,
-    }
+    rows = np.zeros((0, private.features.columns))
+    empty = GraphResult(
+        rows=rows, rows_exact=np.zeros(0, bool), status=Status.NO_NODES, reason="", views=(), seconds={}
+    )
+    return counted(empty, private) | {"status": "NO_GRADIENT", "run_seconds": 0.0}
 
 
-def _found(one: Any) -> FoundClass:
+def found_class(one: GraphClass) -> FoundClass:
+    """A class as scores take it."""
     is_open = one.is_cut or one.may_be_larger
     return FoundClass(one.members, is_certified=one.is_certified, exact=one.exact, is_open=is_open)
 

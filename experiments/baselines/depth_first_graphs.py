@@ -128,8 +128,7 @@ def node_rows(observation: GraphObservation, options: Options = Options()) -> np
     found, stop = np.zeros((1, 0)), 0
     for block in observation.features.blocks:
         stop += len(block.labels)
-        parts = np.eye(len(block.labels))
-        parts = np.concatenate([parts, np.zeros((1, len(parts)))]) if block.may_be_empty else parts
+        parts = block.choices
         found = np.concatenate([np.repeat(found, len(parts), axis=0), np.tile(parts, (len(found), 1))], axis=1)
         basis = row_space(gradient[:, :stop], options.rank_tolerances[0])
         distances = np.abs(found - found @ basis.T @ basis).sum(axis=1)

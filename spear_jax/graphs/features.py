@@ -29,6 +29,11 @@ class Block:
         if len(set(self.labels)) < len(self.labels):
             raise SpearError(f"block {self.name!r} has a label twice; expected each category once.")
 
+    @property
+    def choices(self) -> np.ndarray:
+        """(p, labels) float64, all that a row may have in these columns: one of them set, or none where that may be."""
+        return np.eye(len(self.labels) + self.may_be_empty)[:, : len(self.labels)]
+
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Features:

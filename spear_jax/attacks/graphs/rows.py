@@ -62,9 +62,7 @@ def _seen_parts(features: Features, gradient: np.ndarray) -> list[np.ndarray]:
     found, stop = [], 0
     for block in features.blocks:
         start, stop = stop, stop + len(block.labels)
-        parts = np.eye(len(block.labels))
-        parts = np.concatenate([parts, np.zeros((1, len(block.labels)))]) if block.may_be_empty else parts
-        found.append(_seen(parts, gradient[:, start:stop]))
+        found.append(_seen(block.choices, gradient[:, start:stop]))
     return found
 
 

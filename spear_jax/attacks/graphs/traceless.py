@@ -47,7 +47,7 @@ def _possible(features: Features) -> np.ndarray:
     """(r, columns) all rows that a node may have; none where they are too many."""
     if features.possible is not None:
         return features.possible
-    parts = [np.eye(len(block.labels) + block.may_be_empty)[:, : len(block.labels)] for block in features.blocks]
+    parts = [block.choices for block in features.blocks]
     if prod(len(part) for part in parts) > MOST_ROWS:
         return np.zeros((0, features.columns))
     return np.array([np.concatenate(row) for row in itertools.product(*parts)])

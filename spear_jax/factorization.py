@@ -16,7 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from spear_jax.errors import SpearError
-from spear_jax.numerics import EPS64, MIN_GAP, NOISE_MARGIN, ZERO_SIGMAS, float64_namespace, to_float64
+from spear_jax.numerics import (
+    EPS64,
+    MIN_GAP,
+    NOISE_MARGIN,
+    ZERO_SIGMAS,
+    float64_linalg,
+    float64_namespace,
+    to_float64,
+)
 from spear_jax.stages import stage
 from spear_jax.types import Array, Factorization
 
@@ -209,12 +217,14 @@ def _sketch(weight_grad: Array, width: int, reach: int, floor_of: Callable[[np.n
     A sketch that is wider than it must be is cut: its columns are random in any number.
     """
     (m, n), least = weight_grad.shape, width
+    random, columns = np.random.default_rng(SKETCH_SEED), np.zeros((m, 0))
     while True:
-        test = np.random.default_rng(SKETCH_SEED).standard_normal((n, width)) / np.sqrt(width)
-        sketch = _times(weight_grad, test)
+        more = _times(weight_grad, random.standard_normal((n, width - columns.shape[1])))
+        columns = float64_namespace().concatenate([columns, more], axis=1)
+        sketch = columns / np.sqrt(width)
         if width >= reach:
             return width, sketch
-        spectrum = np.asarray(float64_namespace().linalg.svd(sketch, compute_uv=False))
+        spectrum = np.asarray(float64_linalg().svd(sketch, compute_uv=False))
         found = estimate_rank(spectrum, floor_of(spectrum))
         if found <= width - OVERSAMPLING:
             enough = max(least, found + OVERSAMPLING)
@@ -224,15 +234,15 @@ def _sketch(weight_grad: Array, width: int, reach: int, floor_of: Callable[[np.n
 
 def _thin_svd(weight_grad: Array, width: int, sketch: Any) -> tuple[Any, np.ndarray, Any]:
     """Leading ``width`` singular triplets; exact where width is min(m, n), else from the sketch of the columns."""
-    xp = float64_namespace()
+    xp, linalg = float64_namespace(), float64_linalg()
     m, n = weight_grad.shape
     if width == m <= n:
-        row_basis = xp.linalg.qr(to_float64(weight_grad).T)[0]
+        row_basis = linalg.qr(to_float64(weight_grad).T)[0]
     elif width == n:
         row_basis = xp.eye(n)
     else:
-        row_basis = xp.linalg.qr(_transpose_times(weight_grad, xp.linalg.qr(sketch)[0]))[0]
-    left, spectrum, mix = xp.linalg.svd(_times(weight_grad, row_basis), full_matrices=False)
+        row_basis = linalg.qr(_transpose_times(weight_grad, linalg.qr(sketch)[0]))[0]
+    left, spectrum, mix = linalg.svd(_times(weight_grad, row_basis), full_matrices=False)
     return left, np.asarray(spectrum), spectrum[:, None] * (mix @ row_basis.T)
 
 

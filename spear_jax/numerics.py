@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from spear_jax import linalg
 from spear_jax.types import Array, Factorization
 
 EPS64 = float(np.finfo(np.float64).eps)
@@ -51,6 +52,11 @@ def float64_namespace() -> ModuleType:
     On the CPU both run the same LAPACK, and NumPy need not compile each new shape.
     """
     return jnp if has_x64() and jax.default_backend() != "cpu" else np
+
+
+def float64_linalg() -> ModuleType:
+    """The decompositions of `float64_namespace`; on the host those of `spear_jax.linalg`."""
+    return jnp.linalg if float64_namespace() is jnp else linalg
 
 
 def float64_backend() -> str:

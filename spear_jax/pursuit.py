@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spear_jax import linalg
 from spear_jax.factorization import white_edge
 from spear_jax.numerics import search_matmul
 from spear_jax.row_space import FITS, FORWARD_ROUNDING, filled
@@ -95,7 +96,7 @@ class _Noises(NamedTuple):
 
 def _strong(left: np.ndarray, floor: float) -> np.ndarray:
     """Orthogonal rows (k', d) of the size that is left along them, those above the noise."""
-    _, sizes, directions = np.linalg.svd(left, full_matrices=False)
+    _, sizes, directions = linalg.svd(left, full_matrices=False)
     return (sizes[:, None] * directions)[sizes > floor]
 
 
@@ -140,7 +141,7 @@ def _needed(taken: _Taken, gradient: np.ndarray, noises: _Noises) -> np.ndarray:
 
 def _parts(atoms: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each atom the unit vector (u, d) that no other one reaches, and the size (u,) of the gradient along it."""
-    duals = np.linalg.pinv(atoms).T
+    duals = linalg.pinv(atoms).T
     own = duals / np.linalg.norm(duals, axis=1, keepdims=True)
     return own, np.linalg.norm(gradient @ own.T, axis=0)
 
@@ -153,7 +154,7 @@ def _none_else(dictionary: jax.Array, rows: np.ndarray, gradient: np.ndarray, no
     """
     atoms = np.asarray(dictionary[jnp.asarray(rows)], np.float64)
     own, parts = _parts(atoms, gradient)
-    basis = np.linalg.qr(atoms.T)[0].T
+    basis = linalg.qr(atoms.T)[0].T
     outside, along = (
         np.array(part)
         for part in _beside(dictionary, jnp.asarray(basis, dictionary.dtype), jnp.asarray(own, dictionary.dtype))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spear_jax import linalg
 from spear_jax.factorization import factorize
 from spear_jax.numerics import search_matmul
 
@@ -70,7 +71,7 @@ def row_space(
         SpearError: the gradient is zero everywhere.
     """
     factors = factorize(gradient, rounding=rounding)
-    _, spectrum, basis = np.linalg.svd(np.asarray(factors.right), full_matrices=False)
+    _, spectrum, basis = linalg.svd(np.asarray(factors.right), full_matrices=False)
     width, filling = gradient.shape[1], filled(factors.rank) - factors.rank
     noise = factors.noise_std * np.sqrt(max(width - factors.rank, 1)) / spectrum
     space = Space(

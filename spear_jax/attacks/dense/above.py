@@ -43,6 +43,11 @@ class Above:
         return self.layers is not None or self.weight_grad is not None
 
     @cached_property
+    def kernel_norms(self) -> list[np.ndarray]:
+        """Norm of each row of each kernel of `layers`."""
+        return [np.linalg.norm(weight, axis=1) for weight, _ in self.layers or ()]
+
+    @cached_property
     def row_space(self) -> Float[np.ndarray, "m j"] | None:
         """Orthonormal basis of the row space of `weight_grad`, where the activations of the batch lie.
 

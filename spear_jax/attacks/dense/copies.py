@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import softmax
 
-from spear_jax import numerics
+from spear_jax import linalg, numerics
 from spear_jax.attacks.dense.above import Layers, Network, check_network
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.certificates.own_gradient import logits_of
@@ -113,7 +113,7 @@ def _columns(
     observation: LayerObservation, layers: Layers, result: Result, inputs: Float[np.ndarray, "r n"]
 ) -> list[_Column]:
     """Column, gradients and noise of each sample; ``D = G X^+``, as the rows of X are independent."""
-    inverse = np.linalg.pinv(inputs)
+    inverse = linalg.pinv(inputs)
     times = lambda matrix, factor: np.asarray(sum(column_blocks(matrix, lambda part, block: block @ factor[part])))
     grad_z = times(observation.weight_grad, inverse)
     pre_activation = times(observation.weight, inputs.T) + np.asarray(observation.bias, np.float64)[:, None]

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from spear_jax import linalg
 from spear_jax.attacks.dense.certificates import jointly as certificate
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.certificates.twins import twin_distance
@@ -113,7 +114,7 @@ def pose_joint(layers: Sequence[LayerObservation], stack: Stack) -> tuple[Joint,
     float64 = lambda array: np.asarray(array, np.float64)
     layer, upper = layers[0], layers[1]
     weight, gradient = float64(layer.weight), float64(layer.weight_grad)
-    basis = np.linalg.qr(np.concatenate([weight, gradient]).T)[0]
+    basis = linalg.qr(np.concatenate([weight, gradient]).T)[0]
     sizes, noises = np.zeros(2), np.zeros(2)
     for place, (observed, noise, rank) in enumerate(
         (
@@ -238,8 +239,8 @@ def _near_roots(stack: Stack, outcome: Outcome, inputs: Float[np.ndarray, "b n"]
 
 def _thin(own: Float[np.ndarray, "b m"], inputs: Float[np.ndarray, "b d"]) -> tuple[np.ndarray, ...]:
     """Singular vectors and values of ``own^T inputs``."""
-    basis, factor = np.linalg.qr(inputs.T)
-    left, spectrum, right = np.linalg.svd(own.T @ factor.T, full_matrices=False)
+    basis, factor = linalg.qr(inputs.T)
+    left, spectrum, right = linalg.svd(own.T @ factor.T, full_matrices=False)
     return left, spectrum, right @ basis.T
 
 

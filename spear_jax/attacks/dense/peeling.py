@@ -17,7 +17,7 @@ import time
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from spear_jax import numerics
 from spear_jax.attacks.dense.certificates import samples_by_themselves
@@ -30,7 +30,7 @@ from spear_jax.attacks.dense.certificates.by_itself import (
     weights,
 )
 from spear_jax.attacks.dense.certificates.limits import NETWORK_MARGIN
-from spear_jax.attacks.dense.certificates.own_gradient import Own, layers_of, own_gradients
+from spear_jax.attacks.dense.certificates.own_gradient import Own, label_misses, layers_of, own_gradients
 from spear_jax.attacks.dense.certificates.select import select
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.outcome import Outcome, Run, Samples, initial_state, settled
@@ -42,6 +42,9 @@ from spear_jax.status import Status
 # What others may add to a neuron, beyond the noise, for its sample to be taken: it is cleaned of that later. No neuron
 # of a thousand changes its sign with so little, and one that does moves D(y) by a thousand times as much.
 ADMIXTURE = 1e-5
+# Share of a wrong input's labels that miss the column space by so little along one random vector, next to the one that
+# misses it most, that the input is looked at in full; and what a sample's own label may miss by, over its misfit.
+LOOKED_AT, BY_CHANCE = 0.3, 10.0
 # Arithmetic that the candidates of one round may cost, those of lowest offset first: seconds on two CPU cores. All
 # neurons of a layer of 1000 with five such above stay below it.
 ROUND_FLOPS = 2**37
@@ -59,12 +62,14 @@ class Peeled(NamedTuple):
         gradients: (m, k) ``D``, as the client weighted it.
         noise: (k,) error of each input relative to its norm that the row it was read off leaves.
         spoiled: (k,) error of what was taken off with each, relative to it.
+        labels: (k,) as their candidates had them.
     """
 
     dual: Float[np.ndarray, "k r"]
     gradients: Float[np.ndarray, "m k"]
     noise: Float[np.ndarray, " k"]
     spoiled: Float[np.ndarray, " k"]
+    labels: Int[np.ndarray, " k"]
 
 
 class Candidates(NamedTuple):
@@ -100,8 +105,7 @@ def peel_samples(problem: Problem, run: Run) -> Outcome:
         places = _accepted(problem, peeled, candidates, weight)
         if len(places) == 0:
             break
-        dual = np.concatenate([peeled.dual, candidates.dual[places]])
-        peeled = _sharpened(problem, dual, np.concatenate([peeled.noise, candidates.noise[places]]))
+        peeled = _sharpened(problem, _with(peeled, candidates, places))
     found = samples_by_themselves(problem, peeled.dual, peeled.noise)
     compiled = compile_seconds() - compiled
     return _outcome(problem, run, found)._replace(
@@ -111,7 +115,7 @@ def peel_samples(problem: Problem, run: Run) -> Outcome:
 
 def _nothing(problem: Problem) -> Peeled:
     rows, rank = problem.left.shape
-    return Peeled(np.zeros((0, rank)), np.zeros((rows, 0)), np.zeros(0), np.zeros(0))
+    return Peeled(np.zeros((0, rank)), np.zeros((rows, 0)), np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
 
 
 def _size(problem: Problem, dual: Float[np.ndarray, "k r"]) -> Float[np.ndarray, " k"]:
@@ -131,8 +135,24 @@ def _candidates(problem: Problem, peeled: Peeled) -> Candidates:
     stands_out = problem.live_mask & (size > numerics.ZERO_SIGMAS * noise) & (bias_grad != 0)
     rows = np.flatnonzero(stands_out)
     rows = rows[np.argsort(problem.offset[rows], kind="stable")][: _affordable(problem)]
-    dual = left[rows] / bias_grad[rows, None]
-    return Candidates(rows, dual, noise[rows] / size[rows], own_gradients(problem, dual))
+    dual, noise = left[rows] / bias_grad[rows, None], noise[rows] / size[rows]
+    looked_at = _may_fit(problem, dual, noise)
+    rows, dual, noise = rows[looked_at], dual[looked_at], noise[looked_at]
+    return Candidates(rows, dual, noise, own_gradients(problem, dual))
+
+
+def _may_fit(
+    problem: Problem, dual: Float[np.ndarray, "l r"], noise: Float[np.ndarray, " l"]
+) -> Bool[np.ndarray, " l"]:
+    """Whether a candidate may be one sample: a label misses the column space by little next to another one.
+
+    With two labels both do, if one does: then each is looked at.
+    """
+    misses = label_misses(problem, dual)
+    if misses.shape[1] <= 2:
+        return np.ones(len(dual), bool)
+    most = np.maximum(LOOKED_AT / misses.shape[1], BY_CHANCE * (ADMIXTURE + NETWORK_MARGIN * noise))
+    return misses.min(axis=1) <= most
 
 
 def _affordable(problem: Problem) -> int:
@@ -185,23 +205,36 @@ def _new(
     return np.asarray(chosen, np.int64)
 
 
-def _sharpened(problem: Problem, dual: Float[np.ndarray, "k r"], noise: Float[np.ndarray, " k"]) -> Peeled:
+def _with(peeled: Peeled, candidates: Candidates, places: Int[np.ndarray, " j"]) -> Peeled:
+    """These candidates too, of which nothing is taken off yet."""
+    own = candidates.own
+    return Peeled(
+        dual=np.concatenate([peeled.dual, candidates.dual[places]]),
+        gradients=np.concatenate([peeled.gradients, 0 * own.gradients[:, places]], axis=1),
+        noise=np.concatenate([peeled.noise, candidates.noise[places]]),
+        spoiled=np.concatenate([peeled.spoiled, np.zeros(len(places))]),
+        labels=np.concatenate([peeled.labels, own.labels[places]]),
+    )
+
+
+def _sharpened(problem: Problem, peeled: Peeled) -> Peeled:
     """Samples with what they hold of one another taken out, where it is more than their directions are off by."""
     for _ in range(SHARPENINGS):
-        peeled = _run_through(problem, dual, noise)
-        dual = dual - held_of_others(problem, dual, peeled.gradients, peeled.spoiled) @ dual
-    return _run_through(problem, dual, noise)
+        peeled = _run_through(problem, peeled)
+        held = held_of_others(problem, peeled.dual, peeled.gradients, peeled.spoiled)
+        peeled = peeled._replace(dual=peeled.dual - held @ peeled.dual)
+    return _run_through(problem, peeled)
 
 
-def _run_through(problem: Problem, dual: Float[np.ndarray, "k r"], noise: Float[np.ndarray, " k"]) -> Peeled:
+def _run_through(problem: Problem, peeled: Peeled) -> Peeled:
     """What the network says of samples: their gradients as the client weighted them, and how far these may be off."""
-    own = own_gradients(problem, dual)
-    weight = weights(problem, dual, own)
+    own = own_gradients(problem, peeled.dual, peeled.labels)
+    weight = weights(problem, peeled.dual, own)
     common = common_weight(weight)
     missed = np.linalg.norm(misfit(own, weight, common), axis=0)
     weight = np.nan_to_num(weight) if np.isnan(common) else common
     spoiled = np.nan_to_num(missed + rounding(problem, own), posinf=1.0)
-    return Peeled(dual, own.gradients * weight, noise, spoiled)
+    return peeled._replace(gradients=own.gradients * weight, spoiled=spoiled)
 
 
 def _outcome(problem: Problem, run: Run, found: Samples) -> Outcome:

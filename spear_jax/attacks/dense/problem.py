@@ -121,8 +121,8 @@ def pose(observation: LayerObservation, factorization: Factorization, above: Abo
         above: the layers above, where anything is known of them.
     """
     right = to_float64(factorization.right)
-    blocks = list(column_blocks(observation.weight, lambda columns, block: block @ right[:, columns].T))
-    squares = list(column_blocks(observation.weight, lambda _, block: (block**2).sum(axis=1)))
+    both = lambda columns, block: (block @ right[:, columns].T, (block**2).sum(axis=1))
+    blocks, squares = zip(*column_blocks(observation.weight, both), strict=True)
     vector = lambda array: np.zeros(len(squares[0])) if array is None else np.asarray(array, np.float64)
     return Problem(
         factorization=factorization,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from spear_jax import linalg
 from spear_jax.attacks.dense.problem import Problem
 
 # A neuron that only known samples reached is left with rounding of this share of the largest row.
@@ -47,10 +48,10 @@ def deflate(
             nothing bounds them.
     """
     whole, left, spectrum = problem.factorization, problem.left, problem.spectrum
-    space = np.linalg.svd(dual)[2][len(dual) :].T
+    space = linalg.svd(dual)[2][len(dual) :].T
     # I - Q_K (P_K^T Q_K)^-1 P_K^T: the oblique projection that takes the known samples out.
-    projection = np.eye(whole.rank) - directions.T @ np.linalg.solve(dual @ directions.T, dual)
-    rotation, values, mix = np.linalg.svd(space.T @ projection * spectrum, full_matrices=False)
+    projection = np.eye(whole.rank) - directions.T @ linalg.solve(dual @ directions.T, dual)
+    rotation, values, mix = linalg.svd(space.T @ projection * spectrum, full_matrices=False)
     lift = space @ rotation
     right = mix / spectrum @ np.asarray(whole.right)
     scale = 1 / np.sum(dual * directions, axis=1)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-import numpy as np
-
-from spear_jax import numerics
+from spear_jax import linalg, numerics
 from spear_jax.activations import ACTIVATIONS, named
 from spear_jax.attacks.dense.by_zeros import BY_ZEROS, ZerosPlan, plan_by_zeros, search_by_zeros
 from spear_jax.attacks.dense.certificates.pattern import agree
@@ -203,7 +201,7 @@ def _by_roots(problem: Problem, plan: Plan, run: Run, state: SearchState | None)
         again = _roots_of(problem, apart, run.after(outcome.spent), None)
         outcome = again.after(outcome) if len(again.directions) else outcome
     believes = problem.has_bias_grad and not outcome.state.apart
-    if not (outcome.is_relu and believes) or np.linalg.matrix_rank(outcome.directions) < problem.rank:
+    if not (outcome.is_relu and believes) or linalg.matrix_rank(outcome.directions) < problem.rank:
         return outcome
     agreement = agree(problem, outcome.directions)
     settled_as = settled(agreement)  # patterns that noise blurs contradict nothing

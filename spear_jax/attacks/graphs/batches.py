@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linprog
 
+from spear_jax import linalg
 from spear_jax.attacks.graphs.counts import balance_rows
 from spear_jax.attacks.graphs.levels import Level
 from spear_jax.attacks.graphs.pooled import Pooled
@@ -62,7 +63,7 @@ def _constraints(level: Level, states: np.ndarray, pooled: Pooled) -> np.ndarray
     outside = columns - basis.T @ (basis @ columns)
     scale = float(np.linalg.norm(columns, axis=0).mean())
     rows = np.concatenate([outside / scale, balance_rows(level)])
-    _, sizes, directions = np.linalg.svd(rows, full_matrices=False)
+    _, sizes, directions = linalg.svd(rows, full_matrices=False)
     least = max(NO_CONSTRAINT, 100 * pooled.relative) * sizes[0]
     return directions[sizes > least]
 
@@ -73,7 +74,7 @@ def _exact_mean(level: Level, states: np.ndarray, pooled: Pooled) -> Pooled:
     scale = float(np.linalg.norm(columns, axis=0).mean())
     balance = np.pad(scale * balance_rows(level), ((0, 0), (0, len(basis))))
     system = np.concatenate([np.concatenate([columns, -basis.T], axis=1), balance])
-    relation = np.linalg.svd(system)[2][-1]
+    relation = linalg.svd(system)[2][-1]
     relation = relation / relation[: len(level)].sum()
     inside = relation[len(level) :]
     noise = np.asarray(pooled.found.space.noise, np.float64)[: len(basis)]
@@ -85,8 +86,8 @@ def _scaled(means: list[Pooled], pooled: Pooled) -> list[Pooled]:
     if not means:
         return []
     vectors = np.stack([one.vector for one in means])
-    by_graph = np.linalg.lstsq(vectors.T, pooled.weight.T, rcond=None)[0]  # numbers of nodes times the gradients
-    inverse = np.linalg.lstsq(by_graph.T, pooled.bias, rcond=None)[0]
+    by_graph = linalg.lstsq(vectors.T, pooled.weight.T, rcond=None)[0]  # numbers of nodes times the gradients
+    inverse = linalg.lstsq(by_graph.T, pooled.bias, rcond=None)[0]
     return [
         one._replace(vector=one.vector / number, noise=one.noise / abs(number))
         for one, number in zip(means, inverse, strict=True)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spear_jax import linalg
 from spear_jax.attacks.graphs.labels import by_labels
 from spear_jax.attacks.graphs.result import GraphClass, Reproduction
 from spear_jax.graphs.architecture import Architecture
@@ -191,7 +192,7 @@ def _output_gradients(
         scale = float(np.sqrt(np.mean(inputs**2))) or 1.0
         inputs = np.concatenate([inputs, np.full((count, 1), scale)], axis=1)
         weight = np.concatenate([weight, scale * bias.astype(np.float64)[:, None]], axis=1)
-    return np.linalg.lstsq(inputs.T, weight.T, rcond=None)[0]
+    return linalg.lstsq(inputs.T, weight.T, rcond=None)[0]
 
 
 @partial(jax.jit, static_argnums=0)

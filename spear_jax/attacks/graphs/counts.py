@@ -15,6 +15,7 @@ import numpy as np
 import scipy.linalg
 from scipy.optimize import linprog, nnls
 
+from spear_jax import linalg
 from spear_jax.attacks.graphs.evidence import Evidence
 from spear_jax.attacks.graphs.levels import Level
 from spear_jax.attacks.graphs.pooled import Pooled
@@ -161,7 +162,7 @@ def _points(weighed: Weighed, nodes: int, pivots: np.ndarray):
     if not len(pivots):
         yield base
         return
-    inverse = np.linalg.inv(weighed.free[pivots])
+    inverse = linalg.inv(weighed.free[pivots])
 
     def extend(fixed: list[int]):
         if len(fixed) == len(pivots):
@@ -214,20 +215,20 @@ def _squared(system: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.nda
     """The same least squares with no more rows than columns and one."""
     if len(system) <= system.shape[1] + 1:
         return system, target
-    upper = np.asarray(np.linalg.qr(np.concatenate([system, target[:, None]], axis=1), mode="r"))
+    upper = np.asarray(linalg.qr(np.concatenate([system, target[:, None]], axis=1), mode="r"))
     return upper[:, :-1], upper[:, -1]
 
 
 def _known(system: np.ndarray, floor: float) -> np.ndarray:
     """(k, m) orthonormal rows of what equations say above a floor relative to the strongest."""
-    _, sizes, directions = np.linalg.svd(_squared(system, np.zeros(len(system)))[0], full_matrices=False)
+    _, sizes, directions = linalg.svd(_squared(system, np.zeros(len(system)))[0], full_matrices=False)
     return directions[sizes > max(floor, 1e3 * np.finfo(float).eps) * sizes[0]]
 
 
 def _free(system: np.ndarray, floor: float) -> np.ndarray:
     """(m, q) orthonormal columns of what equations do not say."""
     known = _known(system, floor)
-    return np.linalg.svd(known)[2][len(known) :].T
+    return linalg.svd(known)[2][len(known) :].T
 
 
 def _could_be(system: np.ndarray, shares: np.ndarray, floor: float) -> tuple[np.ndarray, bool]:

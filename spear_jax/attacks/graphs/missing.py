@@ -13,6 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from spear_jax import linalg
 from spear_jax.attacks.graphs.levels import NONE, states_of
 from spear_jax.attacks.graphs.neighbourhoods import Search
 from spear_jax.attacks.graphs.rows import seen_rows
@@ -37,7 +38,7 @@ def with_missing_row_direction(observation: GraphObservation, view: View) -> Vie
     sets = _agreeing(outer, agree)
     if not sets:
         return None
-    return view.guessed(np.linalg.svd(outer[sets[0]], full_matrices=False)[2][0])
+    return view.guessed(linalg.svd(outer[sets[0]], full_matrices=False)[2][0])
 
 
 def with_missing_direction(search: Search, view: View) -> Iterator[View]:
@@ -54,8 +55,8 @@ def with_missing_direction(search: Search, view: View) -> Iterator[View]:
         states = states_of(search.model, 0, search.tables, own[places], slots[places]).astype(np.float64)
         whole = states - (states @ basis.T) @ basis
         for few in _agreeing(whole, agree)[:1]:
-            if np.linalg.matrix_rank(states[few], tol=agree * np.linalg.norm(states)) > 1:
-                yield view.guessed(np.linalg.svd(whole[few])[2][0])
+            if linalg.matrix_rank(states[few], tol=agree * np.linalg.norm(states)) > 1:
+                yield view.guessed(linalg.svd(whole[few])[2][0])
 
 
 def _compared(search: Search) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

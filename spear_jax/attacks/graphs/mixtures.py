@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import nnls
 
+from spear_jax import linalg
 from spear_jax.attacks.graphs.levels import NONE, Level, Tables, entered_by, entered_of, in_chunks
 from spear_jax.attacks.graphs.missing import AGREE
 from spear_jax.attacks.graphs.neighbourhoods import Search
@@ -112,6 +113,6 @@ def _meet(inside: np.ndarray, around: np.ndarray, agree: float) -> bool:
     system = np.concatenate([around, -inside]).astype(np.float64).T / scale
     sums = np.concatenate([np.ones(len(around)), np.zeros(len(inside))])
     system, target = np.concatenate([system, sums[None]]), np.append(np.zeros(len(system)), 1.0)
-    upper = np.asarray(np.linalg.qr(np.concatenate([system, target[:, None]], axis=1), mode="r"))
+    upper = np.asarray(linalg.qr(np.concatenate([system, target[:, None]], axis=1), mode="r"))
     _, left = nnls(upper[:, :-1], upper[:, -1], maxiter=50 * system.shape[1])
     return bool(left <= agree)

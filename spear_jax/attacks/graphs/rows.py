@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spear_jax import linalg
 from spear_jax.attacks.graphs.views import View
 from spear_jax.factorization import white_edge
 from spear_jax.graphs.features import Features
@@ -80,7 +81,7 @@ def _beginning(found: RowSpace, gradient: np.ndarray, stop: int) -> Space:
     """The row space of the first columns of a gradient; directions of doubt are taken in, which lets more rows pass."""
     if stop == gradient.shape[1]:
         return found.space
-    _, sizes, basis = np.linalg.svd(found.directions[:, :stop], full_matrices=False)
+    _, sizes, basis = linalg.svd(found.directions[:, :stop], full_matrices=False)
     own = float(np.finfo(gradient.dtype).eps * np.sqrt(np.mean(np.square(gradient))))
     noise = max(found.noise, own)
     above = sizes > max(white_edge(noise, (found.rank, stop)), EPS64 * np.sqrt(stop) * sizes[0])

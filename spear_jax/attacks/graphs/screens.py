@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
+from spear_jax import linalg
 from spear_jax.attacks.graphs.levels import LEAST, Model, Tables, entered_by, in_chunks
 from spear_jax.attacks.graphs.views import View
 from spear_jax.graphs.architecture import Architecture
@@ -47,7 +48,7 @@ def make_screen(model: Model, layer: int, tables: Tables, views: list[View]) -> 
     directions = view.found.directions[:, :width]
     count = filled(view.rank + SPARE, LEAST)
     columns = np.sort(scipy.linalg.qr(directions, mode="r", pivoting=True)[-1][:count])
-    _, sizes, basis = np.linalg.svd(directions[:, columns], full_matrices=False)
+    _, sizes, basis = linalg.svd(directions[:, columns], full_matrices=False)
     rank = int(np.sum(sizes > sizes[0] * np.finfo(basis.dtype).eps * count))
     noise = view.found.noise * np.sqrt(count) / sizes[:rank]
     filling, dtype = filled(view.rank) - rank, tables.own.dtype

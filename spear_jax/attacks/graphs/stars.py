@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spear_jax import linalg
 from spear_jax.attacks.graphs.levels import ANY, Level, Model, read_by
 from spear_jax.attacks.graphs.missing import with_missing_direction
 from spear_jax.attacks.graphs.mixtures import may_be_mixed
@@ -159,11 +160,11 @@ def consistent(
 def unexplained(view: View, states: np.ndarray) -> np.ndarray:
     """(k, d) what is left of a view's directions outside the span of what its layer reads, above its noise."""
     eps = float(np.finfo(states.dtype).eps)
-    _, sizes, basis = np.linalg.svd(states.astype(np.float64), full_matrices=False)
+    _, sizes, basis = linalg.svd(states.astype(np.float64), full_matrices=False)
     basis = basis[sizes > 64 * eps * sizes[:1]] if len(sizes) else np.zeros((0, view.found.directions.shape[1]))
     left = view.found.directions
     for _ in range(2):
         left = left - (left @ basis.T) @ basis
     floor = 30 * view.found.noise * np.sqrt(sum(left.shape)) + 1e3 * eps * np.linalg.norm(view.found.directions)
-    values = np.linalg.svd(left, compute_uv=False)
+    values = linalg.svd(left, compute_uv=False)
     return left[: int((values > floor).sum())]

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import nnls
 
+from spear_jax import linalg
 from spear_jax.attacks.text.certificate import TINY, as_batch
 from spear_jax.attacks.text.outputs import LEAST_WEIGHT, Top
 from spear_jax.attacks.text.sequences import Sequence
@@ -203,7 +204,7 @@ def _with_free_weights(
     while True:
         for place, part in enumerate(everything):
             candidates = part + inside[place][:, None].astype(part.dtype)
-            others = np.linalg.qr(np.delete(columns, place, axis=1))[0].astype(part.dtype)
+            others = linalg.qr(np.delete(columns, place, axis=1))[0].astype(part.dtype)
             apart = candidates - others @ (others.T @ candidates)
             rest = wanted - others @ (others.T @ wanted)
             scores = rest.astype(part.dtype) @ apart / np.maximum(np.linalg.norm(apart, axis=0), TINY)

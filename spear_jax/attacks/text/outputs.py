@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import nnls
 
+from spear_jax import linalg
 from spear_jax.attacks.text.tokens import CHUNK
 from spear_jax.language.architecture import Architecture
 from spear_jax.language.linear import Params, product
@@ -69,7 +70,7 @@ def _by_duals(hidden: np.ndarray, gradient: np.ndarray, rounding: float) -> tupl
 
     Noise is what no combination of the h_i explains, and the rounding of the h_i themselves, which enters by the duals.
     """
-    duals = np.linalg.pinv(hidden.astype(np.float64)).T  # (N, h), dual to the rows of hidden
+    duals = linalg.pinv(hidden.astype(np.float64)).T  # (N, h), dual to the rows of hidden
     solved = duals @ gradient
     rest = gradient - hidden.T @ solved
     spare = max(gradient.shape[0] - len(hidden), 1) * gradient.shape[1]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spear_jax import linalg
 from spear_jax.attacks.text.views import View
 from spear_jax.factorization import white_edge
 from spear_jax.language.linear import product
@@ -133,7 +134,7 @@ class Pool:
         """
         found = np.zeros(len(inputs))
         for place, view in enumerate(self.views):
-            duals = np.linalg.pinv(inputs[:, place] * np.asarray(view.space.scale, np.float64)).T
+            duals = linalg.pinv(inputs[:, place] * np.asarray(view.space.scale, np.float64)).T
             own = duals / np.linalg.norm(duals, axis=1, keepdims=True)
             found = np.maximum(found, np.linalg.norm(view.gradient @ own.T, axis=0) / self._floors[place])
         return found
@@ -152,19 +153,19 @@ def _whitening(samples: np.ndarray) -> np.ndarray:
     for view in np.moveaxis(samples.astype(np.float64), 1, 0):
         variance = view.T @ view / len(view)
         variance += SMOOTHED * np.trace(variance) / len(variance) * np.eye(len(variance))
-        found.append(np.linalg.inv(np.linalg.cholesky(variance)).T)
+        found.append(linalg.inv(linalg.cholesky(variance)).T)
     return np.stack(found)
 
 
 def _rotated(rows: np.ndarray) -> np.ndarray:
     """Rows (views, k, d) turned until they are orthogonal, the largest first."""
-    turns = np.linalg.eigh(rows @ np.swapaxes(rows, 1, 2))[1]
+    turns = linalg.eigh(rows @ np.swapaxes(rows, 1, 2))[1]
     return np.swapaxes(turns, 1, 2)[:, ::-1] @ rows
 
 
 def _sizes(rows: np.ndarray) -> np.ndarray:
     """(views, k) singular values, those above 1e-8 of the largest."""
-    return np.sqrt(np.maximum(np.linalg.eigvalsh(rows @ np.swapaxes(rows, 1, 2)), 0))
+    return np.sqrt(np.maximum(linalg.eigvalsh(rows @ np.swapaxes(rows, 1, 2)), 0))
 
 
 def _off(rows: np.ndarray, basis: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spear_jax import linalg
 from spear_jax.attacks.text.untold import twins
 from spear_jax.attacks.text.views import View
 from spear_jax.language.architecture import Architecture
@@ -76,7 +77,7 @@ def find_tokens(
 
 def _with_all_rows(view: View) -> View:
     """The view with a direction for each row of its gradients: few rows may be weak tokens as well as noise."""
-    _, sizes, directions = np.linalg.svd(view.stack.astype(np.float64), full_matrices=False)
+    _, sizes, directions = linalg.svd(view.stack.astype(np.float64), full_matrices=False)
     return view._replace(gradient=sizes[:, None] * directions, noise=view.least)
 
 

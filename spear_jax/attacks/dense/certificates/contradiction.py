@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import comb
 
-from spear_jax import numerics
+from spear_jax import linalg, numerics
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.certificates.own_gradient import layers_of, logits_of
 from spear_jax.attacks.dense.certificates.pattern import agree, factor_range, is_determined
@@ -56,7 +56,7 @@ def explain(problem: Problem, directions: Float[np.ndarray, "r r"]) -> Reason | 
     mixing = disaggregation(problem.factorization, problem.bias_grad, directions)
     if problem.drift or not has_every_scale(mixing):
         return None
-    centred = problem.response @ np.linalg.inv(mixing).T
+    centred = problem.response @ linalg.inv(mixing).T
     is_on = ~numerics.zero_mask(problem.factorization, directions)
     live = problem.live_mask
     centred, is_on, bias = centred[live], is_on[live], problem.bias[live]
@@ -85,10 +85,10 @@ def fits_another_loss(problem: Problem, directions: Float[np.ndarray, "r r"]) ->
     for direction, vector in list(zip(directions, dual, strict=True))[:ASKED]:
         jacobian = logits_of(layers_of(problem), problem.response @ vector + problem.bias)[1]
         column = problem.left @ direction
-        rank = np.linalg.matrix_rank(jacobian)
+        rank = linalg.matrix_rank(jacobian)
         if 2 * rank + limits.MIN_ENTRIES > np.count_nonzero(jacobian.any(axis=0)):
             return False  # any column would fit
-        rest = column - jacobian.T @ np.linalg.lstsq(jacobian.T, column)[0]
+        rest = column - jacobian.T @ linalg.lstsq(jacobian.T, column)[0]
         noise = problem.factorization.noise_floor * numerics.noise_gain(problem.factorization, direction[None])[0]
         if np.linalg.norm(rest) > limits.NETWORK_MARGIN * (noise + problem.client_eps) * np.linalg.norm(column):
             return False

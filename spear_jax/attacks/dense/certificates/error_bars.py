@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spear_jax import numerics
+from spear_jax import linalg, numerics
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.numerics import float64_namespace
@@ -143,7 +143,7 @@ def bias_noise(problem: Problem) -> float:
 
 def scale_error(problem: Problem, directions: Float[np.ndarray, "r r"]) -> Float[np.ndarray, " r"]:
     """Expected relative error of each sample's scale, from the noise of the bias gradient."""
-    inverse = np.linalg.inv(directions.T)
+    inverse = linalg.inv(directions.T)
     shares = np.abs(inverse @ (problem.left.T @ problem.bias_grad))
     return bias_noise(problem) * np.linalg.norm(inverse, axis=1) / np.maximum(shares, np.finfo(float).tiny)
 
@@ -182,8 +182,8 @@ def _least_held(
     """Least ``|rows v|^2`` among unit v orthogonal to a direction, less what noise alone would show of v."""
     if len(direction) == 1:
         return 1.0
-    others = np.linalg.qr(np.column_stack([direction, np.eye(len(direction))]))[0][:, 1:]
-    return float(np.linalg.eigvalsh(others.T @ (rows.T @ rows - np.diag(seeming)) @ others)[0])
+    others = linalg.qr(np.column_stack([direction, np.eye(len(direction))]))[0][:, 1:]
+    return float(linalg.eigvalsh(others.T @ (rows.T @ rows - np.diag(seeming)) @ others)[0])
 
 
 def _strongest_rival(
@@ -230,4 +230,4 @@ def _largest(diagonal: Float[np.ndarray, "s k"], beside: Float[np.ndarray, "s-1 
     matrix, place = np.zeros((count, steps, steps)), np.arange(steps)
     matrix[:, place, place] = diagonal.T
     matrix[:, place[1:], place[:-1]] = beside.T
-    return np.linalg.eigvalsh(matrix)[:, -1]
+    return linalg.eigvalsh(matrix)[:, -1]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from spear_jax import linalg
 from spear_jax.activations import apply, derivative
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.certificates.held import Noise, View
@@ -33,12 +34,12 @@ def explains(stack: Stack, points: Float[np.ndarray, "k r"], error: Float[np.nda
     """
     if len(points) < stack.rank or np.linalg.cond(points) > 1 / np.finfo(float).eps:
         return False
-    upper, dual = stack.uppers[0], np.linalg.inv(points).T
+    upper, dual = stack.uppers[0], linalg.inv(points).T
     seen, slopes = in_lanes(partial(_seen, sides_of(stack)), points)
     gradients = (dual * stack.problem.spectrum) @ stack.problem.left.T  # of the samples, (k, m)
     back = stack.whole.back.T
     pairs = zip(slopes, gradients, strict=True)
-    shares = np.stack([np.linalg.lstsq(slope[:, None] * back, gradient)[0] for slope, gradient in pairs])
+    shares = np.stack([linalg.lstsq(slope[:, None] * back, gradient)[0] for slope, gradient in pairs])
     extended = np.column_stack([seen, np.full(len(seen), upper.constant)])
     left = upper.spectrum[:, None] * upper.seen - shares.T @ extended
     # An error of one sample turns the gradients of those that are hard to tell from it.

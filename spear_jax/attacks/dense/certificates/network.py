@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spear_jax import numerics
+from spear_jax import linalg, numerics
 from spear_jax.attacks.dense.certificates import limits
 from spear_jax.attacks.dense.certificates.contradiction import fits_another_loss
 from spear_jax.attacks.dense.certificates.means import read_shares
@@ -143,7 +143,7 @@ def mend(
     for _ in range(MAX_PASSES):
         replaced = reply.confirmed & ~agreement.precise
         trial = np.where(replaced[:, None], reply.directions, directions)
-        if not replaced.any() or np.linalg.svd(trial, compute_uv=False)[-1] < numerics.MIN_INDEPENDENT:
+        if not replaced.any() or linalg.svd(trial, compute_uv=False)[-1] < numerics.MIN_INDEPENDENT:
             break
         again, after = agree(problem, trial), _judge(problem, trial)
         if after is None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from spear_jax import numerics
+from spear_jax import linalg, numerics
 from spear_jax.attacks.dense.certificates import error_bars, limits
 from spear_jax.attacks.dense.certificates.scale import UNSEEN, Factor
 from spear_jax.attacks.dense.outcome import Samples, no_samples
@@ -84,11 +84,11 @@ def _is_unique(problem: Problem, zero: Bool[np.ndarray, " m"]) -> bool:
     gradient = problem.left[zero] * problem.spectrum
     if len(gradient) < rank - 1:
         return False
-    basis = np.linalg.svd(gradient, full_matrices=False)[0][:, : rank - 1]
+    basis = linalg.svd(gradient, full_matrices=False)[0][:, : rank - 1]
     gradient = gradient[(basis**2).sum(axis=1) < limits.MAX_LEVERAGE]
     if len(gradient) < rank - 1:
         return False
-    return bool(np.linalg.svd(gradient, compute_uv=False)[rank - 2] > limits.SHOWN * problem.factorization.noise_floor)
+    return bool(linalg.svd(gradient, compute_uv=False)[rank - 2] > limits.SHOWN * problem.factorization.noise_floor)
 
 
 class Activation(NamedTuple):
@@ -107,7 +107,7 @@ def _activation(basis: Float[np.ndarray, "m j"], zero: Bool[np.ndarray, " m"]) -
     """``Y_i`` from the rows where it vanishes; None where these leave it open."""
     if np.sum(zero) < basis.shape[1]:
         return None
-    _, values, vectors = np.linalg.svd(basis[zero], full_matrices=False)
+    _, values, vectors = linalg.svd(basis[zero], full_matrices=False)
     held, open_ = float(values[-2]), float(values[-1])
     if held < limits.MIN_SEPARATION * max(open_, numerics.EPS64**0.5):
         return None
@@ -132,11 +132,11 @@ def _fit(
         along = problem.left.T @ problem.bias_grad / spectrum
         size = np.linalg.norm(system, axis=0).max() / np.linalg.norm(along)
         system, wanted = np.vstack([system, np.append(size * along, 0.0)]), np.append(wanted, size)
-    orthogonal, triangle = np.linalg.qr(system)
-    solution = np.linalg.solve(triangle, orthogonal.T @ wanted)
+    orthogonal, triangle = linalg.qr(system)
+    solution = linalg.solve(triangle, orthogonal.T @ wanted)
     left_over = system @ solution - wanted
     noise = np.linalg.norm(left_over) / np.sqrt(surplus)
-    spread = noise * np.linalg.norm(np.linalg.inv(triangle), axis=1)
+    spread = noise * np.linalg.norm(linalg.inv(triangle), axis=1)
     pre_activation = response @ solution[:-1] + problem.bias
     slack = numerics.ZERO_SIGMAS * (noise + np.sqrt((response**2) @ spread[:-1] ** 2))
     agrees = np.where(pre_activation > slack, ~zero, np.where(pre_activation < -slack, zero, True)) & live

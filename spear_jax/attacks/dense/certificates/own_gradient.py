@@ -10,7 +10,7 @@ others, so that nothing is lost to cancellation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,30 +77,71 @@ def own_gradients(problem: Problem, dual: Float[np.ndarray, "k r"], labels: Int[
         labels: (k,) where they are known; of the others nothing is asked then, and a third of the work remains.
     """
     xp: Any = float64_namespace()
-    left, layers = problem.left, layers_of(problem)
-    pre_activation = problem.response @ dual.T + problem.bias[:, None]
-    probes = np.random.default_rng(PROBE_SEED).standard_normal((len(left), PROBES))
-    probes = xp.asarray(np.concatenate([probes - left @ (left.T @ probes), probes], axis=1))
-    network, along = [(xp.asarray(weight), xp.asarray(bias)) for weight, bias in layers], left @ dual.T
-    parts = []
-    for place in _batches(len(dual), layers):
-        places = numerics.in_bucket(place.stop - place.start, BUCKET) + place.start
-        seen = xp.asarray(pre_activation[:, places])
-        said = (
-            _any_label(network, seen, probes, xp.asarray(along[:, places]))
-            if labels is None
-            else _told_label(network, seen, xp.asarray(labels[places]))
-        )
-        parts.append([np.asarray(part)[..., : place.stop - place.start] for part in said])
-    labels, misses, lines, gradients, surprise, nearest = (
-        np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)
-    )
+    left, network = problem.left, _on_device(problem)
+    if labels is None:
+        along, probes = left @ dual.T, xp.asarray(np.concatenate(_probes(left), axis=1))
+        ask = lambda seen, places: _any_label(network, seen, probes, xp.asarray(along[:, places]))
+    else:
+        told = labels
+        ask = lambda seen, places: _told_label(network, seen, xp.asarray(told[places]))
+    labels, misses, lines, gradients, surprise, nearest = _in_batches(problem, dual, ask)
     inside = left.T @ gradients
     size = np.linalg.norm(gradients, axis=0)
     outside = (gradients - left @ inside) / np.where(size > 0, size, 1)
     directions = (inside / np.maximum(np.linalg.norm(inside, axis=0), np.finfo(float).tiny)).T
     is_open = nearest <= limits.OPEN * problem.client_eps
     return Own(labels, gradients, surprise, outside, directions, is_open, misses.T, lines.T)
+
+
+@stage("network")
+def label_misses(problem: Problem, dual: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k c"]:
+    """How far every label's gradient sticks out of the column space along one random vector, largest 1.
+
+    That takes a forward pass with one derivative, two sevenths of `own_gradients`. The label of a sample of the batch
+    misses by nearly nothing next to the others, if there are others and the network is not sure of it; of a wrong
+    input all labels miss by as much.
+
+    Args:
+        problem: of the layer, with the model above.
+        dual: (k, r) dual vectors, ``x = dual @ right``.
+    """
+    xp: Any = float64_namespace()
+    network, probe = _on_device(problem), xp.asarray(_probes(problem.left)[0][:, :1])
+    (scores,) = _in_batches(problem, dual, lambda seen, _: (_one_probe(network, seen, probe),))
+    largest = scores.max(axis=0)
+    return (scores / np.where(largest > 0, largest, 1.0)).T
+
+
+def _probes(left: Float[np.ndarray, "m r"]) -> tuple[np.ndarray, np.ndarray]:
+    """Random vectors less their part in the column space, and whole, both (m, p)."""
+    whole = np.random.default_rng(PROBE_SEED).standard_normal((len(left), PROBES))
+    return whole - left @ (left.T @ whole), whole
+
+
+def _on_device(problem: Problem) -> list[tuple[Any, Any, Any]]:
+    """Kernels, biases and norms of the kernels' rows of the layers above."""
+    xp: Any = float64_namespace()
+    layers = layers_of(problem)
+    assert problem.above is not None
+    return [
+        (xp.asarray(weight), xp.asarray(bias), xp.asarray(norms))
+        for (weight, bias), norms in zip(layers, problem.above.kernel_norms, strict=True)
+    ]
+
+
+def _in_batches(
+    problem: Problem, dual: Float[np.ndarray, "k r"], ask: Callable[[Any, np.ndarray], tuple[Any, ...]]
+) -> list[np.ndarray]:
+    """What ``ask`` says of samples, from their pre-activations (m, j) and places, joined along the last axis."""
+    xp: Any = float64_namespace()
+    pre_activation = problem.response @ dual.T + problem.bias[:, None]
+    parts = []
+    for place in _batches(len(dual), layers_of(problem)):
+        count = place.stop - place.start
+        places = numerics.in_bucket(count, BUCKET) + place.start
+        said = ask(xp.asarray(pre_activation[:, places]), places)
+        parts.append([np.asarray(part)[..., :count] for part in said])
+    return [np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)]
 
 
 def layers_of(problem: Problem) -> Layers:
@@ -147,6 +188,16 @@ def _any_label(layers: Any, pre_activation: Any, probes: Any, along: Any) -> tup
 
 
 @numerics.compiled
+def _one_probe(layers: Any, pre_activation: Any, probe: Any) -> Any:
+    """``|w . D(y)|`` of every label y for one probe w (m, 1), (c, k)."""
+    passed = _forward(layers, pre_activation)
+    tangents = probe * passed.masks[0]
+    for (weight, _, _), mask in zip(layers[:-1], passed.masks[1:], strict=True):
+        tangents = (weight @ tangents) * mask
+    return abs(_scores(passed.softmax, (layers[-1][0] @ tangents)[:, :, None])[:, :, 0])
+
+
+@numerics.compiled
 def _told_label(layers: Any, pre_activation: Any, labels: Any) -> tuple[Any, ...]:
     """The same where nothing is asked of any other label."""
     xp: Any = float64_namespace()
@@ -175,13 +226,13 @@ def _forward(layers: Any, pre_activation: Any) -> _Pass:
     xp: Any = float64_namespace()
     masks, hidden = [pre_activation > 0], xp.maximum(pre_activation, 0)
     nearest = xp.full(pre_activation.shape[1], np.inf)
-    for weight, bias in layers[:-1]:
-        size = xp.linalg.norm(weight, axis=1)[:, None] * xp.linalg.norm(hidden, axis=0) + abs(bias)[:, None]
+    for weight, bias, norms in layers[:-1]:
+        size = norms[:, None] * xp.linalg.norm(hidden, axis=0) + abs(bias)[:, None]
         hidden = weight @ hidden + bias[:, None]
         nearest = xp.minimum(nearest, xp.min(abs(hidden) / xp.where(size > 0, size, np.inf), axis=0))
         masks.append(hidden > 0)
         hidden = xp.maximum(hidden, 0)
-    weight, bias = layers[-1]
+    weight, bias, _ = layers[-1]
     logits = weight @ hidden + bias[:, None]
     odds = xp.exp(logits - logits.max(axis=0))
     return _Pass(masks, odds / odds.sum(axis=0), nearest)
@@ -200,7 +251,7 @@ def _label(layers: Any, passed: _Pass, probes: Any, along: Any) -> tuple[Any, An
     # Derivatives along the probes, (width, k, p), through the neurons that fire.
     shared = xp.broadcast_to(probes[:, None, :], (*along.shape, probes.shape[1]))
     tangents = xp.concatenate([shared, along[:, :, None]], axis=2) * passed.masks[0][:, :, None]
-    for (weight, _), mask in zip(layers[:-1], passed.masks[1:], strict=True):
+    for (weight, _, _), mask in zip(layers[:-1], passed.masks[1:], strict=True):
         tangents = _apply(weight, tangents) * mask[:, :, None]
     scores = _scores(passed.softmax, _apply(layers[-1][0], tangents))
     scores, weights = scores[:, :, :-1], scores[:, :, -1]
@@ -219,7 +270,7 @@ def _backward(layers: Any, passed: _Pass, labels: Any) -> tuple[Any, Any]:
     others = xp.where(is_label, 0.0, passed.softmax)
     gradient = xp.where(is_label, -others.sum(axis=0), others)
     surprise = xp.linalg.norm(gradient, axis=0)
-    for (weight, _), mask in zip(reversed(layers), reversed(passed.masks), strict=True):
+    for (weight, _, _), mask in zip(reversed(layers), reversed(passed.masks), strict=True):
         gradient = (weight.T @ gradient) * mask
     return gradient, surprise
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from spear_jax import numerics
+from spear_jax import linalg, numerics
 from spear_jax.attacks.dense.certificates import error_bars, limits
 from spear_jax.attacks.dense.certificates.verdict import Verdict, no_verdict
 from spear_jax.attacks.dense.directions.recover import disaggregation, has_every_scale
@@ -84,7 +84,7 @@ class _Sides(NamedTuple):
 
 def _two_sides(problem: Problem, directions: Float[np.ndarray, "r r"], mixing: Float[np.ndarray, "r r"]) -> _Sides:
     factorization = problem.factorization
-    inverse = np.linalg.inv(mixing)
+    inverse = linalg.inv(mixing)
     centred = problem.response @ inverse.T
     pre_activation = centred + problem.bias[:, None]
     errors = error_bars.expected_errors(problem, directions, mixing, pre_activation <= 0)
@@ -223,7 +223,7 @@ def is_determined(factorization: Factorization, directions: Float[np.ndarray, "k
     for place, zero in enumerate(numerics.zero_mask(factorization, directions).T):
         if zero.sum() < rank:
             continue
-        basis, spectrum, _ = np.linalg.svd(left[zero], full_matrices=False)
+        basis, spectrum, _ = linalg.svd(left[zero], full_matrices=False)
         held = spectrum > limits.MIN_SINGULAR * spectrum[0]
         # Noise gives the direction itself a singular value too: it is the smallest.
         basis = basis[:, : rank - 1]
@@ -239,7 +239,7 @@ def factor_range(problem: Problem, directions: Float[np.ndarray, "r r"]) -> tupl
     mixing = disaggregation(problem.factorization, problem.bias_grad, directions)
     if not has_every_scale(mixing):
         return 0.0, np.inf
-    centred, bias = problem.response @ np.linalg.inv(mixing).T, problem.bias[:, None]
+    centred, bias = problem.response @ linalg.inv(mixing).T, problem.bias[:, None]
     is_on = ~numerics.zero_mask(problem.factorization, directions) & problem.live_mask[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         turn = -bias / centred  # the factor at which a pre-activation vanishes

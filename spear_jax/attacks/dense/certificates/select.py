@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int
 
+from spear_jax import linalg
 from spear_jax.attacks.dense.certificates.pattern import agree
 from spear_jax.attacks.dense.directions.pool import independent
 from spear_jax.attacks.dense.outcome import Agreement
@@ -63,7 +64,7 @@ def _swap(
                     return chosen, agreement
                 trial = chosen.copy()
                 trial[slot] = place
-                if np.linalg.svd(pool.directions[trial], compute_uv=False)[-1] < MIN_INDEPENDENT:
+                if linalg.svd(pool.directions[trial], compute_uv=False)[-1] < MIN_INDEPENDENT:
                     continue
                 after = agree(problem, pool.directions[trial])
                 if after.matching_score > agreement.matching_score:

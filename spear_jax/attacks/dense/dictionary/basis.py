@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from spear_jax import linalg
 from spear_jax.attacks.dense.dictionary.em import Pace, Tie
 from spear_jax.attacks.dense.dictionary.low_rows import low_rows
 from spear_jax.attacks.dense.directions.polish import COLUMN_BUCKET
@@ -46,7 +47,7 @@ class Basis(NamedTuple):
 
     def leave(self, directions: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k r"]:
         """Directions of the basis in the coordinates of the factorisation, of unit norm."""
-        return unit_rows(np.linalg.solve(self.change, directions.T).T)
+        return unit_rows(linalg.solve(self.change, directions.T).T)
 
 
 def make_basis(problem: Problem) -> Basis:
@@ -73,7 +74,7 @@ def make_row_basis(problem: Problem, fraction: float) -> Basis:
     shares = np.append(chosen.spectrum[1:2], chosen.spectrum[1:])
     tie = make_tie(chosen.left, response, raw[chosen.rows], _shrinkage(shares, len(response)))
     all_left = problem.left[problem.live_rows] * spectrum @ chosen.rotation.T / chosen.spectrum
-    all_left, triangle = np.linalg.qr(unit_rows(all_left))
+    all_left, triangle = linalg.qr(unit_rows(all_left))
     return Basis(
         left=chosen.left,
         response=response,
@@ -99,7 +100,7 @@ def make_tie(
         raw: what the regressors are made of.
         shrinkage: Wiener weights of the regressors.
     """
-    values, vectors = np.linalg.eigh(raw.T @ raw / len(raw))
+    values, vectors = linalg.eigh(raw.T @ raw / len(raw))
     whitened = raw @ (vectors / np.sqrt(np.maximum(values, values[-1] * 1e-14))) @ vectors.T
     single = lambda array: jnp.asarray(array, jnp.float32)
     return Tie(single(left * np.sqrt(len(left))), single(response), single(whitened), single(shrinkage))

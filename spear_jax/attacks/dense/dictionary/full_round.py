@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
-from spear_jax import numerics
+from spear_jax import linalg, numerics
 from spear_jax.attacks.dense.dictionary.admission import accept
 from spear_jax.attacks.dense.dictionary.basis import Basis, pace_of, pad_columns
 from spear_jax.attacks.dense.dictionary.em import tied_em
@@ -74,7 +74,7 @@ def _em(basis: Basis, known: Float[np.ndarray, "k r"], key: jax.Array, schedule:
     sought = (np.arange(rank) < rank - count).astype(np.float32)[None]
     start = jax.random.normal(key, (rank, rank), jnp.float32) * sought
     span = np.zeros((rank, rank))
-    span[:, :count] = np.linalg.qr(known.T)[0]
+    span[:, :count] = linalg.qr(known.T)[0]
     found = _run_em(
         basis.tie, start, jnp.asarray(span, jnp.float32), pace_of(schedule), is_adaptive=schedule.is_adaptive
     )  # fmt: skip
@@ -91,7 +91,7 @@ def _release(
         # The EM's columns are orthonormal: nothing to raise.
         inverse = dual(np.concatenate([known, columns], axis=1), floor if step or not is_first else 0.0)
         pre_activation = basis.all_response @ inverse[:, known.shape[1] :]
-        columns = np.linalg.solve(
+        columns = linalg.solve(
             basis.triangle, _run_release(basis, basis.triangle @ columns, pre_activation, confidence, width)
         )
     return columns
@@ -100,7 +100,7 @@ def _release(
 def dual(directions: Float[np.ndarray, "r k"], floor: float) -> Float[np.ndarray, "r k"]:
     """Dual basis ``Q (Q^T Q)^-1`` with singular values floored: unfinished directions may nearly coincide."""
     xp: Any = numerics.float64_namespace()
-    left, values, right = xp.linalg.svd(xp.asarray(directions), full_matrices=False)
+    left, values, right = numerics.float64_linalg().svd(xp.asarray(directions), full_matrices=False)
     return np.asarray((left / xp.maximum(values, floor)) @ right)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
+from spear_jax import linalg
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.stages import stage
 
@@ -32,7 +33,7 @@ def is_half_space(problem: Problem, supports: Bool[np.ndarray, "m k"]) -> Bool[n
     """
     live = problem.live_mask
     features = np.column_stack([problem.response[live] / problem.spectrum, problem.bias[live]])
-    features = np.linalg.qr(features)[0] * np.sqrt(live.sum())
+    features = linalg.qr(features)[0] * np.sqrt(live.sum())
     return np.array(
         [_wrong_rows(features, np.where(column, 1.0, -1.0)) <= MAX_WRONG for column in supports[live].T], bool
     )
@@ -48,7 +49,7 @@ def _wrong_rows(features: Float[np.ndarray, "l d"], sign: Float[np.ndarray, " l"
             break
         active = margin < 1
         inside = features[active]
-        step = np.linalg.solve(
+        step = linalg.solve(
             inside.T @ inside + RIDGE * rows * np.eye(size), inside.T @ (sign[active] * (1 - margin[active]))
         )
         along = sign * (features @ step)

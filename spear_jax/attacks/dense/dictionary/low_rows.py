@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from spear_jax import linalg
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.stages import stage
 
@@ -44,7 +45,7 @@ def low_rows(problem: Problem, fraction: float) -> RowSet:
     gradient = problem.left[rows] * problem.spectrum
     size = np.linalg.norm(gradient, axis=1, keepdims=True)
     for step in range(TYLER_STEPS + 1):
-        left, values, rotation = np.linalg.svd(gradient / size, full_matrices=False)
+        left, values, rotation = linalg.svd(gradient / size, full_matrices=False)
         if step < TYLER_STEPS:
             leverage = np.linalg.norm(left, axis=1, keepdims=True) * np.sqrt(len(rows) / rank)
             size = size * np.maximum(leverage, MIN_LEVERAGE)

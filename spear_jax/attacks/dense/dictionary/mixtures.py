@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from scipy import linalg
+from scipy.linalg import solve_triangular
 
-from spear_jax import numerics
+from spear_jax import linalg, numerics
 from spear_jax.attacks.dense.dictionary.basis import unit_rows
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.stages import stage
@@ -119,17 +119,17 @@ def _subtract(
 
 def _distance(vector: Float[np.ndarray, " r"], *span: Float[np.ndarray, " r"]) -> float:
     """Distance of a unit vector from the span of others."""
-    basis = np.linalg.qr(np.array(span).T)[0]
+    basis = linalg.qr(np.array(span).T)[0]
     return float(np.linalg.norm(vector - basis @ (basis.T @ vector)))
 
 
 def null_vector(rows: Float[np.ndarray, "z r"], start: Float[np.ndarray, " r"]) -> Float[np.ndarray, " r"]:
     """Unit vector that the rows, each at unit norm, come closest to annihilating, by inverse iteration."""
-    triangle = np.asarray(np.linalg.qr(unit_rows(rows), mode="r"))
+    triangle = np.asarray(linalg.qr(unit_rows(rows), mode="r"))
     diagonal = np.diag(triangle)
     floor = numerics.EPS64 * np.abs(diagonal).max()
     np.fill_diagonal(triangle, np.where(np.abs(diagonal) < floor, floor, diagonal))
     for _ in range(SOLVES):
-        start = linalg.solve_triangular(triangle, linalg.solve_triangular(triangle, start, trans=1))
+        start = solve_triangular(triangle, solve_triangular(triangle, start, trans=1))
         start = start / np.linalg.norm(start)
     return start

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from spear_jax import linalg
 from spear_jax.attacks.dense.dictionary.basis import unit_rows
 from spear_jax.attacks.dense.problem import Problem
 from spear_jax.stages import stage
@@ -42,7 +43,7 @@ def peel(problem: Problem) -> Float[np.ndarray, "k r"]:
         if is_off.sum() < rank:
             continue
         rows = unit_rows(left[problem.live_rows[is_off]])
-        values, vectors = np.linalg.eigh(rows.T @ rows)
+        values, vectors = linalg.eigh(rows.T @ rows)
         if rank > 1 and values[0] < ALONE * values[1]:
             found.append(vectors[:, 0])
     return np.array(found).reshape(len(found), rank)

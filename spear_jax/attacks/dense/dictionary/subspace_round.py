@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from spear_jax import linalg
 from spear_jax.attacks.dense.dictionary.basis import Basis, make_tie, pace_of, pad_columns
 from spear_jax.attacks.dense.dictionary.em import RHO_GRID, Tie, log_likelihood, tied_em, unit_rms
 from spear_jax.attacks.dense.dictionary.release import Refit, release_alone
@@ -53,7 +54,7 @@ def subspace_round(
 ) -> Float[np.ndarray, "j r"]:
     """EM in the null space of the known directions from many starts, the likeliest candidates released one by one."""
     missing = known.shape[1] - len(known)
-    null_space = np.linalg.svd(basis.enter(known))[2][len(known) :].T
+    null_space = linalg.svd(basis.enter(known))[2][len(known) :].T
     response = _scaled(basis.response @ null_space)
     small = make_tie(basis.left @ null_space, response, response, np.ones(missing))
     size = _bucket(missing, known.shape[1])
@@ -75,16 +76,16 @@ def subspace_round(
 
 def last_direction(basis: Basis, known: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "j r"]:
     """The last direction from its dual vector, the null vector of all others: rows where it is off, by hard masks."""
-    pre_activation = basis.all_response @ np.linalg.svd(basis.enter(known))[2][-1]
+    pre_activation = basis.all_response @ linalg.svd(basis.enter(known))[2][-1]
     pre_activation = pre_activation / np.sqrt(np.mean(pre_activation**2))
     proposals, left = [], np.asarray(basis.entries, np.float64)
     for margin in LAST_MARGINS:
         for sign in (1, -1):
             rows = left[sign * pre_activation < -margin]
             if len(rows) >= known.shape[1] - 1:
-                proposals.append(np.linalg.eigh(rows.T @ rows)[1][:, 0])
+                proposals.append(linalg.eigh(rows.T @ rows)[1][:, 0])
     released = np.array(proposals).reshape(len(proposals), known.shape[1])
-    return basis.leave(np.linalg.solve(basis.triangle, released.T).T)
+    return basis.leave(linalg.solve(basis.triangle, released.T).T)
 
 
 def _best_distinct(tie: Tie, columns: Float[np.ndarray, "r s"]) -> Int[np.ndarray, " c"]:
@@ -116,7 +117,7 @@ def _release_in_subspace(
     """`release_alone` of candidates in the null space, shapes padded to buckets."""
     response = _scaled(basis.all_response @ null_space)
     gram = response.T @ response
-    refit = np.linalg.inv(gram + REFIT_RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)))
+    refit = linalg.inv(gram + REFIT_RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)))
     missing = len(gram)
     wide = _bucket(missing, len(null_space)) - missing
     padded = jnp.asarray(np.pad(response, ((0, 0), (0, wide))), jnp.float32)
@@ -125,7 +126,7 @@ def _release_in_subspace(
     pre_activation = pad_columns(response @ columns)
     schedule = jnp.asarray(RELEASES, jnp.float32)
     released = _release_alone(basis.entries, Refit(padded, inverse), directions, pre_activation, schedule)
-    return np.linalg.solve(basis.triangle, np.asarray(released, np.float64)[:, : columns.shape[1]])
+    return linalg.solve(basis.triangle, np.asarray(released, np.float64)[:, : columns.shape[1]])
 
 
 def _scaled(response: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m d"]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from spear_jax import linalg
 from spear_jax.types import Array
 
 
@@ -63,4 +64,4 @@ def _orthogonal(columns: Any, start: Any) -> Any:
 
 def null_vectors_float64(rows: Float[np.ndarray, "hits k r"]) -> Float[np.ndarray, "hits r"]:
     """Null vectors of hits on the host in float64, by SVD: the reference for `null_vector`."""
-    return np.linalg.svd(rows)[2][:, -1]
+    return linalg.svd(rows)[2][:, -1]

@@ -57,7 +57,7 @@ def polish(
     xp: Any = numerics.float64_namespace()
     norms = np.linalg.norm(left, axis=1, keepdims=True)
     # Rows of unit norm weigh alike; an orthonormal basis of them keeps the null vectors well conditioned.
-    rows, triangle = xp.linalg.qr(xp.asarray(left / norms))
+    rows, triangle = numerics.float64_linalg().qr(xp.asarray(left / norms))
     columns = triangle @ xp.asarray(directions.T)
     # Noise and rounding are the same in every row, so dividing by a small norm makes them larger there.
     noise = factorization.noise_std * numerics.noise_gain(factorization, directions) + numerics.EPS64
@@ -78,7 +78,7 @@ def polish(
         active = active[going_on]
         if len(active) == 0:
             break
-    finished = np.asarray(xp.linalg.solve(triangle, columns)).T
+    finished = np.asarray(numerics.float64_linalg().solve(triangle, columns)).T
     return numerics.canonical_sign(finished / np.linalg.norm(finished, axis=1, keepdims=True))
 
 

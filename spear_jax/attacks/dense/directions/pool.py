@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spear_jax import numerics
+from spear_jax import linalg, numerics
 from spear_jax.attacks.dense.directions.null_vectors import null_vectors_float64
 from spear_jax.attacks.dense.directions.polish import polish
 from spear_jax.stages import stage
@@ -129,7 +129,7 @@ def independent(directions: Float[np.ndarray, "k r"]) -> Int[np.ndarray, " j"]:
     rank = directions.shape[1]
     if len(directions) >= rank:
         # R of a QR decomposition has the distances from the span of the earlier ones on its diagonal.
-        triangle = np.linalg.qr(directions[:rank].T, mode="r")
+        triangle = linalg.qr(directions[:rank].T, mode="r")
         if np.abs(np.diag(triangle)).min() > numerics.MIN_INDEPENDENT:
             return np.arange(rank)
     basis = np.zeros((0, rank))

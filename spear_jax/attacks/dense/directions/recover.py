@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float
 
-from spear_jax.numerics import EPS64, float64_namespace, to_float64
+from spear_jax import linalg
+from spear_jax.numerics import EPS64, float64_linalg, to_float64
 from spear_jax.types import Array, Factorization
 
 
@@ -22,7 +21,7 @@ def recover_scale(
         directions: (r, r) unit directions, one a row: the columns of Qbar.
     """
     target = np.asarray(factorization.left).T @ np.asarray(bias_grad, dtype=np.float64)
-    return np.linalg.solve(directions.T, target)
+    return linalg.solve(directions.T, target)
 
 
 def disaggregation(
@@ -43,10 +42,9 @@ def dual_vectors(
 ) -> Float[np.ndarray, "r r"] | None:
     """Rows p_i of Q^-1, ``x_i = p_i @ right``, in the order of the directions; None where a scale vanishes."""
     mixing = disaggregation(factorization, bias_grad, directions)
-    return np.linalg.inv(mixing) if has_every_scale(mixing) else None
+    return linalg.inv(mixing) if has_every_scale(mixing) else None
 
 
 def recover_inputs(factorization: Factorization, disaggregation: Float[np.ndarray, "r r"]) -> Float[np.ndarray, "r n"]:
     """The batch: ``Q X^T = right``, one sample a row, solved in float64."""
-    xp: Any = float64_namespace()
-    return np.asarray(xp.linalg.solve(to_float64(disaggregation), to_float64(factorization.right)))
+    return np.asarray(float64_linalg().solve(to_float64(disaggregation), to_float64(factorization.right)))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from spear_jax import linalg
 from spear_jax.activations import apply
 from spear_jax.attacks.dense.roots.equations import (
     Equations,
@@ -185,7 +186,7 @@ def with_duals(stack: Stack, points: Float[np.ndarray, "k r"]) -> Found:
 
 def _without_layers(points: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "k r"]:
     """Vectors of least norm with ``p_i . q_j = delta_ij``: the duals where all points are known."""
-    return np.linalg.pinv(points).T
+    return linalg.pinv(points).T
 
 
 def _by_chain(stack: Stack, points: Float[np.ndarray, "k r"]) -> Found:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from spear_jax import linalg
 from spear_jax.attacks.dense.roots.equations import Equations
 from spear_jax.attacks.dense.roots.stack import Stack
 
@@ -89,7 +90,7 @@ def null_space(rows: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "r r-k"]:
     if len(rows) == 0:
         return np.eye(rows.shape[1])
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.linalg.qr(rows.T, mode="complete")[0][:, len(rows) :]
+    return linalg.qr(rows.T, mode="complete")[0][:, len(rows) :]
 
 
 def rest_of(stack: Stack, found: Found, rng: np.random.Generator | None = None) -> Rest:
@@ -113,7 +114,7 @@ def rest_of(stack: Stack, found: Found, rng: np.random.Generator | None = None) 
     enough = NEURONS * heights[0] + UNIT
     if rng is not None and stack.views == 1 and stack.between is None and enough < len(bias):
         neurons = np.sort(rng.permutation(len(bias))[:enough])
-        seen = [np.linalg.qr(seen[0][:, np.append(neurons, len(bias))].T)[0].T]
+        seen = [linalg.qr(seen[0][:, np.append(neurons, len(bias))].T)[0].T]
         response, bias = response[neurons], bias[neurons]
     padded = [_padded(part, height) for part, height in zip(seen, heights, strict=True)]
     changed: dict[str, Any] = dict(
@@ -143,7 +144,7 @@ def _missing_rows(stack: Stack, found: Found) -> list[np.ndarray]:
     """Per view, orthonormal rows that span what it saw of the missing samples, or else the gradients of these."""
     if stack.mixes:
         free = null_space(found.points) * stack.problem.spectrum[:, None]
-        rows = np.linalg.qr(stack.problem.left @ free)[0].T
+        rows = linalg.qr(stack.problem.left @ free)[0].T
         return [np.append(rows, np.zeros((len(rows), 1)), axis=1)]
     sizes = np.cumsum([len(upper.spectrum) for upper in stack.viewing])[:-1]
     known = np.split(found.next_duals[: len(found.points) * stack.takes_out], sizes, axis=1)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from spear_jax import linalg
 from spear_jax.activations import Activation
 from spear_jax.attacks.dense.above import Between
 from spear_jax.attacks.dense.problem import Problem
@@ -63,7 +64,7 @@ class Upper(NamedTuple):
 
     def without_constant(self) -> Upper:
         """The same without its bias gradient."""
-        turned, spectrum, seen = np.linalg.svd(self.spectrum[:, None] * self.seen[:, :-1], full_matrices=False)
+        turned, spectrum, seen = linalg.svd(self.spectrum[:, None] * self.seen[:, :-1], full_matrices=False)
         seen = np.append(seen, np.zeros((len(seen), 1)), axis=1)
         return self._replace(seen=seen, left=self.left @ turned, spectrum=spectrum, constant=0.0)
 
@@ -296,7 +297,7 @@ def _upper(problem: Problem, layer: LayerObservation) -> Upper:
 
 def _visible(gradient: Float[np.ndarray, "j w"], layer: LayerObservation) -> int:
     """Number of singular values above rounding, however they are spread."""
-    spectrum = np.linalg.svd(gradient.astype(np.float64), compute_uv=False)
+    spectrum = linalg.svd(gradient.astype(np.float64), compute_uv=False)
     eps = float(np.finfo(np.asarray(layer.weight_grad).dtype).eps)
     floor = rounding_floor(gradient.shape, eps, float(layer.rounding), spectrum)
     return max(int(np.sum(spectrum > VISIBLE * floor)), 1)

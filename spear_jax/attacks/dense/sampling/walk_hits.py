@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
+from spear_jax import linalg
 from spear_jax.attacks.dense.sampling import walk
 from spear_jax.attacks.dense.sampling.walk import CHECK_ROWS, STEPS, TESTED_ROWS
 from spear_jax.devices import Sizes, Stretch
@@ -149,7 +150,7 @@ def _subsets(
     basis, check = np.swapaxes(left[rows[:, :rank]], 1, 2), np.swapaxes(left[rows[:, rank:]], 1, 2)
     is_regular = np.abs(np.linalg.det(basis)) > np.finfo(np.float64).tiny
     basis[~is_regular] = np.eye(rank)
-    tableau = np.swapaxes(np.linalg.solve(basis, check), 1, 2)
+    tableau = np.swapaxes(linalg.solve(basis, check), 1, 2)
     with np.errstate(all="ignore"):
         quotient = tableau / tableau[hits, entering][:, None, :]
     pair, count = _best_pair(quotient)

@@ -33,6 +33,7 @@ CLAIMS = (
     "certificates",
     "scaling_study",
     "stages",
+    "pairs",
     "text_full",
     "text_baseline",
     "text_lora",

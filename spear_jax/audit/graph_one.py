@@ -59,7 +59,7 @@ def audit_graph_update(
     Raises:
         SpearError: input that cannot be used, or from which no graph follows, in one sentence.
 
-    Example:
+    Examples:
         >>> import spear_jax as sj
         >>> record = sj.audit_graph_update("update.safetensors", "features.json", out="recon")
         >>> [len(one["members"]) for one in record["graphs"]]

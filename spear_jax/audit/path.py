@@ -55,7 +55,7 @@ def audit_update(
         SpearError: input or options that cannot be used, in one sentence: no readable update, no layer that can be
             inverted, an unfinished search in ``out`` with neither ``resume`` nor ``fresh``, or a state of another one.
 
-    Example:
+    Examples:
         >>> import spear_jax as sj
         >>> record = sj.audit_update("update.safetensors", out="recon", resume=True)
         >>> f"{record['certified']} of {record['batch_size']} certified: {record['status']}"

@@ -97,7 +97,7 @@ def audit_text_update(
     Raises:
         SpearError: input that cannot be used, or from which no batch follows, in one sentence.
 
-    Example:
+    Examples:
         >>> import spear_jax as sj
         >>> record = sj.audit_text_update("update.safetensors", "SmolLM2-135M", out="recon")
         >>> [one["text"] for one in record["sequences"] if one["exact"]]

@@ -143,7 +143,10 @@ WRONG = {
     "report into a file": (("report", "recon", "--out", "afile"), "afile is a file; expected a folder"),
     "merge of nothing": (("merge", "nothing", "--out", "m"), "holds no finished reconstruction"),
     "merge onto a shard": (("merge", "recon", "--out", "recon"), "is one of the shards; give another folder"),
-    "rank above width": (("bench", "sampling", "--rank", "30", "--width", "20"), "--rank is 30 but --width is 20"),
+    "rank above width": (
+        ("bench", "sampling", "--batch-size", "30", "--width", "20"),
+        "--batch-size is 30 but --width is 20",
+    ),
 }
 
 

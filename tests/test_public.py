@@ -45,7 +45,7 @@ OPTIONS = {
     "evaluate": "json out truth",
     "report": "json out truth",
     "merge": "json out update",
-    "bench sampling": "chunk-size json out rank repeats seed width",
+    "bench sampling": "batch-size chunk-size json out rank repeats seed width",
     "bench search": "json out plot repeats seed",
 }
 

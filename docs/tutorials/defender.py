@@ -19,7 +19,7 @@ update, truth = sj.simulate_update(model, params, batch, dtype="float32")
 
 def attack(sent):
     """Certified samples, and photos above 20 dB, which one would know again."""
-    config = sj.ReconstructConfig(max_seconds=5)
+    config = sj.ReconstructConfig(max_seconds=5.0)
     result = sj.reconstruct(sent.observation(), jax.random.key(0), config, model=sent.network())
     if not np.isfinite(np.asarray(result.inputs)).any():
         return 0, 0

@@ -14,7 +14,7 @@ jax.config.update("jax_enable_x64", True)
 
 def exact(planted, method):
     """Certified samples, and whether each of them is one of the true inputs."""
-    config = sj.ReconstructConfig(method=method, max_seconds=10)
+    config = sj.ReconstructConfig(method=method, max_seconds=10.0)
     result = sj.reconstruct(planted.observation, jax.random.key(0), config)
     certified = np.asarray(result.inputs)[result.certificate.exact]
     distance = np.linalg.norm(certified[:, None] - planted.inputs[None], axis=2).min(axis=1, initial=np.inf)

@@ -16,7 +16,7 @@ timeout 120 python3 -m experiments.gpu.correctness | tee -a "$log"
 # Candidates per second of pivot walk and flat kernel against batched SVD, LU and QR on the same device.
 for size in "200 20" "400 25" "2000 25"; do
   read -r width rank <<<"$size"
-  timeout 60 python3 -m spear_jax bench sampling --width "$width" --rank "$rank" --chunk-size 65536 --json | tee -a "$log" ||
+  timeout 60 python3 -m spear_jax bench sampling --width "$width" --batch-size "$rank" --chunk-size 65536 --json | tee -a "$log" ||
     echo "{\"experiment\": \"bench sampling\", \"width\": $width, \"rank\": $rank, \"error\": \"failed or timed out\"}" | tee -a "$log"
 done
 # Sampling alone, b = 20 to 33 at m = 2000.

@@ -31,7 +31,8 @@ def register(app: typer.Typer) -> None:
 
 def sampling(
     out_features: Annotated[int, typer.Option("--width", help="Rows m of the left factor.", min=3)] = 200,
-    rank: Annotated[int, typer.Option(help="Rank r, the batch size.", min=2)] = 20,
+    batch_size: Annotated[int, typer.Option(help="Samples in the batch, the rank r of its gradient.", min=2)] = 20,
+    rank: Annotated[int | None, typer.Option(hidden=True, help="Old name of --batch-size.", min=2)] = None,
     chunk_size: Annotated[int | None, typer.Option(help="Candidates of the flat kernel at once.", min=1)] = None,
     repeats: Annotated[int, typer.Option(help="Timed runs, of which the median counts.", min=1)] = 5,
     seed: options.Seed = 0,
@@ -42,9 +43,12 @@ def sampling(
 
     Pivot walk and flat kernel of the search against batched SVD, LU and QR, in float32, on a planted problem.
     """
-    if rank > out_features:
-        raise SpearError(f"--rank is {rank} but --width is {out_features}; a rank is at most the number of rows.")
-    rates = bench_sampling(out_features, rank, chunk_size=chunk_size, repeats=repeats, seed=seed)
+    batch_size = batch_size if rank is None else rank
+    if batch_size > out_features:
+        raise SpearError(
+            f"--batch-size is {batch_size} but --width is {out_features}; a rank is at most the number of rows."
+        )
+    rates = bench_sampling(out_features, batch_size, chunk_size=chunk_size, repeats=repeats, seed=seed)
     peak = measure_peak()
     by_name = {rate.name: rate for rate in rates}
     lu = by_name["lu"].candidates_per_second
@@ -53,7 +57,7 @@ def sampling(
         "flat_candidates_per_second": by_name["flat"].candidates_per_second,
         "effective_candidates_per_second": max(rate.effective_per_second for rate in rates),
         "width": out_features,
-        "rank": rank,
+        "rank": batch_size,
         "device_kind": jax.devices()[0].device_kind,
         "peak": peak._asdict(),
         "rates": [

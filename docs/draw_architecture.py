@@ -56,7 +56,8 @@ def drawing():
         f'<text x="{LEFT}" y="20" text-anchor="start" font-size="13">An update file travels from left to right; dashed '
         "rooms know the private side, and nothing between an update and its record imports them.</text>"
         f'<text x="{LEFT}" y="{HEIGHT - 34}" text-anchor="start" font-size="13">Below all of it, imported by every '
-        "room: types, observation, config, status, errors, numerics, factorization, row_space, language/, graphs/.</text>"
+        "room: types, observation, config, status, errors, numerics, factorization, row_space, language/, "
+        "graphs/.</text>"
         f'<text x="{LEFT}" y="{HEIGHT - 14}" text-anchor="start" font-size="13">Above all of it: cli/ (options in, one '
         "call, sentences out) and bench/ (rates of this machine). The truth goes to evaluate alone.</text>"
     )

@@ -135,15 +135,15 @@ class SearchStats:
         method: the proposer that ran.
         reason: why that one, in a sentence.
         sampler: how candidates are drawn, ``"walk"`` or ``"flat"``.
-        efficiency: independent candidates that one of the sampler's is worth.
+        efficiency: independent random draws that one candidate is worth: 1 for the flat sampler, about 0.06 for a walk.
         candidates: submatrices tried.
         rounds: whole rounds run.
-        expected_candidates: expected number of the sampler's, by the hypergeometric model and its efficiency; infinite
-            where a column is unreachable.
-        expected_remaining: expected number still needed, from the zero counts seen so far.
+        expected_candidates: expected number of candidates that the search needs, by the hypergeometric model and the
+            sampler's efficiency; infinite where a column is unreachable.
+        expected_remaining: expected number of candidates still needed, from the zero counts seen so far.
         hits: candidates that passed the float32 filter.
-        hits_dropped: of these, how many did not fit the round's buffer.
-        false_hits: of the verified, how many were no sparse directions in float64.
+        hits_dropped: hits that did not fit the round's buffer.
+        false_hits: hits that were no sparse directions in float64.
         zero_threshold: zeros that a direction must have.
         live_rows: rows of the gradient that some sample reached; zeros are counted on these.
         devices: devices the rounds ran on.
@@ -178,14 +178,14 @@ class Result:
     """A reconstruction, its certificate and how it came about.
 
     Attributes:
-        inputs: (r, n) the batch in arbitrary order, float64 where x64 is on, else float32; while directions are
-            missing, NaN in every row but those that the layer above gives alone.
-        batch_size: r, estimated from the gradient.
+        inputs: (r, n) the batch in arbitrary order, float64 where x64 is on, else float32. A row is NaN where the
+            sample was not reconstructed.
+        batch_size: the rank r of the gradient, which is the batch size as the server sees it.
         certificate: what can be said of ``inputs`` without the truth.
         directions: (directions_found, r) float64 unit directions, one a row, in the order of ``inputs``.
         directions_found: how many of the r directions are known.
-        noise_floor: see `Factorization`.
-        gap: see `Factorization`.
+        noise_floor: largest singular value that noise alone would have in the weight gradient, in its units.
+        gap: smallest singular value that counts divided by the largest that does not (or by the noise floor).
         status: how it ended; ``status.value`` is a sentence.
         stats: what the search did and cost.
     """

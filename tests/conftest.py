@@ -21,7 +21,7 @@ import threadpoolctl
 
 threadpoolctl.threadpool_limits(1, user_api="blas")
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") != "0")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)

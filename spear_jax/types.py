@@ -86,7 +86,7 @@ class CandidatePool:
 
 @pytree_dataclass
 class Certificate:
-    """What can be said of a reconstruction without the truth.
+    """What can be said of a reconstruction without the truth, sample by sample.
 
     Attributes:
         exact: (r,) whether the sample is certified: every live entry of every column agrees with ReLU, or the sample

@@ -24,7 +24,7 @@ MIN_ROWS_PER_SAMPLE = 3.5
 
 
 def exposure(update: Update, layer: DenseLayer, *, is_diagnosed: bool = True) -> dict[str, Any]:
-    """Facts and verdict of one layer, without a search.
+    """Say what one layer of an update shows, in facts and a verdict, without a search.
 
     Args:
         update: any kind.

@@ -73,7 +73,7 @@ def audit_update(
 
 
 def is_whole(content: dict[str, Any]) -> bool:
-    """Whether an audit got every sample of its update, or of each update of its folder.
+    """Tell whether an audit got every sample of its update, or of each update of its folder.
 
     Args:
         content: what `audit_update` returned.

@@ -64,9 +64,9 @@ def identity(
         key: the search's key.
         config: everything but `NEUTRAL_FIELDS`.
         model: as `reconstruct` takes it; the layers above steer the search.
-        next_weight_grad: likewise.
-        layers_above: likewise.
-        between: likewise; by its name, since a function has no other.
+        next_weight_grad: as `reconstruct` takes it.
+        layers_above: as `reconstruct` takes it.
+        between: as `reconstruct` takes it; known by its name, since a function has nothing else to compare.
     """
     fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in NEUTRAL_FIELDS}
     layers = {f"{part}{number}": pair[part] for number, pair in enumerate(model or ()) for part in (0, 1)}

@@ -39,7 +39,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-    """b private samples.
+    """A private batch of b samples, with their labels and how their inputs were made.
 
     Attributes:
         inputs: (b, n) float64 as the model takes them: normalized pixels in C order from (H, W, C), or encoded rows.

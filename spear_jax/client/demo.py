@@ -32,7 +32,7 @@ _FLAT = 16.0
 def demo_batch(
     batch_size: int, image_size: int = 64, *, seed: int = 0, normalization: Normalization | None = None
 ) -> Batch:
-    """Distinct colour images: whole photos first, then ever smaller crops of them.
+    """Make a batch of distinct colour images: whole photos first, then ever smaller crops of them.
 
     Args:
         batch_size: b.

@@ -33,7 +33,7 @@ def dp_sgd_update(
     dtype: str = "float64",
     chunk_size: int = 8,
 ) -> Update:
-    """The gradient that a client training with DP-SGD sends: ``(sum_i clip(g_i) + noise) / b``.
+    """Compute the gradient that a client training with DP-SGD sends: ``(sum_i clip(g_i) + noise) / b``.
 
     Args:
         model: the architecture.

@@ -22,7 +22,7 @@ from spear_jax.update.metadata import FORMAT_VERSION
 
 
 def simulate_update(model: MLP, params: Params, batch: Batch, *, dtype: str = "float64") -> tuple[Update, Truth]:
-    """The gradient of the mean cross-entropy over a batch with respect to every layer.
+    """Compute the gradient of the mean cross-entropy over a batch with respect to every layer.
 
     Args:
         model: the architecture.

@@ -91,7 +91,7 @@ def among(private: PrivateGraphs, every: PrivateGraphs) -> PrivateGraphs:
 
 
 def read_graphs(path: str | os.PathLike[str]) -> PrivateGraphs:
-    """All graphs of a file.
+    """Read all graphs of a file.
 
     Args:
         path: ``.json``, or SMILES in ``.smi`` or ``.txt``, which need the package RDKit.

@@ -29,7 +29,7 @@ def simulate_graph_update(
     dtype: str | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """A client's update, in the form that `tensor_files.write_tensors` writes.
+    """Compute a client's update of a graph network, in the form that `tensor_files.write_tensors` writes.
 
     Args:
         architecture: of the network.

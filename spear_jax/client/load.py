@@ -31,7 +31,7 @@ def load_batch(
     label_column: str | int | None = None,
     kinds: Mapping[str, str] | None = None,
 ) -> Batch:
-    """A batch from whatever lies at ``path``: a ``.csv`` or ``.tsv`` by `load_table`, all else by `load_images`.
+    """Read a batch from ``path``: a ``.csv`` or ``.tsv`` file by `load_table`, all else by `load_images`.
 
     Args:
         path: file or folder.

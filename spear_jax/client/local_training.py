@@ -31,7 +31,7 @@ KINDS = ("weights", "delta")
 
 @dataclasses.dataclass(frozen=True)
 class LocalTraining:
-    """What a client does in a round.
+    """How a client trains in a round, before it answers.
 
     Attributes:
         learning_rate: of every step.
@@ -86,7 +86,7 @@ def simulate_round(
     kind: str = "weights",
     dtype: str = "float32",
 ) -> tuple[Update, Truth]:
-    """What a client sends after training on its batch.
+    """Compute what a client sends after training on its batch.
 
     Args:
         model: the architecture.

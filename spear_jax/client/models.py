@@ -95,7 +95,7 @@ def perturbation_name(index: int) -> str:
 
 
 def init_params(model: MLP, key: jax.Array, in_features: int) -> Params:
-    """Fresh parameters ``{layer: {"kernel": (in, out), "bias": (out,)}}``.
+    """Draw fresh parameters ``{layer: {"kernel": (in, out), "bias": (out,)}}``.
 
     Args:
         model: the architecture.
@@ -154,7 +154,7 @@ def train(
     batch_size: int,
     key: jax.Array,
 ) -> tuple[Params, Float[jax.Array, " steps"]]:
-    """Plain SGD on mini-batches drawn without replacement, afresh for every step.
+    """Train by plain SGD on mini-batches drawn without replacement, afresh for every step.
 
     Args:
         model: the architecture.

@@ -152,7 +152,7 @@ def draw_texts(batch: TextBatch, batch_size: int, seed: int = 0) -> TextBatch:
 
 
 def read_texts(path: str | os.PathLike[str], tokenizer: Encoder | None = None) -> TextBatch:
-    """All sequences of a text file.
+    """Read all sequences of a text file.
 
     Args:
         path: a ``.txt`` with one sentence a line, or a ``.tsv`` or ``.csv`` with a header and a column ``text`` (or

@@ -27,7 +27,7 @@ def simulate_text_update(
     reduction: str = "tokens",
     include_global: bool = False,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """A client's update, in the form that `tensor_files.write_tensors` writes.
+    """Compute a client's update of a language model, in the form that `tensor_files.write_tensors` writes.
 
     Args:
         architecture: of the model.

@@ -23,7 +23,7 @@ _INPUT, _GRAD_Z = "input/", "grad_z/"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Truth:
-    """What the client kept to itself.
+    """The private side of a simulated update: what the client kept to itself.
 
     Attributes:
         layer_inputs: (b, n_l) float64 by layer name: what each dense layer took in, first layer first.

@@ -98,7 +98,7 @@ class Adapter:
 
 
 def read_adapter(path: str | os.PathLike[str], model: LanguageModel) -> Adapter:
-    """Reads PEFT's adapters of a model.
+    """Read the adapter of a model from PEFT's files.
 
     Args:
         path: their folder, or the file of their tensors in it, with ``adapter_config.json`` beside.

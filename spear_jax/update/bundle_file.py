@@ -20,7 +20,7 @@ from spear_jax.update.metadata import FORMAT_VERSION, ORDER_KEY, PREFIX, parse_o
 
 
 def load_update(path: str | os.PathLike[str], *, layout: str | None = None) -> Update:
-    """Reads an update bundle.
+    """Read an update bundle.
 
     Args:
         path: a ``.safetensors`` or ``.npz`` file with ``global/<name>`` and ``grad/<name>`` or ``client/<name>``.
@@ -50,7 +50,7 @@ def load_update(path: str | os.PathLike[str], *, layout: str | None = None) -> U
 
 
 def save_update(update: Update, path: str | os.PathLike[str]) -> None:
-    """Writes an update bundle to ``.safetensors`` or ``.npz``, atomically.
+    """Write an update bundle to ``.safetensors`` or ``.npz``, atomically.
 
     Raises:
         UpdateError: another extension, or the folder cannot be written.

@@ -37,7 +37,7 @@ class FeaturesFile(NamedTuple):
 
 
 def read_features(path: str | os.PathLike[str]) -> FeaturesFile:
-    """Reads a features file.
+    """Read a features file: what is public of the nodes of graphs.
 
     Args:
         path: of a ``.json`` file; other entries than ``features`` and ``model`` are left alone.

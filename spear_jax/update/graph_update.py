@@ -34,7 +34,7 @@ _GLOBAL = "global/"
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class GraphUpdate:
-    """What a server holds of one client's round.
+    """What a server holds of one client's round of a graph network.
 
     Attributes:
         model: that was sent.
@@ -164,7 +164,7 @@ class GraphUpdate:
 def read_graph_update(
     path: str | os.PathLike[str], known: FeaturesFile, *, kind: str | None = None, lr: float | None = None
 ) -> GraphUpdate:
-    """Reads what a client returned of a graph network.
+    """Read what a client returned of a graph network.
 
     Args:
         path: a bundle, ``.safetensors`` or ``.npz``, with the network that was sent.

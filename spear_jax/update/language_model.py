@@ -55,7 +55,7 @@ class LanguageModel:
 
 
 def read_language_model(path: str | os.PathLike[str]) -> LanguageModel:
-    """Reads a decoder; nothing in its files is run.
+    """Read a decoder from its files; nothing in them is run.
 
     Args:
         path: folder with ``config.json`` and ``model.safetensors``, or its index and shards, or ``pytorch_model.bin``;

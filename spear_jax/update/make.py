@@ -36,7 +36,7 @@ def make_update(
     metadata: Mapping[str, str] = MappingProxyType({}),
     as_received: bool = False,
 ) -> Update:
-    """The update of one round, ready to be saved as a bundle or inverted.
+    """Make the update of one round, ready to be saved as a bundle or inverted.
 
     Args:
         before: the model that the server sent.

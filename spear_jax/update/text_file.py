@@ -37,7 +37,7 @@ def read_text_update(
     kind: str | None = None,
     lr: float | None = None,
 ) -> TextUpdate:
-    """Reads what a client returned of a language model.
+    """Read what a client returned of a language model.
 
     Args:
         path: a bundle, or a file or folder of tensors alone: ``.safetensors``, ``.npz``, PyTorch's, or PEFT's folder.

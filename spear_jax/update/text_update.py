@@ -27,7 +27,7 @@ Tensors = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class TextUpdate:
-    """What a server holds of one client's round.
+    """What a server holds of one client's round of a language model.
 
     Attributes:
         model: that was sent, with its adapters.

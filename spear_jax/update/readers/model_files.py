@@ -35,7 +35,7 @@ _ONLY_FILES = ("model.safetensors", "pytorch_model.bin", "model.weights.h5", "fl
 
 
 def read_model(path: str | os.PathLike[str]) -> ModelFile:
-    """Reads a model file or a file of gradients; nothing in it is run or trusted.
+    """Read a model file or a file of gradients; nothing in it is run or trusted.
 
     Args:
         path: a file of PyTorch, also a whole checkpoint, a pickle of arrays, ``.safetensors`` (or the index or folder

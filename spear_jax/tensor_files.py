@@ -27,6 +27,8 @@ from safetensors.numpy import save_file
 
 from spear_jax.errors import SpearError, TensorFileError
 
+# Recovered data are personal data: of the owner alone, whatever the umask of whoever runs an audit.
+OWNER_FILE, OWNER_FOLDER = 0o600, 0o700
 _META = "meta/"
 _PICKLED = "is pickled (dtype object), which could run code; it is not read"
 # What NumPy and JAX have a dtype for; the others of safetensors (F8_E4M3, C64, F4) are no numbers to compute with.
@@ -112,15 +114,11 @@ def content_hash(sides: Sequence[Mapping[str, np.ndarray]], metadata: Mapping[st
     return digest.hexdigest()
 
 
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A name beside ``path`` for the block to write; it replaces ``path`` when the block ends well, else it vanishes.
+
+    The file is readable by its owner alone from its first byte on (POSIX): what leaks from an update is personal data.
 
     Raises:
         OSError: the folder is missing or not writable.
@@ -128,9 +126,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_FILE))
         yield temporary
-        # safetensors writes for the owner alone; a result is as readable as any file of the user's.
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, OWNER_FILE)  # a block may have replaced it
         os.replace(temporary, path)
     except OSError as error:
         # The name beside it says nothing to a user, and a full disk names no file.
@@ -260,6 +258,8 @@ _READERS = {".safetensors": read_safetensors, ".npz": read_npz_tensors}
 def make_folder(folder: str | os.PathLike[str]) -> None:
     """Make a folder to write to and those above it, before anything is computed.
 
+    What is made can be entered by its owner alone (POSIX); a folder that is there stays as it is.
+
     Raises:
         SpearError: it is a file, or lies where nothing can be made.
     """
@@ -267,7 +267,8 @@ def make_folder(folder: str | os.PathLike[str]) -> None:
         raise SpearError("the name of the folder to write to is empty; give one.")
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for one in (*reversed(folder.parents), folder):
+            one.mkdir(OWNER_FOLDER, exist_ok=True)
     except OSError as error:
         problem = "is a file" if folder.is_file() else f"cannot be made ({(error.strerror or str(error)).lower()})"
         raise SpearError(f"{folder} {problem}; expected a folder to write to: give another one.") from error

@@ -69,6 +69,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     Set SPEAR_JAX_DEBUG=1 to have tracebacks after all.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    os.umask(0o077)  # pages and pictures too are of the owner alone, as what they show is personal data
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_disable_jit", False)  # searches are compiled ahead, which JAX_DISABLE_JIT=1 forbids
     try:

@@ -55,6 +55,7 @@ def make_record(result: GraphResult, audited: GraphAudited) -> dict[str, Any]:
     update, proof = audited.update, result.reproduction
     features, number = update.features, update.metadata.get("num_examples")
     return {
+        "format_version": record.FORMAT_VERSION,
         "family": FAMILY,
         "status": result.status.name,
         "message": _capitalised(result.reason or result.status.value),

@@ -28,6 +28,8 @@ from spear_jax.update.bundle import Update
 from spear_jax.update.dense_layers import DenseLayer
 
 _NEEDED = ("layer", "config", "seed", "update", "image_shape", "normalization")  # by other commands
+# Of result.json; records without one are of before it was written, and read as version 1.
+FORMAT_VERSION = 1
 INPUTS, RECORD, STATE = "inputs.safetensors", "result.json", "state.safetensors"
 DERIVED = ("evaluation.json", "index.html", "contact.png", "texts.txt")
 
@@ -102,6 +104,7 @@ def make_record(
     is_first = layer == update.layers[0]
     normalization = update.normalization if is_first else None
     return {
+        "format_version": FORMAT_VERSION,
         "status": result.status.name,
         "message": result.status.value,
         "batch_size": result.batch_size,
@@ -250,6 +253,7 @@ def read_reconstruction(folder: str | os.PathLike[str]) -> Reconstruction:
     folder = Path(folder)
     if not folder.is_dir():
         raise RecordError(f"{folder} is no folder; give the --out folder of spear-jax reconstruct.")
+    refuse_other_format(folder)
     missing = [name for name in (RECORD, INPUTS) if not (folder / name).is_file()]
     if missing:
         raise RecordError(
@@ -270,6 +274,31 @@ def read_reconstruction(folder: str | os.PathLike[str]) -> Reconstruction:
         )
     except (OSError, TensorFileError, KeyError, ValueError) as error:
         raise RecordError(f"{folder} holds a damaged reconstruction ({error}); run spear-jax reconstruct.") from error
+
+
+def refuse_other_format(folder: Path) -> None:
+    """Refuse a record of a newer format than this, and one whose inputs were purged; what is damaged is left to others.
+
+    Raises:
+        RecordError: it is such a record.
+    """
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return
+    if not isinstance(content, dict):
+        return
+    version = content.get("format_version", 1)
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise RecordError(
+            f"{folder / RECORD} has format_version {version!r}, and this spear-jax reads up to {FORMAT_VERSION}; "
+            "update spear-jax."
+        )
+    if content.get("purged"):
+        raise RecordError(
+            f"{folder} was purged: its record is kept without what was recovered; run spear-jax reconstruct to recover "
+            "it again, or spear-jax report --redact for a page of what is kept."
+        )
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -308,6 +337,7 @@ def read_family_record(
         raise RecordError(
             f"{folder} holds no finished reconstruction (no {RECORD}); give the --out folder of spear-jax reconstruct."
         )
+    refuse_other_format(folder)
     try:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("family") != family:

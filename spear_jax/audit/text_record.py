@@ -58,6 +58,7 @@ def make_record(result: TextResult, audited: TextAudited) -> dict[str, Any]:
     ]
     traces = [{"tokens": _ids(trace), "text": _decoded(trace, audited.decode)} for trace in _traces(result)]
     return {
+        "format_version": record.FORMAT_VERSION,
         "family": FAMILY,
         "status": result.status.name,
         "message": result.status.value,

@@ -11,6 +11,7 @@ from string import Template
 from typing import Any
 
 from spear_jax.audit.graph_record import verdict
+from spear_jax.audit.plain_words import in_plain_words
 from spear_jax.report import graph_sections
 from spear_jax.report.graph_drawing import STYLE, draw
 from spear_jax.report.graph_values import certificate_sentence, class_sentence, headline
@@ -39,7 +40,7 @@ def render_graph_page(record: Mapping[str, Any], originals: Mapping[str, Any] | 
         tables,
         headline=escape(said),
         tone="good" if is_exact else "part",
-        message=_paragraphs([text(record["message"])] if record.get("message") else []),
+        message=_paragraphs([in_plain_words(record), *([text(record["message"])] if record.get("message") else [])]),
         notes=_notes(record, originals),
         classes=_classes(record, originals),
         parts=_parts(record),

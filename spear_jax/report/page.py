@@ -10,6 +10,7 @@ from html import escape
 from string import Template
 from typing import Any
 
+from spear_jax.audit.plain_words import in_plain_words
 from spear_jax.defences.trials import Trial
 from spear_jax.report import sections
 from spear_jax.report.html import document
@@ -43,7 +44,9 @@ def render_page(
         tables,
         headline=escape(headline),
         tone="good" if is_complete else "part",
-        message=_paragraphs([text(record["message"])] if record.get("message") else []),
+        message=_paragraphs(
+            [in_plain_words(record, trials), *([text(record["message"])] if record.get("message") else [])]
+        ),
         notes="".join(f'<p class="note">{escape(note)}</p>' for note in notes),
         threat=_paragraphs([sections.threat_model(record)]),
         samples=samples_html,

@@ -10,6 +10,7 @@ from html import escape
 from string import Template
 from typing import Any
 
+from spear_jax.audit.plain_words import in_plain_words
 from spear_jax.audit.text_record import escaped, spoken
 from spear_jax.defences.trials import Trial
 from spear_jax.report import text_sections
@@ -39,7 +40,9 @@ def render_text_page(
         tables,
         headline=escape(headline),
         tone="good" if is_reproduced(record) else "part",
-        message=_paragraphs([text(record["message"])] if record.get("message") else []),
+        message=_paragraphs(
+            [in_plain_words(record, trials), *([text(record["message"])] if record.get("message") else [])]
+        ),
         notes=_notes(record, originals),
         threat=_paragraphs([text_sections.threat_model(record)]),
         certified=_certified(record),

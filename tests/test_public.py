@@ -43,7 +43,7 @@ OPTIONS = {
         "rank resume round-size sampler seed shard"
     ),
     "evaluate": "json out truth",
-    "report": "json out truth",
+    "report": "json out redact truth",
     "merge": "json out update",
     "bench sampling": "batch-size chunk-size json out rank repeats seed width",
     "bench search": "json out plot repeats seed",

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -288,16 +288,25 @@ def refuse_other_format(folder: Path) -> None:
         return
     if not isinstance(content, dict):
         return
+    refuse_newer_format(folder, content)
+    if content.get("purged"):
+        raise RecordError(
+            f"{folder} was purged: its record is kept without what was recovered; run spear-jax reconstruct to recover "
+            "it again, or spear-jax report --redact for a page of what is kept."
+        )
+
+
+def refuse_newer_format(folder: Path, content: Mapping[str, Any]) -> None:
+    """Refuse the record of a newer format than this.
+
+    Raises:
+        RecordError: it is one.
+    """
     version = content.get("format_version", 1)
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise RecordError(
             f"{folder / RECORD} has format_version {version!r}, and this spear-jax reads up to {FORMAT_VERSION}; "
             "update spear-jax."
-        )
-    if content.get("purged"):
-        raise RecordError(
-            f"{folder} was purged: its record is kept without what was recovered; run spear-jax reconstruct to recover "
-            "it again, or spear-jax report --redact for a page of what is kept."
         )
 
 

@@ -13,6 +13,7 @@ import json
 import lzma
 import math
 import os
+import re
 import tokenize
 import uuid
 import zipfile
@@ -29,6 +30,8 @@ from spear_jax.errors import SpearError, TensorFileError
 
 # Recovered data are personal data: of the owner alone, whatever the umask of whoever runs an audit.
 OWNER_FILE, OWNER_FOLDER = 0o600, 0o700
+# Names of half-written files beside the whole ones, which a killed process leaves behind.
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 _META = "meta/"
 _PICKLED = "is pickled (dtype object), which could run code; it is not read"
 # What NumPy and JAX have a dtype for; the others of safetensors (F8_E4M3, C64, F4) are no numbers to compute with.

@@ -45,6 +45,7 @@ OPTIONS = {
     "evaluate": "json out truth",
     "report": "json out redact truth",
     "merge": "json out update",
+    "purge": "json yes",
     "bench sampling": "batch-size chunk-size json out rank repeats seed width",
     "bench search": "json out plot repeats seed",
 }

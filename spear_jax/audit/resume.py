@@ -138,6 +138,14 @@ def is_unfinished(path: str | os.PathLike[str]) -> bool:
     return Path(path).exists() and not json.loads(_read(Path(path))[1].get("finished", "false"))
 
 
+def is_state(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a state of a search, finished or not."""
+    try:
+        return Path(path).exists() and bool(_read(Path(path)))
+    except CheckpointError:
+        return False
+
+
 def merge_states(paths: Sequence[str | os.PathLike[str]], belongs_to: dict[str, str]) -> SearchState:
     """One state from those of several shards of the same search, whatever their number.
 

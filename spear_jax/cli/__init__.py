@@ -21,7 +21,19 @@ from spear_jax.cli.output import EXIT_FAULT, EXIT_STOPPED, EXIT_USAGE, fail
 from spear_jax.devices import backend_problem
 from spear_jax.errors import explain, is_of_user
 
-COMMANDS = ("demo", "simulate", "bundle", "defend", "inspect", "reconstruct", "evaluate", "report", "merge", "bench")
+COMMANDS = (
+    "demo",
+    "simulate",
+    "bundle",
+    "defend",
+    "inspect",
+    "reconstruct",
+    "evaluate",
+    "report",
+    "merge",
+    "purge",
+    "bench",
+)
 
 # Typer keeps Click's exceptions in different places from release to release; this is Click's UsageError in any.
 _UsageError = typer.BadParameter.__bases__[0]

@@ -28,6 +28,10 @@ PATHS = {
     "spear_jax.integrations.flower": ("RecordingStrategy", "show_update_mod"),
 }
 OPTIONS = {
+    "audit": (
+        "activation adapter after before defences fail-on-leak features gradient json kind local-steps lr max-seconds "
+        "model no-defences num-examples out seed weight-decay"
+    ),
     "demo": "activation batch-size depth dtype graphs image-size json max-seconds out seed text width",
     "simulate": (
         "activation adapter batch-size classes columns data depth dtype features graphs image-size images "

@@ -1,7 +1,8 @@
 """The ``spear-jax`` command: one Typer app, one module per command.
 
 A command parses, calls the library and writes one record. Exit codes: 0 every sample certified, 3 finished but not
-everything certified, 2 bad input or usage or a machine that cannot do it, 1 a fault of ours.
+everything certified, 4 something certified where audit was told to fail on that, 2 bad input or usage or a machine that
+cannot do it, 1 a fault of ours.
 """
 
 from __future__ import annotations
@@ -22,18 +23,9 @@ from spear_jax.devices import backend_problem
 from spear_jax.errors import explain, is_of_user
 
 COMMANDS = (
-    "demo",
-    "simulate",
-    "bundle",
-    "defend",
-    "inspect",
-    "reconstruct",
-    "evaluate",
-    "report",
-    "merge",
-    "purge",
+    "audit", "demo", "simulate", "bundle", "defend", "inspect", "reconstruct", "evaluate", "report", "merge", "purge",
     "bench",
-)
+)  # fmt: skip
 
 # Typer keeps Click's exceptions in different places from release to release; this is Click's UsageError in any.
 _UsageError = typer.BadParameter.__bases__[0]

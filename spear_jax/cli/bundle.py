@@ -48,7 +48,7 @@ def bundle(
 
     Reads what PyTorch, Flax, Orbax, Flower and safetensors store, without running anything that is in the files.
     """
-    came_back, kind = _what_came_back(after, gradient, kind)
+    came_back, kind = what_came_back(after, gradient, kind)
     if out.resolve() in (before.resolve(), came_back.resolve()):
         raise UpdateError(f"--out {out} is one of the files to read; give another name.")
     sent, back = read_model(before), read_model(came_back)
@@ -74,7 +74,7 @@ def bundle(
     emit(content, as_json, lambda: _tell(content))
 
 
-def _what_came_back(after: Path | None, gradient: Path | None, kind: str | None) -> tuple[Path, str]:
+def what_came_back(after: Path | None, gradient: Path | None, kind: str | None) -> tuple[Path, str]:
     """The second file and the kind of what it holds."""
     if after is not None and gradient is not None:
         raise UpdateError("--after and --gradient exclude each other; give the file that came back.")

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from spear_jax.audit.one import Progress as SearchProgress
 
-EXIT_COMPLETE, EXIT_FAULT, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_STOPPED = 0, 1, 2, 3, 130
+EXIT_COMPLETE, EXIT_FAULT, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_LEAK, EXIT_STOPPED = 0, 1, 2, 3, 4, 130
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where the output is no terminal
 
 

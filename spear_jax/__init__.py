@@ -52,6 +52,7 @@ from spear_jax.update.bundle_file import load_update, save_update
 from spear_jax.update.graph_features import read_features
 from spear_jax.update.graph_update import GraphUpdate, read_graph_update
 from spear_jax.update.language_model import LanguageModel, read_language_model
+from spear_jax.update.live_torch import from_torch
 from spear_jax.update.make import ModelFile, make_update
 from spear_jax.update.readers.model_files import read_model
 from spear_jax.update.text_file import read_text_update
@@ -104,6 +105,7 @@ __all__ = [
     "evaluate",
     "exposure",
     "factorize",
+    "from_torch",
     "init_params",
     "initialize_distributed",
     "is_whole",

@@ -14,11 +14,11 @@ NAMES = {
     "LayerObservation", "LocalTraining", "MLP", "ModelFile", "Normalization", "ReconstructConfig", "Result",
     "SearchStats", "SpearError", "Status", "TextBatch", "TextObservation", "TextResult", "TextUpdate", "Truth",
     "Update", "UpdateError", "audit_graph_update", "audit_text_update", "audit_update", "count_copies",
-    "demo_batch", "dp_sgd_update", "evaluate", "exposure", "factorize", "init_params", "initialize_distributed",
-    "is_whole", "load_batch", "load_update", "make_update", "read_adapter", "read_features", "read_graph_update",
-    "read_graphs", "read_language_model", "read_model", "read_text_update", "read_texts", "reconstruct",
-    "save_update", "score_graphs", "score_texts", "simulate_graph_update", "simulate_round", "simulate_text_update",
-    "simulate_update", "train",
+    "demo_batch", "dp_sgd_update", "evaluate", "exposure", "factorize", "from_torch", "init_params",
+    "initialize_distributed", "is_whole", "load_batch", "load_update", "make_update", "read_adapter", "read_features",
+    "read_graph_update", "read_graphs", "read_language_model", "read_model", "read_text_update", "read_texts",
+    "reconstruct", "save_update", "score_graphs", "score_texts", "simulate_graph_update", "simulate_round",
+    "simulate_text_update", "simulate_update", "train",
 }  # fmt: skip
 PATHS = {
     "spear_jax.config": ("ReconstructConfig", "DictionaryConfig", "Schedule"),
@@ -26,6 +26,7 @@ PATHS = {
     "spear_jax.defences": ("DEFENCES", "Defence", "by_name"),
     "spear_jax.integrations": ("check_metadata", "listening", "make_folder", "received_update", "record"),
     "spear_jax.integrations.flower": ("RecordingStrategy", "show_update_mod"),
+    "spear_jax.integrations.pytorch": ("StepRecorder",),
 }
 OPTIONS = {
     "audit": (

@@ -1,6 +1,7 @@
-"""Federation frameworks: what a server receives of each client, as update bundles.
+"""Federation frameworks and training loops: what a server receives of each client, as update bundles.
 
-Each framework has a module of its own: `spear_jax.integrations.flower` and `spear_jax.integrations.nvflare`.
+Each framework has a module of its own: `spear_jax.integrations.flower`, `spear_jax.integrations.nvflare` and
+`spear_jax.integrations.pytorch`.
 """
 
 from spear_jax.integrations.recording import check_metadata as check_metadata

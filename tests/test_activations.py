@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from spans import ACTIVATIONS as BY_HAND
 
 from spear_jax import activations
 from spear_jax.client.models import activate
 from spear_jax.errors import SpearError
+from tests.helpers.spans import ACTIVATIONS as BY_HAND
 
 Z = np.linspace(-8.3, 8.1, 60).reshape(3, 20)
 

@@ -4,7 +4,8 @@ import ast
 from pathlib import Path
 
 import jax
-from networks import simulate
+
+from tests.helpers.networks import simulate
 
 ATTACKS = Path(__file__).parents[1] / "spear_jax/attacks"
 MAX_PARAMETERS = 5

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import planted_update, run
+from tests.helpers.command_line import planted_update, run
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 PAIR = ("--before", FIXTURES / "before.pt", "--after", FIXTURES / "after.pt", "--lr", 0.1, "--no-defences")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.command_line import run
+from tests.helpers.command_line import run
 
 FILES = ("evaluation.json", "features.json", "index.html", "result.json", "truth.safetensors", "update.safetensors")
 

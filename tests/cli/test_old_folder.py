@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import run
+from tests.helpers.command_line import run
 
 OLD = Path(__file__).parents[1] / "fixtures/old_folder"
 

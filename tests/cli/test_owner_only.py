@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from spear_jax.tensor_files import atomic_path, make_folder
-from tests.command_line import planted_update, run
+from tests.helpers.command_line import planted_update, run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="permissions are those of POSIX")
 

@@ -4,7 +4,7 @@ import pytest
 
 from spear_jax.audit.plain_words import in_plain_words
 from spear_jax.defences.trials import Trial
-from tests.command_line import planted_update, run
+from tests.helpers.command_line import planted_update, run
 
 
 def dense(certified, approximate=0, batch_size=5, num_examples=None):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spear_jax.audit.without_inputs import without_inputs
-from tests.command_line import planted_update, run
+from tests.helpers.command_line import planted_update, run
 
 OLD = Path(__file__).parents[1] / "fixtures/old_folder"
 

@@ -8,7 +8,7 @@ import pytest
 
 from spear_jax.audit.record import read_reconstruction
 from spear_jax.audit.without_inputs import without_inputs
-from tests.command_line import planted_update, run
+from tests.helpers.command_line import planted_update, run
 
 
 @pytest.fixture(scope="module")

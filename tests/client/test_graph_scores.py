@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.graph_records import rewired
+from tests.helpers.graph_records import rewired
 
 
 def chosen(*names):

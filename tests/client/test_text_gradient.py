@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_models import CLASS_LABELS, difference, read
 
 from spear_jax.client import text_gradient as module
 from spear_jax.client.random_model import init_adapter, random_model, tiny_gpt2, tiny_llama
@@ -16,6 +15,7 @@ from spear_jax.client.text_batch import TextBatch, arrays
 from spear_jax.client.text_gradient import as_dtype, one_step, text_gradient, trained_names
 from spear_jax.errors import SpearError
 from spear_jax.language.loss import weighted_loss
+from tests.helpers.golden_models import CLASS_LABELS, difference, read
 
 VOCABULARY, CLASSES = 23, 3
 SMALL = {"layers": 2, "width": 12, "heads": 2, "head_width": 6, "hidden": 16, "positions": 9}

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from golden_models import GOLDEN
 from safetensors.numpy import load_file
 
 import spear_jax as sj
 from spear_jax.integrations.recording import received_update, record
+from tests.helpers.golden_models import GOLDEN
 
 SPELLINGS = {"file": lambda name: name, "live": lambda name: name.replace(".weight", ".default.weight")}
 

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_models import MODELS, difference, loss_and_gradients, read
+
+from tests.helpers.golden_models import MODELS, difference, loss_and_gradients, read
 
 MOST = 1e-5
 

@@ -34,7 +34,7 @@ def test_a_path_is_drawn_straight():
 
 def test_stress_falls_below_that_of_the_start_and_of_a_wrong_graph():
     from spear_jax.report.graph_layout import layout, stress
-    from tests.graph_records import rewired
+    from tests.helpers.graph_records import rewired
 
     graph = bundled("cholesterol")
     edges = [tuple(edge) for edge in graph.edges.tolist()]

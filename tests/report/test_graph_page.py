@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from tests.command_line import run
-from tests.graph_records import graph_class, planted_result, planted_update, rewired, write_planted
+from tests.helpers.command_line import run
+from tests.helpers.graph_records import graph_class, planted_result, planted_update, rewired, write_planted
 
 SCRIPT = "<script>alert('x')</script>&\""
 

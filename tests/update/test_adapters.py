@@ -5,8 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from golden_models import GOLDEN, difference, loss_and_gradients
 from safetensors.numpy import load_file, save_file
+
+from tests.helpers.golden_models import GOLDEN, difference, loss_and_gradients
 
 PREFIX = "base_model.model."
 QUERY = "model.layers.0.self_attn.q_proj"

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from golden_models import GOLDEN
+
+from tests.helpers.golden_models import GOLDEN
 
 gguf = pytest.importorskip("gguf", reason="reading GGUF files needs the package gguf")
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.graph_records import planted_update, read_planted
+from tests.helpers.graph_records import planted_update, read_planted
 from tests.update.test_graph_names import GEOMETRIC, SCOPE
 
 LR = 0.5

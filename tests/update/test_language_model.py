@@ -5,9 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-from golden_models import GOLDEN
 from jax.numpy import bfloat16
 from safetensors.numpy import load_file, save_file
+
+from tests.helpers.golden_models import GOLDEN
 
 
 @pytest.fixture

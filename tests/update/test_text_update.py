@@ -5,9 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-from golden_models import GOLDEN, difference
 from jax.numpy import bfloat16
 from safetensors.numpy import load_file, save_file
+
+from tests.helpers.golden_models import GOLDEN, difference
 
 LR = 0.5
 QUERY = "model.layers.0.self_attn.q_proj.weight"

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 import spear_jax as sj
-from experiments import common, recovery
-from experiments.recovery import Attack, Options
+from experiments.harness import common, recovery
+from experiments.harness.recovery import Attack, Options
 from spear_jax.report import html, pictures
 
 SHEETS = {

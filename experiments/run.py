@@ -3,8 +3,8 @@
     python -m experiments.run --quick --data DIR           # every claim in small, into results/quick
     python -m experiments.run --data DIR                   # in full; what has its lines already is not run again
     python -m experiments.run --shard 0/8 --data DIR       # every eighth trial of each claim
-    python -m experiments.launch --shards 8 --data DIR     # the same as a SLURM array, with submitit
-    python -m experiments.run --table                      # write the tables of both README.md from the lines
+    python -m experiments.harness.launch --shards 8 --data DIR   # the same as a SLURM array, with submitit
+    python -m experiments.run --table                      # write RESULTS.md's and README.md's tables
 
 A quick run takes 13 minutes on two cores. Runs that were stopped go on where they were.
 """
@@ -16,14 +16,16 @@ import time
 
 import jax
 
-from experiments import claims, common, tables
+from experiments.harness import claims, common, tables
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     claims.add_options(parser)
     parser.add_argument("--claims", nargs="+", choices=tables.CLAIMS, default=tables.CLAIMS, help="some claims only")
-    parser.add_argument("--table", action="store_true", help="write the tables of both README.md, run nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="write the tables of RESULTS.md and of README.md, run nothing"
+    )
     arguments = parser.parse_args()
     if arguments.table:
         for path, text in tables.pages().items():

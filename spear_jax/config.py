@@ -40,7 +40,7 @@ def _require(condition: bool, name: str, got: object, wanted: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DictionaryConfig:
-    """The dictionary method's schedule; every default is from the measurements in experiments/README.md.
+    """The dictionary method's schedule; every default is from the measurements in experiments/RESULTS.md.
 
     Attributes:
         full_rounds: rounds in all dimensions before the search moves to the missing ones.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import spear_jax as sj
-from experiments import adult, trained
+from experiments.claims import adult, trained
 from spear_jax.client.batch import Column
 from tests.helpers.networks import simulate
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from experiments import against, claims
 from experiments.baselines import batch_size, cocktail_party, gradient_matching, lt_peeling, ratio_rule
+from experiments.claims import against
+from experiments.harness import claims
 
 
 @pytest.fixture

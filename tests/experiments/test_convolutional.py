@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate
 
-from experiments.conv import feature_inversion, ica
+from experiments.features import feature_inversion, ica
 
 BLOCKS, WIDTH, CLASSES, SIDE = ((4,), (6,)), 48, 5, 16
 
@@ -15,7 +15,7 @@ BLOCKS, WIDTH, CLASSES, SIDE = ((4,), (6,)), 48, 5, 16
 def network():
     import jax
 
-    from experiments.conv import vgg
+    from experiments.features import vgg
 
     model = vgg.VGG(BLOCKS, (WIDTH,), CLASSES, param_dtype="float64")
     return model, vgg.init_params(model, jax.random.key(0), (SIDE, SIDE, 3))
@@ -62,7 +62,7 @@ def with_biases(params, rng):
 def test_observed_gradient_is_the_sum_of_the_samples_outer_products(network, batch):
     import jax
 
-    from experiments.conv import vgg
+    from experiments.features import vgg
 
     model, params = network
     images, labels = batch
@@ -85,7 +85,7 @@ def test_observed_gradient_is_the_sum_of_the_samples_outer_products(network, bat
 def test_training_lowers_the_loss(network, batch):
     import jax
 
-    from experiments.conv import vgg
+    from experiments.features import vgg
 
     model, params = network
     images, labels = map(jax.numpy.asarray, batch)
@@ -99,7 +99,7 @@ def test_training_lowers_the_loss(network, batch):
 def test_torchvision_file_gives_the_features_that_pytorch_would(network, batch, tmp_path):
     from safetensors.numpy import save_file
 
-    from experiments.conv import vgg, weights
+    from experiments.features import vgg, weights
 
     model, params = network
     params = with_biases(params, np.random.default_rng(0))
@@ -118,7 +118,7 @@ def test_torchvision_file_gives_the_features_that_pytorch_would(network, batch, 
 
 
 def test_blocks_are_read_off_the_numbers_of_the_modules():
-    from experiments.conv.weights import _blocks
+    from experiments.features.weights import _blocks
 
     # vgg13 as torchvision numbers it: ten convolutions, pooling after every second one.
     numbers = [0, 2, 5, 7, 10, 12, 15, 17, 20, 22]
@@ -131,7 +131,7 @@ def test_blocks_are_read_off_the_numbers_of_the_modules():
 def test_other_networks_are_refused(network, tmp_path, extra, message):
     from safetensors.numpy import save_file
 
-    from experiments.conv import weights
+    from experiments.features import weights
 
     tensors = torchvision_tensors(*network) | {extra: np.zeros(4, np.float32)} if extra else {"dense": np.zeros(3)}
     save_file(tensors, tmp_path / "other.safetensors")
@@ -200,7 +200,7 @@ def outcome(network, tmp_path_factory):
     from safetensors.numpy import save_file
 
     import spear_jax as sj
-    from experiments import convolutional
+    from experiments.claims import convolutional
 
     folder = tmp_path_factory.mktemp("data")
     photos = sj.demo_batch(batch_size=4, image_size=SIDE, seed=3)
@@ -226,8 +226,8 @@ def test_a_trial_certifies_the_features_of_a_batch(outcome):
 
 @pytest.mark.slow
 def test_a_line_tells_and_draws_all(outcome, tmp_path):
-    from experiments import convolutional
-    from experiments.conv import images
+    from experiments.claims import convolutional
+    from experiments.features import images
 
     told = convolutional.CLAIM.findings([outcome])
     assert len(told) == 1
@@ -238,13 +238,13 @@ def test_a_line_tells_and_draws_all(outcome, tmp_path):
 
 
 def test_a_trial_without_its_data_is_none(tmp_path):
-    from experiments import convolutional
+    from experiments.claims import convolutional
 
     assert convolutional.trial(convolutional.settings(True)[0], str(tmp_path)) is None
 
 
 def test_quick_settings_are_some_of_all():
-    from experiments import convolutional
+    from experiments.claims import convolutional
 
     every = [json.dumps(setting, sort_keys=True) for setting in convolutional.settings(False)]
     assert all(json.dumps(setting, sort_keys=True) in every for setting in convolutional.settings(True))
@@ -256,7 +256,7 @@ def test_a_feature_layer_with_the_wrong_kernel_certifies_nothing(network, batch)
     import jax
 
     import spear_jax as sj
-    from experiments.conv import vgg
+    from experiments.features import vgg
 
     model, params = network
     observation = vgg.client_update(model, params, *batch).observation

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import claims, graph_baseline
 from experiments.baselines import depth_first_graphs as baseline
 from experiments.baselines import gluing, neighbourhoods
+from experiments.claims import graph_baseline
+from experiments.harness import claims
 from tests.helpers import molecules as m
 
 NEVER = math.inf

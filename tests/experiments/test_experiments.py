@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from experiments import claims, common, recovery, rows, tables
-from experiments.recovery import Options
+from experiments.harness import claims, common, recovery, rows, tables
+from experiments.harness.recovery import Options
 
 
 def counting_claim(ran, fails=()):
@@ -42,7 +42,9 @@ def test_shards_run_every_trial_once_and_are_read_together(tmp_path):
     for index in range(3):
         claims.run(counting_claim(ran), options(tmp_path, shard=(index, 3)))
     assert sorted(ran) == [0, 1, 2, 3, 4, 5]
-    assert {path.name for path in tmp_path.iterdir()} == {f"counting.{index}-of-3.jsonl" for index in range(3)}
+    assert {path.name for path in (tmp_path / "lines").iterdir()} == {
+        f"counting.{index}-of-3.jsonl" for index in range(3)
+    }
     assert sorted(line["square"] for line in common.lines("counting", tmp_path)) == [0, 1, 4, 9, 16]
 
 

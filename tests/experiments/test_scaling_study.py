@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import scaling_study
-from experiments.scaling_study import STAGES
+from experiments.claims import scaling_study
+from experiments.claims.scaling_study import STAGES
 
 
 def line(kind, use, b, m, n, seconds, candidates=0):
@@ -82,7 +82,7 @@ def test_a_quick_run_is_a_part_of_the_full_one():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no /proc/self/status")
 def test_memory_of_a_process_is_its_own_and_not_its_parents():
     child = (
-        "from experiments.scaling_study import peak_memory, resource; "
+        "from experiments.claims.scaling_study import peak_memory, resource; "
         "print(peak_memory(), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     run = f"import subprocess, sys; print(subprocess.check_output([sys.executable, '-c', {child!r}], text=True))"

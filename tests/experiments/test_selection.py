@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments import claims, selection
-from experiments.planning.real_layer import layer_of
+from experiments.claims import selection
+from experiments.cost.real_layer import layer_of
+from experiments.harness import claims
 from spear_jax import testing
 from spear_jax.attacks.dense.directions import pool
 from spear_jax.attacks.dense.problem import pose

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import theory
-from experiments.planning import cost, failure, threshold
-from experiments.planning.real_layer import layer_of
+from experiments.claims import theory
+from experiments.cost import cost, failure, threshold
+from experiments.cost.real_layer import layer_of
 from spear_jax import testing
 from spear_jax.attacks.dense.sampling import cost as planning
 

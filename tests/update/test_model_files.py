@@ -208,10 +208,10 @@ def test_a_gradient_may_lack_the_buffers():
 
 def mutants():
     """The module of the experiment, which is no part of the package."""
-    path = Path(__file__).parents[2] / "experiments/mutated_files.py"
+    path = Path(__file__).parents[2] / "experiments/fuzz/mutated_files.py"
     if not path.exists():
         pytest.skip("experiments/ is not part of the sdist")
-    spec = importlib.util.spec_from_file_location("experiments.mutated_files", path)
+    spec = importlib.util.spec_from_file_location("experiments.fuzz.mutated_files", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

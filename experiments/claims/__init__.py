@@ -1,0 +1,1 @@
+"""One module for each claim of the literature, or of ours; `experiments.harness.tables` lists them."""

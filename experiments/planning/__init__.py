@@ -1,1 +1,0 @@
-"""The parts of `experiments.theory`, one figure of the paper each, and the real layers that they look at."""

@@ -1,1 +1,0 @@
-"""Sampling over devices, hosts and clusters."""

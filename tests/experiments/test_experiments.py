@@ -2,9 +2,11 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 
+import experiments.claims
 from experiments.harness import claims, common, recovery, rows, tables
 from experiments.harness.recovery import Options
 
@@ -66,6 +68,11 @@ def test_a_shard_that_is_none_is_refused_in_words(text):
     claims.add_options(parser)
     with pytest.raises(argparse.ArgumentError, match="expected i/N"):
         parser.parse_args([f"--shard={text}"])
+
+
+def test_every_module_of_claims_has_rows_in_the_table():
+    modules = {path.stem for path in Path(experiments.claims.__file__).parent.glob("*.py")} - {"__init__"}
+    assert modules == set(tables.CLAIMS)
 
 
 @pytest.mark.parametrize("name", tables.CLAIMS)

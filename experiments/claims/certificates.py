@@ -71,7 +71,7 @@ def settings(is_quick: bool) -> list[Setting]:
     ]
     kinds += [{"group": "scaled", "network": name, "decimals": 4} for name in ("plain", "zero biases", "two classes")]
     problems = FEW if is_quick else PROBLEMS
-    return [kind | {"problems": problems, "seed": 5000} for kind in (kinds[::6] if is_quick else kinds)]
+    return [kind | {"problems": problems, "seed": 5000} for kind in (kinds[::12] if is_quick else kinds)]
 
 
 class Batch(NamedTuple):

@@ -65,7 +65,7 @@ def settings(is_quick: bool) -> list[Setting]:
         {"study": study} | options | {"seed": seed}
         for study, all_options in STUDIES.items()
         for seed in range(FIRST_SEED, FIRST_SEED + (1 if is_quick else SEEDS[study]))
-        for options in all_options[:: 4 if is_quick else 1]
+        for options in all_options[:: 6 if is_quick else 1]
     ]
 
 

@@ -23,7 +23,7 @@ ROWS = tuple(
         WHOLE._replace(layer=layer, width=width),
         5,
         "works (S)",
-        quick,
+        quick if layer < 4 else 0,
     )
     for width, quick in ((200, 1), (400, 0))
     for layer in range(5)

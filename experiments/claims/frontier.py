@@ -30,7 +30,7 @@ from matplotlib.axes import Axes  # noqa: E402
 
 NAME, FIRST_SEED, SECONDS = "frontier", 900, 60.0
 SIZES = (16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 224, 256, 300)
-# Width and largest b that is tried; quick runs take the first width only.
+# Width and largest b that is tried. Quick runs take the first width, the smallest b and centred inputs.
 WIDTHS = ((200, 96), (400, 192), (1000, 300))
 PANELS = {
     "sampling": {"method": "sampling", "max_candidates": 10**13},
@@ -50,10 +50,10 @@ def settings(is_quick: bool) -> list[Setting]:
     return [
         common._replace(width=width, batch_size=b, **PANELS[panel], **SCALINGS[scaling]).setting(FIRST_SEED)
         for width, largest in (WIDTHS[:1] if is_quick else WIDTHS)
-        for b in SIZES
+        for b in (SIZES[:1] if is_quick else SIZES)
         for panel in PANELS
-        for scaling in SCALINGS
-        if b <= (24 if is_quick else largest) and (panel != "sampling" or b <= SAMPLED)
+        for scaling in (("centred",) if is_quick else SCALINGS)
+        if b <= largest and (panel != "sampling" or b <= SAMPLED)
     ]
 
 

@@ -41,8 +41,8 @@ Found = TypeVar("Found")
 
 
 def settings(is_quick: bool) -> list[Setting]:
-    """Every molecule by both readouts for one draw of weights after another; quick: the first two molecules."""
-    names = demo_molecules().names[: 2 if is_quick else None]
+    """Every molecule by both readouts for one draw of weights after another; quick: the first molecule."""
+    names = demo_molecules().names[: 1 if is_quick else None]
     return [
         {"molecule": name, "readout": readout, "seed": seed}
         for seed in range(1 if is_quick else SEEDS)

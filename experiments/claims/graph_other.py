@@ -29,9 +29,9 @@ KINDS = ("gcn", "gin")
 
 
 def settings(is_quick: bool) -> list[Setting]:
-    """Every kind and graph; quick: one."""
+    """Every kind and graph; quick: one that takes seconds."""
     every = [{"kind": kind, "seed": seed} for kind in KINDS for seed in range(GRAPHS)]
-    return every[:1] if is_quick else every
+    return every[1:2] if is_quick else every
 
 
 def trial(setting: Setting, data: str | None) -> dict[str, Any] | None:

@@ -13,6 +13,14 @@ from spear_jax.defences.trials import Bound, Trial, bounds
 
 # Defences beyond these are in the table of trials.
 MOST_DEFENCES = 3
+SURE_OF_TEXTS = "A certified text is word for word what this client trained on: its own gradient is what came back."
+SURE_OF_GRAPHS = "A certified graph has exactly the gradient that came back; where others have it too, they are listed."
+SURE_OF_RECORDS = (
+    "A certified record is what this client trained on, value for value up to rounding: the update itself confirms it, "
+    "and nobody had to know the original."
+)
+SURE_OF_APPROXIMATE = "What is approximate is confirmed too, with an error that the page states."
+NO_PROOF = "That is no proof of safety: a longer search, or another attack, may find more."
 
 
 class _Found(NamedTuple):
@@ -20,19 +28,21 @@ class _Found(NamedTuple):
 
     Attributes:
         noun: of one sample, and of several.
-        certified: samples that are certified.
-        approximate: samples that are confirmed with larger errors.
+        exactly: samples that are certified and no other could be.
+        less: samples that are confirmed too, but not exactly.
+        how: what they are instead, after "recovered".
         total: samples that the update shows, or that the client reports where these are more; 0 where nobody knows.
         is_reported: whether the client reported the total.
-        surely: what certified means, a sentence.
+        sure: what that means, in sentences.
     """
 
     noun: tuple[str, str]
-    certified: int
-    approximate: int
+    exactly: int
+    less: int
+    how: str
     total: int
     is_reported: bool
-    surely: str
+    sure: list[str]
 
 
 def in_plain_words(record: Mapping[str, Any], trials: Sequence[Trial] = ()) -> str:
@@ -46,27 +56,36 @@ def in_plain_words(record: Mapping[str, Any], trials: Sequence[Trial] = ()) -> s
         Sentences: what was found, of how many, how sure that is, and which defence would have stopped it.
     """
     found = _found(record)
-    return " ".join([_what(found), *_how_sure(found), _what_stops_it(found, trials)])
+    return " ".join([_what(found), *found.sure, _what_stops_it(trials)])
 
 
 def _found(record: Mapping[str, Any]) -> _Found:
-    reported = record.get("num_examples")
-    certified, approximate = _count(record, "certified"), _count(record, "approximate")
+    certified = _count(record, "certified")
     if record.get("family") == text_record.FAMILY:
-        noun, seen = ("text", "texts"), _count(record, "num_sequences")
-        sure = "A certified text is word for word what this client trained on: its own gradient is what came back."
+        noun, seen, exactly, less, how = ("text", "texts"), _count(record, "num_sequences"), certified, 0, ""
+        sure = _sure_of_text(record, certified < seen or not seen)
     elif record.get("family") == graph_record.FAMILY:
-        noun, seen = ("graph", "graphs"), _count(record, "num_graphs")
-        sure = "A certified graph has exactly the gradient that came back; where others have it too, they are listed."
+        noun, seen, exactly = ("graph", "graphs"), _count(record, "num_graphs"), _count(record, "exact")
+        less, how = certified - exactly, "up to other graphs with the same gradient"
+        sure = [SURE_OF_GRAPHS] if certified else []
     else:
-        noun, seen = ("record", "records"), _count(record, "batch_size")
-        sure = (
-            "A certified record is what this client trained on, value for value up to rounding: the update itself "
-            "confirms it, and nobody had to know the original."
-        )
-    is_reported = isinstance(reported, int) and not isinstance(reported, bool) and reported >= max(seen, certified)
-    total = reported if is_reported and isinstance(reported, int) else max(seen, certified + approximate)
-    return _Found(noun, certified, approximate, total, is_reported, sure)
+        noun, seen, exactly = ("record", "records"), _count(record, "batch_size"), certified
+        less, how = _count(record, "approximate"), "approximately"
+        sure = [SURE_OF_RECORDS] * bool(exactly) + [SURE_OF_APPROXIMATE] * bool(less)
+    reported, found = record.get("num_examples"), exactly + less
+    is_reported = isinstance(reported, int) and not isinstance(reported, bool) and reported >= max(seen, exactly)
+    total = reported if is_reported and isinstance(reported, int) else max(seen, found)
+    return _Found(noun, exactly, less, how, total, is_reported, sure or [NO_PROOF])
+
+
+def _sure_of_text(record: Mapping[str, Any], is_open: bool) -> list[str]:
+    """What is sure of texts, and of words where not every text is certified."""
+    tokens = record.get("tokens") or {}
+    count = tokens["count"] if "count" in tokens else len(tokens.get("ids") or ())
+    said = [SURE_OF_TEXTS] if _count(record, "certified") else []
+    if is_open and tokens.get("certified") and count:
+        said.append(f"It is certain which {count} different tokens, words or parts of words, this client's texts hold.")
+    return said
 
 
 def _count(record: Mapping[str, Any], name: str) -> int:
@@ -76,28 +95,19 @@ def _count(record: Mapping[str, Any], name: str) -> int:
 
 def _what(found: _Found) -> str:
     one, several = found.noun
-    if not found.certified and not found.approximate:
-        count = f" any of the {found.total} {several}" if found.total > 1 else f" any {one}"
+    if not found.exactly and not found.less:
+        count = f" any of the {found.total} {several} whole and" if found.total > 1 else f" any {one} whole and"
         return f"From this one update alone, the server could not recover{count} with certainty."
     whose = "that this client trained on" if found.is_reported else "that can be told apart in this update"
     of = f"of the {found.total} {several if found.total != 1 else one} {whose}"
-    got = found.certified or found.approximate
+    got = found.exactly or found.less
     count = "all" if got == found.total and got > 1 else str(got)
-    how = "exactly" if found.certified else "approximately"
-    more = f" and {found.approximate} more approximately" if found.certified and found.approximate else ""
+    how = "exactly" if found.exactly else found.how
+    more = f" and {found.less} more {found.how}" if found.exactly and found.less else ""
     return f"From this one update alone, the server recovered {how} {count}{more} {of}."
 
 
-def _how_sure(found: _Found) -> list[str]:
-    said = [found.surely] if found.certified else []
-    if found.approximate:
-        said.append("What is approximate is confirmed too, with an error that the page states.")
-    if not said:
-        said.append("That is no proof of safety: a longer search, or another attack, may find more.")
-    return said
-
-
-def _what_stops_it(found: _Found, trials: Sequence[Trial]) -> str:
+def _what_stops_it(trials: Sequence[Trial]) -> str:
     tried = bounds(trials)
     stopping = [_named(bound) for bound in tried if bound.stops_all[0]]
     if not tried:

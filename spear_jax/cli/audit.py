@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -79,44 +80,35 @@ def audit(
     Exit codes: 0 every sample was certified; 3 not all were; with --fail-on-leak 4 where any was; 2 wrong arguments or
     files; 1 a fault of ours.
     """
-    if model is not None:
-        refuse_others(context, TEXT, "--model")
-    elif features is not None:
-        refuse_others(context, OF_GRAPHS, "--features", GRAPHS)
-    elif adapter is not None:
-        raise SpearError("--adapter goes with a language model; give its folder with --model.")
-    _check_source(update_file, before, [after, gradient, local_steps, num_examples, weight_decay], (kind, lr), model
-                  or features)  # fmt: skip
+    family = Family(model, adapter, features)
+    _check_family(context, family)
+    models = [after, gradient, local_steps, num_examples, weight_decay]
+    _check_source(update_file, before, models, (kind, lr), model or features)
     if not 0 < max_seconds < math.inf:
         raise SpearError(f"--max-seconds is {max_seconds}; expected a positive number.")
     with AuditProgress() as progress:
-        file, inspected = update_file, []
+        file = update_file
         if before is not None:
             progress.step("bundle")
             came_back, kind = what_came_back(after, gradient, kind)
-            metadata = {} if activation is None else {"activation": str(named(activation))}
             made = {
                 "lr": lr, "local_steps": local_steps, "num_examples": num_examples, "weight_decay": weight_decay,
-                "metadata": metadata,
+                "metadata": {} if activation is None else {"activation": str(named(activation))},
             }  # fmt: skip
             file = bundle_into(Models(before, came_back, kind, made), out)
         assert file is not None  # as _check_source saw to
         progress.step("inspect")
-        if model is None and features is None and file.is_file():
-            inspected = exposures(file)
+        inspected = exposures(file) if family.is_dense and file.is_file() else []
         progress.step("reconstruct")
-        returned, read = Returned(kind, lr, resume=True), load_update
-        if model is not None:
-            sent = read_sent(model, adapter)
-            read = lambda path: read_returned(path, sent, returned)
-            content = audit_text_update(file, model, out, adapter=adapter, returned=returned, on_stage=progress.stage)
-        elif features is not None:
-            content = audit_graph_update(file, features, out, returned=returned, on_stage=progress.stage)
-        else:
+        if family.is_dense:
             config = ReconstructConfig(activation=activation)
-            content = audit_update(file, out, config=config, seed=seed, resume=True, on_round=progress)
-        tried: dict[str, str | None] = {}
-        places = _places(content, file, out)
+            content, read = (
+                audit_update(file, out, config=config, seed=seed, resume=True, on_round=progress),
+                load_update,
+            )
+        else:
+            content, read = _reconstructed(family, file, out, Returned(kind, lr, resume=True), progress)
+        places, tried = _places(content, file, out), {}
         if is_defended and features is None:
             progress.step("defences")
             tried = defend_each(places, read, progress.update, seed=seed, max_seconds=max_seconds)
@@ -125,16 +117,52 @@ def audit(
     trials: dict[str, list[Trial]] = {name: read_trials(folder / TRIALS) for name, _, folder in places}
     untried = NOT_OF_GRAPHS if features is not None else None if is_defended else "not tried (--no-defences)"
     lines = ten_lines(content, inspected, trials, tried, page, untried)
-    told = {
-        "update": str(file), "out": str(out), "page": str(page), "is_whole": is_whole(content), "lines": lines,
-        "certified": content["certified"], "inspected": inspected, "defences": tried, "result": content,
+    kept = {
+        "update": str(file), "page": str(page), "is_whole": is_whole(content), "lines": lines,
+        "certified": content["certified"], "inspected": inspected, "defences": tried,
     }  # fmt: skip
-    kept = {name: told[name] for name in ("update", "page", "is_whole", "lines", "certified", "inspected", "defences")}
     record.write_json(out / AUDIT, kept)
-    emit(told, as_json, lambda: typer.echo("\n".join(lines)))
+    emit(kept | {"out": str(out), "result": content}, as_json, lambda: typer.echo("\n".join(lines)))
     if is_failing and content["certified"]:
         raise typer.Exit(EXIT_LEAK)
     raise typer.Exit(EXIT_COMPLETE if is_whole(content) else EXIT_INCOMPLETE)
+
+
+class Family(NamedTuple):
+    """What says that the update is not of dense layers: a language model with its adapter, or features of nodes."""
+
+    model: Path | None
+    adapter: Path | None
+    features: Path | None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing says so."""
+        return self.model is None and self.features is None
+
+
+def _check_family(context: options.Context, family: Family) -> None:
+    """Refuse options that do not go with the kind of update."""
+    if family.model is not None:
+        refuse_others(context, TEXT, "--model")
+    elif family.features is not None:
+        refuse_others(context, OF_GRAPHS, "--features", GRAPHS)
+    elif family.adapter is not None:
+        raise SpearError("--adapter goes with a language model; give its folder with --model.")
+
+
+def _reconstructed(
+    family: Family, file: Path, out: Path, returned: Returned, progress: AuditProgress
+) -> tuple[dict[str, Any], Callable[[Path], Any]]:
+    """What came of text or graphs, and how an update of theirs is read."""
+    if family.features is not None:
+        return audit_graph_update(file, family.features, out, returned=returned, on_stage=progress.stage), load_update
+    assert family.model is not None
+    sent = read_sent(family.model, family.adapter)
+    content = audit_text_update(
+        file, family.model, out, adapter=family.adapter, returned=returned, on_stage=progress.stage
+    )
+    return content, lambda path: read_returned(path, sent, returned)
 
 
 def _check_source(

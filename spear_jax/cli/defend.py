@@ -10,16 +10,15 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from spear_jax.audit.sweep import sweep
+from spear_jax.audit.defended import sweep_into
 from spear_jax.audit.text_one import Returned, read_returned, read_sent
-from spear_jax.audit.text_sweep import text_sweep
 from spear_jax.cli import options
 from spear_jax.cli.family import refuse_others, require_family
 from spear_jax.cli.output import emit, table
 from spear_jax.defences import DEFENCES, by_name
 from spear_jax.defences.alter import relative_change
-from spear_jax.defences.trials import TRIALS, Trial, bounds, read_trials, write_trials
-from spear_jax.errors import SweepError, UpdateError
+from spear_jax.defences.trials import TRIALS, Trial, bounds, read_trials
+from spear_jax.errors import UpdateError
 from spear_jax.tensor_files import make_folder
 from spear_jax.update.bundle import Update
 from spear_jax.update.bundle_file import load_update, save_update
@@ -130,24 +129,13 @@ def run_sweep(
     update_file: Path, update: Update | TextUpdate, folder: Path, seed: int, max_seconds: float, *, as_json: bool
 ) -> None:
     """Try every defence, keep the trials in the folder, and say what each defence takes."""
-    make_folder(folder)
     path = folder / TRIALS
-
-    def on_trial(trials: list[Trial]) -> None:
-        write_trials(path, trials)
-        typer.echo(_progress(trials[-1]), err=True)
-
-    done = read_trials(path)
-    if done:
+    if done := read_trials(path):
         typer.echo(f"{path} holds {len(done)} trials, which are not repeated.", err=True)
-    try:
-        if isinstance(update, TextUpdate):
-            typer.echo("Each trial is a reconstruction; the first one is without a defence ...", err=True)
-            trials = text_sweep(update, seed=seed, done=done, on_trial=on_trial)
-        else:
-            trials = sweep(update, seed=seed, max_seconds=max_seconds, done=done, on_trial=on_trial)
-    except SweepError as error:
-        raise SweepError(f"{path} cannot be gone on with: {error}") from error
+    if isinstance(update, TextUpdate):
+        typer.echo("Each trial is a reconstruction; the first one is without a defence ...", err=True)
+    tell = lambda trial: typer.echo(_progress(trial), err=True)
+    trials = sweep_into(folder, update, seed=seed, max_seconds=max_seconds, on_trial=tell)
     record = {"update": str(update_file), "out": str(path), "trials": [dataclasses.asdict(trial) for trial in trials]}
     emit(record, as_json, lambda: _tell_sweep(trials, path))
 

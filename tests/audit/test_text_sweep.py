@@ -209,7 +209,7 @@ def test_the_command_writes_an_update_that_is_audited_like_any_other(files, tmp_
 
 
 def test_a_sweep_is_on_the_page_of_its_update(files, tmp_path, monkeypatch):
-    module = importlib.import_module("spear_jax.cli.defend")
+    module = importlib.import_module("spear_jax.audit.defended")
     defences = [dataclasses.replace(DEFENCES["gaussian_noise"], grid=(0.0, 10.0)), DEFENCES["zero_bias"]]
     monkeypatch.setattr(module, "text_sweep", functools.partial(module.text_sweep, defences=defences))
     out, given = tmp_path / "r", (files / "u.safetensors", "--model", files / "model")

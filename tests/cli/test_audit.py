@@ -1,10 +1,15 @@
 """``spear-jax audit``: from two model files or a folder of rounds to the page, resumable, with its exit codes."""
 
+import dataclasses
+import functools
 import json
 from pathlib import Path
 
 import pytest
 
+from spear_jax.audit import defended
+from spear_jax.defences import DEFENCES
+from spear_jax.defences.trials import TRIALS, read_trials
 from tests.helpers.command_line import planted_update, run
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -50,6 +55,22 @@ def test_exit_codes_of_a_folder_of_rounds(tmp_path):
     said = run(*call)
     assert (said.code, len(said.out.splitlines())) == (3, 10)
     assert "2, 1 not inverted" in said.out
+
+
+def test_defences_are_tried_once_on_every_update_and_gone_on_with(tmp_path, monkeypatch):
+    grids = [dataclasses.replace(DEFENCES["gaussian_noise"], grid=(0.0, 10.0)), DEFENCES["zero_bias"]]
+    sweep, asked = functools.partial(defended.sweep, defences=grids), []
+    monkeypatch.setattr(defended, "sweep", lambda *a, done, **k: asked.append(len(done)) or sweep(*a, done=done, **k))
+    (tmp_path / "rounds").mkdir()
+    for name in ("a", "b"):
+        planted_update(tmp_path / f"rounds/{name}.safetensors", 3, 60, 8)
+    call = ("audit", tmp_path / "rounds", "--out", tmp_path / "out")
+    first = run(*call)
+    assert first.code == 0, first.err
+    assert len(read_trials(tmp_path / "out/b" / TRIALS)) == 3
+    assert "gaussian_noise (relative at least 10)" in (tmp_path / "out/a/index.html").read_text()
+    assert run(*call).code == 0
+    assert asked == [0, 0, 3, 3]
 
 
 def test_the_exit_codes_are_documented():

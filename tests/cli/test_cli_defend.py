@@ -76,7 +76,7 @@ def test_the_list_needs_no_update():
 @pytest.fixture
 def short_grids(monkeypatch):
     """A table of two defences, three trials."""
-    module = importlib.import_module("spear_jax.cli.defend")
+    module = importlib.import_module("spear_jax.audit.defended")
     noise = dataclasses.replace(DEFENCES["gaussian_noise"], grid=(0.0, 10.0))
     monkeypatch.setattr(module, "sweep", functools.partial(module.sweep, defences=[noise, DEFENCES["zero_bias"]]))
 

@@ -25,11 +25,19 @@ def trial(defence, leaked, strength=1.0, parameter="std"):
         (dense(1, batch_size=1), "recovered exactly 1 of the 1 record that can be told apart in this update."),
         (dense(2, 3), "recovered exactly 2 and 3 more approximately of the 5 records"),
         (dense(0, 4), "recovered approximately 4 of the 5 records"),
-        (dense(0), "could not recover any of the 5 records with certainty."),
-        (dense(0, batch_size=None), "could not recover any record with certainty."),
+        (dense(0), "could not recover any of the 5 records whole and with certainty."),
+        (dense(0, batch_size=None), "could not recover any record whole and with certainty."),
         ({"family": "text", "certified": 2, "num_sequences": 3}, "recovered exactly 2 of the 3 texts"),
-        ({"family": "graphs", "certified": 1, "num_graphs": 2}, "recovered exactly 1 of the 2 graphs"),
-        ({}, "could not recover any record with certainty."),
+        ({"family": "graphs", "certified": 2, "exact": 2, "num_graphs": 2}, "recovered exactly all of the 2 graphs"),
+        (
+            {"family": "graphs", "certified": 3, "exact": 2, "num_graphs": 3},
+            "recovered exactly 2 and 1 more up to other graphs with the same gradient of the 3 graphs",
+        ),
+        (
+            {"family": "graphs", "certified": 2, "exact": 0, "num_graphs": 3},
+            "recovered up to other graphs with the same gradient 2 of the 3 graphs",
+        ),
+        ({}, "could not recover any record whole and with certainty."),
     ],
 )
 def test_what_was_found_of_how_many(record, words):
@@ -42,6 +50,13 @@ def test_how_sure_it_is():
     nothing = in_plain_words(dense(0))
     assert "certified" not in nothing
     assert "That is no proof of safety" in nothing
+
+
+@pytest.mark.parametrize("tokens", [{"ids": [4, 7, 9]}, {"count": 3}])
+def test_words_are_told_where_texts_are_not(tokens):
+    record = {"family": "text", "certified": 0, "num_sequences": 0, "tokens": tokens | {"certified": True}}
+    assert "which 3 different tokens" in in_plain_words(record)
+    assert "different tokens" not in in_plain_words(record | {"tokens": tokens | {"certified": False}})
 
 
 def test_what_would_stop_it():

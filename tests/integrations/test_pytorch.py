@@ -1,12 +1,14 @@
 """A training loop that is recorded: a file a step, from before the step, and the training as it was."""
 
+import jax
 import numpy as np
 import pytest
 
 import spear_jax as sj
 from spear_jax.integrations.pytorch import StepRecorder
 
-STEPS, BATCH, IN, WIDTH = 3, 2, 12, 32
+CONFIG = sj.ReconstructConfig(num_devices=1, max_seconds=60.0)
+STEPS, BATCH, IN, WIDTH = 3, 2, 12, 64
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def hook(folder):
 
 
 @pytest.mark.parametrize("is_hook", [True, False], ids=["hook", "call"])
-def test_every_step_is_recorded_and_spans_its_batch(torch, tmp_path, is_hook):
+def test_every_step_is_recorded_and_gives_its_batch_away(torch, tmp_path, is_hook):
     call = lambda model, _: StepRecorder(model, tmp_path)
     model, batches, sent = train(torch, hook(tmp_path) if is_hook else call)
     paths = sorted(tmp_path.glob("*/*"))
@@ -54,6 +56,10 @@ def test_every_step_is_recorded_and_spans_its_batch(torch, tmp_path, is_hook):
         rows = np.linalg.svd(update.client_tensors["0.weight"])[2][:BATCH]  # what the batch's inputs span
         np.testing.assert_allclose(inputs @ rows.T @ rows, inputs, atol=1e-10)
         assert not np.allclose((inputs + 1) @ rows.T @ rows, inputs + 1, atol=1e-2)
+        result = sj.reconstruct(update.observation(), jax.random.key(0), CONFIG)
+        assert result.certificate.exact.all()
+        distance = np.abs(result.inputs[:, None] - inputs).max(axis=2)
+        np.testing.assert_allclose(distance.min(axis=0), 0, atol=1e-9)
     unheard, *_ = train(torch)
     for ours, theirs in zip(model.parameters(), unheard.parameters(), strict=True):
         assert torch.equal(ours, theirs)

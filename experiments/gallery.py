@@ -20,7 +20,7 @@ import numpy as np
 import spear_jax as sj
 from experiments.harness import common, recovery
 from experiments.harness.recovery import Attack, Options
-from spear_jax.report import html, pictures
+from spear_jax.report import pictures, template
 
 SHEETS = {
     "MNIST, b = 20, m = 200": Options(images="mnist.npz", batch_size=20),
@@ -33,6 +33,17 @@ SHEETS = {
     "Photos of 224 x 224, b = 20, m = 200": Options(images="imagenet/224", batch_size=20),
 }
 SHOWN, SIDE = 12, 128
+PAGE = """{% extends "base.html" %}
+{% set headline, is_whole, num_samples = "Reconstructions next to their originals", true, 0 %}
+{% set sentences, notes = [], ["The first " ~ shown ~ " samples of a batch each, six hidden layers of default
+initialisation; the server saw the first layer's gradient, or the whole update where it says so."] %}
+{% block body %}
+{% for title, words, picture in sheets %}
+<h2>{{ title }}</h2>
+<p>{{ words }}</p>
+<img style="max-width:100%" alt="{{ title }}" src="{{ picture }}">
+{% endfor %}
+{% endblock %}"""
 
 
 def main() -> None:
@@ -47,14 +58,13 @@ def main() -> None:
         if path is not None:
             sheets.append(sheet(title, options, recovery.attack(options, path, seed)))
             print(f"done: {title}", flush=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    page = arguments.out / "index.html"
-    page.write_text(html.document("Reconstructions next to their originals", _head() + "".join(sheets)))
-    print(f"written: {page}")
+    page = template.environment().from_string(PAGE).render(sheets=sheets, shown=SHOWN)
+    path = template.write_page(arguments.out, page)
+    print(f"written: {path}")
 
 
-def sheet(title: str, options: Options, made: Attack) -> str:
-    """One batch as HTML: what was recovered of it, and its first samples."""
+def sheet(title: str, options: Options, made: Attack) -> tuple[str, str, str]:
+    """One batch: its title, what was recovered of it, and its first samples as a data URI."""
     batch, certificate = made.batch, made.result.certificate
     assert batch.images is not None
     assert batch.image_shape is not None
@@ -75,15 +85,7 @@ def sheet(title: str, options: Options, made: Attack) -> str:
         rows.append(pictures.SampleRow(batch.images[place], pixels, is_certified, caption))
     drawn = pictures.contact_sheet(rows, side=SIDE)
     words = f"{int(certificate.exact.sum())} of {batch.size} certified. {scores.summary} {made.seconds:.1f} s."
-    return f'<h2>{title}</h2><p>{words}</p><img style="max-width:100%" alt="{title}" src="{pictures.data_uri(drawn)}">'
-
-
-def _head() -> str:
-    return (
-        "<h1>Reconstructions next to their originals</h1>"
-        f'<p class="note">The first {SHOWN} samples of a batch each, six hidden layers of default initialisation; the '
-        "server saw the first layer's gradient, or the whole update where it says so.</p>"
-    )
+    return title, words, pictures.data_uri(drawn)
 
 
 if __name__ == "__main__":

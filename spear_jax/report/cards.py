@@ -1,10 +1,9 @@
-"""The samples on the page: one card each, with pictures or values, its certificate and its scores, as HTML."""
+"""The samples on the page: one card each, with pictures or values, its certificate and its scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +32,36 @@ class Sample(NamedTuple):
     pixel_exact: bool
 
 
-def image_cards(samples: Sequence[Sample], rows: Sequence[pictures.SampleRow]) -> str:
-    """HTML of samples that are images: original where known, reconstruction, difference."""
+class Card(NamedTuple):
+    """One sample as the page shows it: with pictures, or with values.
+
+    Attributes:
+        name: of the sample.
+        tone: ``ok`` certified, ``near`` approximate, ``open`` neither.
+        verdict: the same in words.
+        scores: what is known of it, in a line.
+        figures: (caption, data URI or None, whether pixels are shown as squares) of each picture.
+        values: (column, value).
+    """
+
+    name: str
+    tone: str
+    verdict: str
+    scores: str
+    figures: Sequence[tuple[str, str | None, bool]] = ()
+    values: Sequence[tuple[str, str]] = ()
+
+
+class Cards(NamedTuple):
+    """All samples as the page shows them, each card at least ``width`` pixels wide, below a note."""
+
+    cards: Sequence[Card]
+    width: int
+    note: str = ""
+
+
+def image_cards(samples: Sequence[Sample], rows: Sequence[pictures.SampleRow]) -> Cards:
+    """Samples that are images: original where known, reconstruction, difference."""
     width = 160 if len(rows) <= 8 else 128 if len(rows) <= 32 else 96
     has_originals = any(row.original is not None for row in rows)
     captions = ["original", "reconstruction", f"difference \N{MULTIPLICATION SIGN}{pictures.AMPLIFICATION}"]
@@ -42,51 +69,34 @@ def image_cards(samples: Sequence[Sample], rows: Sequence[pictures.SampleRow]) -
     cards = []
     for sample, row in zip(samples, rows, strict=True):
         pairs = list(zip(row.images, captions, strict=True))[shown]
-        figures = [_figure(image, caption, width) for image, caption in pairs]
-        cards.append(_card(sample, f'<div class="strip">{"".join(figures)}</div>'))
-    return _grid(cards, len(captions[shown]) * (width + 8) + 18)
+        cards.append(_card(sample, figures=[(caption, *_picture(image, width)) for image, caption in pairs]))
+    return Cards(cards, len(captions[shown]) * (width + 8) + 18)
 
 
-def _card(sample: Sample, body: str) -> str:
-    kind = "ok" if sample.certified else "near" if sample.approximate else "open"
-    mark = "\N{CHECK MARK} " if sample.certified else ""
-    return (
-        f'<article class="card {kind}"><header><b>{escape(sample.name)}</b>'
-        f'<span class="badge">{mark}{verdict(sample)}</span></header>{body}'
-        f"<footer>{escape(_scores_line(sample)) or DASH}</footer></article>"
-    )
-
-
-def _grid(cards: Sequence[str], width: int) -> str:
-    return f'<div class="cards" style="--card:{width}px">{"".join(cards)}</div>'
-
-
-def _figure(image: np.ndarray | None, caption: str, width: int) -> str:
+def _picture(image: np.ndarray | None, width: int) -> tuple[str | None, bool]:
+    """Data URI, and whether the picture has fewer pixels than it is wide."""
     if image is None:
-        return f'<figure><div class="none">none</div><figcaption>{escape(caption)}</figcaption></figure>'
+        return None, False
     drawn = pictures.picture(image, min(max(image.shape[:2]), _MAX_EMBEDDED))
-    crisp = ' class="crisp"' if max(drawn.size) < width else ""
-    return (
-        f'<figure><img{crisp} src="{pictures.data_uri(drawn)}" alt="{escape(caption)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return pictures.data_uri(drawn), max(drawn.size) < width
 
 
-def value_cards(samples: Sequence[Sample], inputs: np.ndarray, columns: Sequence[str] | None) -> str:
-    """HTML of samples that are no images: their first values, by the names of the columns where these are known."""
-    if not samples:
-        return '<p class="note">There is nothing to show.</p>'
+def value_cards(samples: Sequence[Sample], inputs: np.ndarray, columns: Sequence[str] | None) -> Cards:
+    """Samples that are no images: their first values, by the names of the columns where these are known."""
     num_values = inputs.shape[1]
     names = list(columns or map(str, range(num_values)))[:NUM_VALUES]
     cards = []
     for sample in samples:
         values = [DASH] * len(names) if sample.found is None else [f"{value:.6g}" for value in inputs[sample.found]]
-        pairs = zip(names, values, strict=False)  # as many values as there are names to show
-        listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in pairs)
-        cards.append(_card(sample, f"<dl>{listed}</dl>"))
-    is_cut = num_values > NUM_VALUES
-    note = f'<p class="note">The first {NUM_VALUES} of the {num_values} values of every input.</p>' if is_cut else ""
-    return note + _grid(cards, 500)
+        # As many values as there are names to show.
+        cards.append(_card(sample, values=list(zip(names, values, strict=False))))
+    note = f"The first {NUM_VALUES} of the {num_values} values of every input." if num_values > NUM_VALUES else ""
+    return Cards(cards, 500, note)
+
+
+def _card(sample: Sample, **shown: Any) -> Card:
+    tone = "ok" if sample.certified else "near" if sample.approximate else "open"
+    return Card(sample.name, tone, verdict(sample), _scores_line(sample) or DASH, **shown)
 
 
 def verdict(sample: Sample) -> str:

@@ -10,7 +10,7 @@ from spear_jax.client.graph_truth import GraphTruth
 from spear_jax.graphs.graph import is_isomorphic
 from spear_jax.report.graph_page import render_graph_page
 from spear_jax.report.graph_scores import found_classes, score_record
-from spear_jax.report.html import write_index
+from spear_jax.report.template import write_page
 from spear_jax.update.graph_features import features_from_json
 
 
@@ -27,7 +27,7 @@ def make_graph_report(folder: Path, truth: Path | None = None, out: Path | None 
     """
     content = read_graph_record(folder)
     originals = None if truth is None else _originals(content, truth)
-    return write_index(folder if out is None else out, render_graph_page(content, originals))
+    return write_page(folder if out is None else out, render_graph_page(content, originals))
 
 
 def _originals(content: dict[str, Any], truth: Path) -> dict[str, Any]:

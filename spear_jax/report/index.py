@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path, PurePosixPath
-from string import Template
 from typing import Any
 from urllib.parse import quote
 
-from spear_jax.report.html import document, wide_table
+from spear_jax.report.template import render, write_page
 from spear_jax.report.values import DASH, number, text
 from spear_jax.status import Status
 
 CLIENT_HEADER = ("Update", "Batch rank", "Certified", "Approximate", "Status", "Seconds", "What was found")
 ROUND_HEADER = ("Round", "Updates", "Whole", "Certified", "Approximate", "Seconds")
+_EACH = "Each update was inverted by itself; its page says how, how sure that is and what would have stopped it."
 
 
 def write_index(out_dir: str | Path, summary: Mapping[str, Any], pages: Mapping[str, str]) -> Path:
@@ -29,20 +28,21 @@ def write_index(out_dir: str | Path, summary: Mapping[str, Any], pages: Mapping[
         Path of the page.
     """
     updates = summary["updates"]
-    headline = _headline(summary)
-    body = _BODY.substitute(
-        headline=escape(headline),
-        tone="good" if summary["whole"] == summary["total"] else "part",
-        sentence=escape(summary["sentence"]),
-        source=escape(text(summary["folder"])),
-        rounds=wide_table(ROUND_HEADER, _round_rows(updates), "rounds"),
-        clients=wide_table(
-            CLIENT_HEADER, [_client_row(entry, pages.get(entry["update"])) for entry in updates], "clients"
-        ),
+    page = render(
+        "index.html",
+        headline=_headline(summary),
+        is_whole=summary["whole"] == summary["total"],
+        sentences=[summary["sentence"]],
+        notes=[_EACH],
+        num_samples=len(updates),
+        source=text(summary["folder"]),
+        round_header=ROUND_HEADER,
+        rounds=_round_rows(updates),
+        client_header=CLIENT_HEADER,
+        clients=[_client_row(entry, pages.get(entry["update"])) for entry in updates],
+        states=[_tone(entry) for entry in updates],
     )
-    index = Path(out_dir) / "index.html"
-    index.write_text(document(headline, body, _INDEX_STYLE), encoding="utf-8", errors="surrogateescape")
-    return index
+    return write_page(Path(out_dir), page)
 
 
 def _headline(summary: Mapping[str, Any]) -> str:
@@ -60,7 +60,7 @@ def _round_rows(updates: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         rounds.setdefault(str(PurePosixPath(entry["update"]).parent).removeprefix("."), []).append(entry)
     groups = [(name or DASH, entries) for name, entries in rounds.items()]
     groups += [("all", updates)] if len(groups) > 1 else []
-    return [[escape(name), *_totals(entries)] for name, entries in groups]
+    return [[name, *_totals(entries)] for name, entries in groups]
 
 
 def _totals(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -71,13 +71,12 @@ def _totals(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _client_row(entry: Mapping[str, Any], page: str | None) -> list[str]:
-    name = escape(entry["folder"])
-    link = name if page is None else f'<a href="{escape(quote(page, errors="surrogateescape"))}">{name}</a>'
+def _client_row(entry: Mapping[str, Any], page: str | None) -> list[Any]:
+    name = entry["folder"]
+    link = name if page is None else {"href": quote(page, errors="surrogateescape"), "words": name}
     counts = [text(entry[key]) for key in ("batch_size", "certified", "approximate")]
-    status = f'<span class="{_tone(entry)}"><span class="badge">{escape(_status(entry))}</span></span>'
     seconds = DASH if entry["seconds"] is None else f"{entry['seconds']:.1f}"
-    return [link, *counts, status, seconds, escape(text(entry["sentence"]))]
+    return [link, *counts, {"tone": _tone(entry), "words": _status(entry)}, seconds, text(entry["sentence"])]
 
 
 def _status(entry: Mapping[str, Any]) -> str:
@@ -91,25 +90,3 @@ def _tone(entry: Mapping[str, Any]) -> str:
     if Status[entry["status"]].is_complete:
         return "ok"
     return "near" if entry["certified"] or entry["approximate"] else "open"
-
-
-_INDEX_STYLE = """
-a { color: var(--near); }
-.rounds { max-width: 760px; }
-.clients th { overflow-wrap: normal; }
-.clients td:first-child { min-width: 22ch; }
-.clients td:last-child { color: var(--quiet); min-width: 38ch; }
-"""
-
-_BODY = Template("""<p class="kicker">Gradient inversion audit of the updates in $source</p>
-<div class="lead $tone">
-<h1>$headline</h1>
-<p>$sentence</p>
-<p class="note">Each update was inverted by itself; its page says how, how sure that is and what would have stopped
-it.</p>
-</div>
-<h2>Round by round</h2>
-$rounds
-<h2>Update by update</h2>
-$clients
-""")

@@ -1,29 +1,23 @@
-"""The page of one reconstruction, filled section by section.
-
-Everything that comes from a file is escaped here.
-"""
+"""The page of one reconstruction of a fully connected layer: its record's sections around what is shown of samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
-from string import Template
 from typing import Any
 
-from spear_jax.audit.plain_words import in_plain_words
 from spear_jax.defences.trials import Trial
 from spear_jax.report import sections
-from spear_jax.report.html import document
-from spear_jax.report.trials import how_to_try, sweep_html
-from spear_jax.report.values import text
+from spear_jax.report.cards import Cards
+from spear_jax.report.template import render
+from spear_jax.report.trials import how_to_try, sweep
+from spear_jax.report.values import opening
 
 
 def render_page(
     record: Mapping[str, Any],
     *,
     headline: str,
-    is_complete: bool,
-    samples_html: str,
+    shown: Cards,
     notes: Iterable[str],
     num_by_network: int,
     trials: Sequence[Trial],
@@ -32,63 +26,24 @@ def render_page(
 
     Args:
         record: the dictionary of ``result.json``, with any key missing.
-        headline: the first sentence, plain text.
-        is_complete: whether everything was certified exact, which decides how the headline is marked.
-        samples_html: what is shown of the samples, already HTML.
-        notes: sentences below the headline, plain text.
+        headline: the first sentence.
+        shown: what is shown of the samples; where all are certified exact, so is the page.
+        notes: sentences below the headline.
         num_by_network: samples that the layers above confirm, each on its own.
         trials: of defences against this update, possibly none.
     """
-    tables = {name: _fact_table(rows) for name, rows in sections.facts(record).items()}
-    body = _BODY.substitute(
-        tables,
-        headline=escape(headline),
-        tone="good" if is_complete else "part",
-        message=_paragraphs(
-            [in_plain_words(record, trials), *([text(record["message"])] if record.get("message") else [])]
-        ),
-        notes="".join(f'<p class="note">{escape(note)}</p>' for note in notes),
-        threat=_paragraphs([sections.threat_model(record)]),
-        samples=samples_html,
-        certification=_paragraphs(sections.certification(record, num_by_network)),
-        noise=_paragraphs(sections.noise(record)),
-        defences=sweep_html(trials, how_to_try(record)),
-        limits="".join(f"<li><b>{escape(name)}.</b> {escape(why)}</li>" for name, why in sections.limits(record)),
+    return render(
+        "samples.html",
+        headline=headline,
+        is_whole=bool(shown.cards) and all(card.tone == "ok" for card in shown.cards),
+        sentences=opening(record, trials),
+        notes=notes,
+        num_samples=len(shown.cards),
+        shown=shown,
+        threat_model=sections.threat_model(record),
+        certification=sections.certification(record, num_by_network),
+        noise=sections.noise(record),
+        sweep=sweep(trials, how_to_try(record)),
+        limits=sections.limits(record),
+        tables=sections.facts(record),
     )
-    return document(headline, body)
-
-
-def _paragraphs(sentences: Iterable[str]) -> str:
-    return "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
-
-
-def _fact_table(rows: Iterable[tuple[str, str]]) -> str:
-    body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
-    return f'<table class="facts">{body}</table>'
-
-
-_BODY = Template("""<p class="kicker">Gradient inversion audit of one federated-learning update</p>
-<div class="lead $tone">
-<h1>$headline</h1>
-$message
-$notes
-</div>
-<h2>Threat model</h2>
-$threat
-<h2>The samples</h2>
-$samples
-<h2>How it was certified</h2>
-$certification
-$certified
-<h2>What it cost</h2>
-$cost
-<h2>The update and its noise</h2>
-$noise
-$observed
-<h2>Which defence would have stopped it</h2>
-$defences
-<h3>What stops this attack in general</h3>
-<ul>$limits</ul>
-<h2>To repeat it</h2>
-$repeat
-""")

@@ -6,19 +6,17 @@ It is made of a record without inputs, so there is nothing that it could show.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from spear_jax.audit.folder import read_summary
-from spear_jax.audit.plain_words import in_plain_words
 from spear_jax.audit.without_inputs import read_without_inputs
 from spear_jax.defences.trials import Trial
 from spear_jax.errors import RecordError, SpearError
-from spear_jax.report.html import document, write_index
-from spear_jax.report.index import write_index as write_summary
-from spear_jax.report.trials import sweep_html, trials_of
-from spear_jax.report.values import DASH, mapping, number, said, seconds, text
+from spear_jax.report.index import write_index
+from spear_jax.report.template import render, write_page
+from spear_jax.report.trials import sweep, trials_of
+from spear_jax.report.values import DASH, mapping, number, opening, said, seconds, text
 from spear_jax.tensor_files import make_folder
 
 KICKER = "Redacted audit of one federated-learning update: nothing that was recovered is on this page"
@@ -58,7 +56,7 @@ def make_redacted_reports(folder: Path, out: Path) -> dict[str, Any]:
         except RecordError as error:
             entry["sentence"] = str(error)
     summary["sentence"] += f" {OVER}"
-    index = write_summary(out, summary, pages)
+    index = write_index(out, summary, pages)
     return {"page": str(index), "pages": {name: str(out / page) for name, page in pages.items()}}
 
 
@@ -69,21 +67,22 @@ def render_redacted_page(record: Mapping[str, Any], trials: Sequence[Trial] = ()
         record: without inputs, as `audit.without_inputs` gives it.
         trials: of defences against this update, possibly none.
     """
-    headline = f"{number(record.get('certified') or 0)} {_noun(record)} certified without ground truth"
-    sentences = [in_plain_words(record, trials), *filter(None, [record.get("message")]), *said(record)]
-    tables = "".join(f"<h2>{escape(title)}</h2>{_table(rows)}" for title, rows in _facts(record).items() if rows)
-    body = (
-        f'<p class="kicker">{escape(KICKER)}</p><div class="lead part"><h1>{escape(headline)}</h1>'
-        + "".join(f"<p>{escape(str(sentence))}</p>" for sentence in sentences)
-        + f"</div>{tables}<h2>Which defence would have stopped it</h2>"
-        + sweep_html(trials, "None was tried on this update.", "samples")
+    return render(
+        "redacted.html",
+        kicker=KICKER,
+        headline=f"{number(record.get('certified') or 0)} {_noun(record)} certified without ground truth",
+        is_whole=False,
+        sentences=[*opening(record, trials), *said(record)],
+        notes=[],
+        num_samples=0,
+        tables=_facts(record),
+        sweep=sweep(trials, "None was tried on this update."),
     )
-    return document(headline, body)
 
 
 def _write(folder: Path, out: Path) -> Path:
     record = read_without_inputs(folder)
-    return write_index(out, render_redacted_page(record, trials_of(folder, record)))
+    return write_page(out, render_redacted_page(record, trials_of(folder, record)))
 
 
 def _check_out(folder: Path, out: Path) -> None:
@@ -157,8 +156,3 @@ def _value(value: Any) -> str:
 
 def _first(record: Mapping[str, Any], *names: str) -> str:
     return next((number(record[name]) for name in names if name in record), DASH)
-
-
-def _table(rows: Sequence[tuple[str, str]]) -> str:
-    body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
-    return f'<table class="facts">{body}</table>'

@@ -9,7 +9,7 @@ import numpy as np
 
 from spear_jax.audit.text_record import read_text_record
 from spear_jax.client.text_truth import TextTruth
-from spear_jax.report.html import write_index
+from spear_jax.report.template import write_page
 from spear_jax.report.text_page import render_text_page
 from spear_jax.report.text_scores import score_record
 from spear_jax.report.trials import trials_of
@@ -28,7 +28,7 @@ def make_text_report(folder: Path, truth: Path | None = None, out: Path | None =
     """
     content = read_text_record(folder)
     originals = None if truth is None else _originals(content, truth)
-    return write_index(folder if out is None else out, render_text_page(content, originals, trials_of(folder, content)))
+    return write_page(folder if out is None else out, render_text_page(content, originals, trials_of(folder, content)))
 
 
 def _originals(content: dict[str, Any], truth: Path) -> dict[str, Any]:

@@ -21,10 +21,6 @@ ROLES = {
 VIEW_HEADER = ("Block", "Input", "Directions", "Width", "Rows that show them", "So")
 MEASURE_HEADER = ("Measure", "What it does to this attack", "Known from")
 MEASURED, ARGUED = "measurement", "argument"
-RECOGNISABLE = (
-    "Recognisable is a sequence that the attack still shows word for word up to its last token, without a certificate; "
-    "or of which it names nine in ten distinct tokens, while at least half of all that it names belong to the batch."
-)
 
 
 def headline(record: Mapping[str, Any]) -> str:

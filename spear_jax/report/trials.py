@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from spear_jax.defences.trials import TRIALS, Bound, Trial, bounds, read_trials
-from spear_jax.report.html import wide_table
 from spear_jax.report.values import DASH, number
 
 # Of the table of trials, before what leaked at each strength.
@@ -21,20 +19,23 @@ def trials_of(folder: Path, record: Mapping[str, Any]) -> list[Trial]:
     return [trial for trial in read_trials(folder / TRIALS) if trial.update_sha256 in (None, record["update_sha256"])]
 
 
-def sweep_html(trials: Sequence[Trial], not_tried: str, noun: str = "samples") -> str:
+def sweep(trials: Sequence[Trial], not_tried: str, noun: str = "samples") -> dict[str, Any]:
     """The section of a page: a sentence, and where there are trials their table and what could not be applied.
 
     Args:
         trials: of defences against this update, possibly none.
-        not_tried: what to say where there are none, plain text.
+        not_tried: what to say where there are none.
         noun: of what is counted.
+
+    Returns:
+        ``said``, ``header``, ``rows`` and ``more``, as the templates' macro ``defences`` takes them.
     """
-    if not trials:
-        return f"<p>{escape(not_tried)}</p>"
-    header = (*HEADER, f"{noun.capitalize()} leaked")
-    table = wide_table(header, (map(escape, row) for row in trial_rows(trials)))
-    said = [trial_sentence(trials, noun), *not_applied(trials)]
-    return f"<p>{escape(said[0])}</p>{table}" + "".join(f"<p>{escape(sentence)}</p>" for sentence in said[1:])
+    return {
+        "said": trial_sentence(trials, noun) if trials else not_tried,
+        "header": (*HEADER, f"{noun.capitalize()} leaked"),
+        "rows": trial_rows(trials),
+        "more": not_applied(trials),
+    }
 
 
 def how_to_try(record: Mapping[str, Any], options: Sequence[str] = ()) -> str:

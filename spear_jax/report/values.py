@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from spear_jax.audit.plain_words import in_plain_words
+from spear_jax.defences.trials import Trial
 
 DASH = "\N{EN DASH}"
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
@@ -35,6 +38,17 @@ def share(value: Any) -> str:
 def count_of(count: Any, total: Any) -> str:
     """``3 of 4``; a dash where nothing is known."""
     return DASH if count is None else f"{number(count)} of {number(total)}"
+
+
+def opening(record: Mapping[str, Any], trials: Sequence[Trial] = ()) -> list[str]:
+    """The first paragraphs of any page: the record in plain words, and how the attack ended."""
+    return [in_plain_words(record, trials), *([text(record["message"])] if record.get("message") else [])]
+
+
+def comparison(summary: str | None) -> str:
+    """What stands over originals, with their scores in a sentence."""
+    told = "Originals and scores are for comparison only; the attack did not see them."
+    return f"{told} {summary}" if summary else told
 
 
 def said(record: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """The page a person reads: what was reconstructed, how sure that is, what it took and what would have stopped it.
 
-One self-contained HTML file (pictures inline, no script, nothing fetched) and one contact sheet.
+One self-contained HTML file (pictures inline, nothing fetched, a script only to search many samples) and one contact
+sheet.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from spear_jax.errors import SpearError
 from spear_jax.report import pictures
 from spear_jax.report.cards import Sample, image_cards, psnr_text, value_cards, verdict
 from spear_jax.report.page import render_page
-from spear_jax.report.values import number, said
+from spear_jax.report.template import write_page
+from spear_jax.report.values import comparison, number, said
+from spear_jax.tensor_files import make_folder
 from spear_jax.types import NO_LABEL
 
 
@@ -75,7 +78,7 @@ def write_report(
     )
     _check(inputs, certificate, image_shape, columns, truth_images, evaluation_json)
     out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(out_dir)
     samples = _samples(inputs, certificate, evaluation_json)
     headline = _headline(samples, record.get("batch_size"))
     contact = None
@@ -92,15 +95,12 @@ def write_report(
     page = render_page(
         record,
         headline=headline,
-        is_complete=bool(samples) and all(sample.certified for sample in samples),
-        samples_html=shown,
+        shown=shown,
         notes=[*said(record), *_notes(evaluation_json, image_shape is not None and normalization is None)],
         num_by_network=sum(sample.label is not None for sample in samples),
         trials=trials,
     )
-    index = out_dir / "index.html"
-    index.write_text(page, encoding="utf-8", errors="surrogateescape")
-    return index, contact
+    return write_page(out_dir, page), contact
 
 
 class _Certificates(NamedTuple):
@@ -166,13 +166,7 @@ def _headline(samples: Sequence[Sample], rank: Any) -> str:
 
 
 def _notes(evaluation: Mapping[str, Any] | None, is_stretched: bool) -> list[str]:
-    notes = []
-    if evaluation:
-        summary = evaluation.get("summary")
-        notes.append(
-            "Originals and scores are for comparison only; the attack did not see them."
-            + (f" {summary}" if summary else "")
-        )
+    notes = [comparison(evaluation.get("summary"))] if evaluation else []
     if is_stretched:
         notes.append(
             "No normalisation is known: every picture is stretched to its own range and compared with nothing."

@@ -47,7 +47,7 @@ def test_every_member_of_every_class_is_drawn(planted):
     assert "several times as many nodes" in shown
     assert "<h1>3 of 3 graphs certified: 1 exact, 2 up to graphs with the same gradient</h1>" in html
     assert 'class="lead part"' in html
-    assert "http" not in html
+    assert "://" not in html
     assert "spear-jax reconstruct" in section(html, "To repeat it")
 
 

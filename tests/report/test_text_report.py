@@ -55,7 +55,7 @@ def test_the_page_says_what_leaked_and_how_sure_that_is(tmp_path):
     assert "Traces, not certified" not in html
     assert "spear-jax reconstruct u.safetensors --model tiny --kind weights --lr 0.1" in html
     assert "<script" not in html
-    assert "http" not in html
+    assert "://" not in html
 
 
 @pytest.mark.parametrize("place", ["certified", "open", "traces", "tokens", "name", "message"])

@@ -16,7 +16,7 @@ from spear_jax.errors import RecordError, SpearError
 from spear_jax.report.index import write_index
 from spear_jax.report.template import render, write_page
 from spear_jax.report.trials import sweep, trials_of
-from spear_jax.report.values import DASH, mapping, number, opening, said, seconds, text
+from spear_jax.report.values import DASH, mapping, number, opening, said, seconds, share, text
 from spear_jax.tensor_files import make_folder
 
 KICKER = "Redacted audit of one federated-learning update: nothing that was recovered is on this page"
@@ -127,7 +127,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     return {
         "What was found": counts,
         "Sizes": sizes,
-        "Certificate": [(name.replace("_", " ").capitalize(), _value(value)) for name, value in proof.items()],
+        "Certificate": [(name.replace("_", " ").capitalize(), _proof(name, value)) for name, value in proof.items()],
         "The update": [
             ("SHA-256", text(record.get("update_sha256"))),
             ("As it was sent", text(mapping(record.get("observed")))),
@@ -152,6 +152,11 @@ def _size(value: Any) -> str:
 
 def _value(value: Any) -> str:
     return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else text(value)
+
+
+def _proof(name: str, value: Any) -> str:
+    """A number of the certificate; a share reads 1 only where it is 1."""
+    return share(value) if name == "matching_score" else _value(value)
 
 
 def _first(record: Mapping[str, Any], *names: str) -> str:

@@ -118,3 +118,11 @@ def test_what_does_not_go_with_it_is_said(dense, options, words):
     said = run("report", dense, "--redact", *options)
     assert said.code == 2
     assert words in said.err
+
+
+def test_a_share_that_is_not_whole_does_not_read_one():
+    from spear_jax.report.redacted import render_redacted_page
+
+    for score, shown in ((0.99999, "0.9999"), (1.0, "1")):
+        html = render_redacted_page({"certificate": {"matching_score": score}})
+        assert f"Matching score</th> <td>{shown}</td>" in html

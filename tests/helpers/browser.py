@@ -27,7 +27,7 @@ def opened(program, profile):
     words = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     with open(profile / "log", "wb") as log:
         process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{from_us} 4>&{from_browser}', "sh", *words],
+            ["bash", "-c", f'exec "$@" 3<&{from_us} 4>&{from_browser}', "bash", *words],
             pass_fds=(from_us, from_browser), stdout=log, stderr=log,
         )  # fmt: skip
     os.close(from_us)

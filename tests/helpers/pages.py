@@ -1,7 +1,5 @@
 """A folder of report pages, one of each kind, with more samples than are shown without a search box."""
 
-import json
-
 import numpy as np
 
 from tests.helpers.graph_records import graph_class, planted_result, planted_update, rewired, write_planted
@@ -10,7 +8,7 @@ from tests.helpers.graph_records import graph_class, planted_result, planted_upd
 MANY = 27
 
 
-def photo_page(folder, name="Dense_0"):
+def photo_page(folder):
     """Photos beside their originals: certified, approximate and not certified ones, and one that is missing."""
     from skimage import data
 
@@ -29,53 +27,52 @@ def photo_page(folder, name="Dense_0"):
     normalization = Normalization(mean=(0.0,), std=(1.0,))
     scores = evaluate(found, truth, normalization=normalization, images=images, certified=exact).to_json()
     return write_report(
-        folder, dense_record(layer=name), found, exact, np.where(exact, 1.0, 0.71), approximate=np.arange(MANY) == 4,
+        folder, dense_record(), found, exact, np.where(exact, 1.0, 0.71), approximate=np.arange(MANY) == 4,
         error=np.where(exact, 2e-7, 0.03), trials=trials(), normalization=normalization, image_shape=(32, 32, 3),
         truth_images=images, evaluation_json=scores,
     )[0]  # fmt: skip
 
 
-def table_page(folder, columns=None, name="Dense_0"):
+def table_page(folder):
     """Rows of a table; the first is approximate and the second not certified."""
     from spear_jax.report.write import write_report
 
     rows = np.random.default_rng(1).normal(size=(MANY, 14)) * 100
-    columns = columns or [f"{word} {i}" for i, word in enumerate(["capital gain", "hours a week"] * 7)]
+    columns = [f"{word} {i}" for i, word in enumerate(["capital gain", "hours a week"] * 7)]
     place = np.arange(MANY)
     return write_report(
-        folder, dense_record(layer=name, shape=[200, 14]), rows, place > 1, np.where(place > 1, 1.0, 0.6),
+        folder, dense_record(shape=[200, 14]), rows, place > 1, np.where(place > 1, 1.0, 0.6),
         approximate=place == 0, error=np.full(MANY, 0.004), columns=columns,
     )[0]  # fmt: skip
 
 
-def text_page(folder, said="My card ends in {}, please send the new one to 17 Elm Road.", token="Ġword"):
+def text_page(folder):
     """Certified sequences, traces, tokens of several rounds and the originals."""
     from spear_jax.report.template import write_page
     from spear_jax.report.text_page import render_text_page
 
-    one = lambda i, **changes: (
-        {"tokens": [3, 1, i], "text": said.format(4400 + i), "copies": 1, "exact": True} | changes
-    )
+    said = "My card ends in {}, please send the new one to 17 Elm Road."
+    plain = {"tokens": [3, 1, 2], "copies": 1, "exact": True}
+    one = lambda i, **changes: plain | {"text": said.format(4400 + i)} | changes
     record = text_record(
         sequences=[one(i, label=i % 3) for i in range(MANY - 3)] + [one(90, exact=False, copies=None)],
         traces=[{"tokens": [1], "text": said.format(i)} for i in range(2)],
-        tokens={"ids": list(range(40)), "texts": [token] * 40, "certified": True, "rounds": 2},
+        tokens={"ids": list(range(40)), "texts": ["Ġword"] * 40, "certified": True, "rounds": 2},
     )
-    texts = [(said.format(4400), True), (said.format(5), False)]
-    return write_page(
-        folder, render_text_page(record, {"summary": "1 of 2 sequences exact.", "texts": texts}, trials())
-    )
+    originals = {"summary": "1 of 2 exact.", "texts": [(said.format(4400), True), (said.format(5), False)]}
+    return write_page(folder, render_text_page(record, originals, trials()))
 
 
-def graph_page(folder, label=None):
-    """Molecules: exact, classes of several, and one that is not certified, with the originals.
-
-    Args:
-        folder: for the record and the page.
-        label: what stands where the record says "C" or the name of a molecule, None for nothing.
-    """
+def graph_page(folder):
+    """Molecules: exact, classes of several, and one that is not certified, with the originals."""
     from spear_jax.report.graph_folder import make_graph_report
 
+    graph_record(folder)
+    return make_graph_report(folder, folder / "truth.safetensors")
+
+
+def graph_record(folder):
+    """Write the record of these molecules, and give it."""
     folder.mkdir(parents=True, exist_ok=True)
     caffeine, cholesterol, aspirin = planted_update(folder, ("caffeine", "cholesterol", "aspirin")).graphs
     classes = [graph_class(caffeine)] * (MANY - 3) + [
@@ -83,15 +80,10 @@ def graph_page(folder, label=None):
         graph_class(aspirin, may_be_larger=True),
         graph_class(rewired(caffeine, 1), is_certified=False),
     ]
-    write_planted(folder, planted_result(classes))
-    if label is None:
-        return make_graph_report(folder, folder / "truth.safetensors")
-    words = (folder / "result.json").read_text().replace('"C"', json.dumps(label))
-    (folder / "result.json").write_text(words)
-    return make_graph_report(folder)
+    return write_planted(folder, planted_result(classes))
 
 
-def index_page(folder, client="client-{}"):
+def index_page(folder):
     """Clients of two rounds: whole, in part, nothing and not inverted."""
     from spear_jax.report.index import write_index
 
@@ -99,8 +91,8 @@ def index_page(folder, client="client-{}"):
     found = {"EXACT": 4, "PARTIAL": 2, "RANK_FULL": 0}
     updates = [
         {
-            "update": f"round-{place // 16}/{client.format(place)}.npz",
-            "folder": f"round-{place // 16}/{client.format(place)}",
+            "update": f"round-{place // 16}/client-{place}.npz",
+            "folder": f"round-{place // 16}/client-{place}",
             "status": status,
             "batch_size": status and 4,
             "certified": status and found[status],
@@ -111,7 +103,7 @@ def index_page(folder, client="client-{}"):
         for place, status in enumerate([*["EXACT"] * 24, "PARTIAL", "RANK_FULL", None])
     ]
     summary = {
-        "updates": updates, "whole": 24, "total": MANY, "certified": 98, "folder": client.format("s"),
+        "updates": updates, "whole": 24, "total": MANY, "certified": 98, "folder": "updates",
         "sentence": "24 of 27 updates were reconstructed whole.",
     }  # fmt: skip
     pages = {entry["update"]: f"{entry['folder']}/index.html" for entry in updates if entry["status"]}

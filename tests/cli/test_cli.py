@@ -1,5 +1,6 @@
 """The command line as a new user meets it: what works, what is printed where, and what lies there afterwards."""
 
+import html
 import io
 import json
 
@@ -52,7 +53,7 @@ def test_simulate_sends_what_local_training_makes(tmp_path):
     scored = run("evaluate", tmp_path / "recon", "--truth", tmp_path / "t.npz", "--json")
     assert (scored.json["num_recovered"], scored.json["false_certificates"]) == (3, 0)
     assert run("report", tmp_path / "recon").code == 0
-    assert "over the client&#x27;s 4 local steps" in (tmp_path / "recon/index.html").read_text()
+    assert "over the client's 4 local steps" in html.unescape((tmp_path / "recon/index.html").read_text())
 
 
 def test_one_step_of_sgd_sends_weights_that_hold_the_gradient(client, tmp_path):
